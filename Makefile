@@ -1,0 +1,47 @@
+# `make` alone prints this list.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+OUT ?= out
+export RAY_USAGE_STATS_ENABLED := 0
+export HF_HUB_DISABLE_TELEMETRY := 1
+export DO_NOT_TRACK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check bench clean
+
+help:  ## this list
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## install everything into .venv (quick when nothing changed)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "Python 3.11 or newer is needed; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
+	@free=$$(df -Pk . | awk 'NR==2 {print int($$4 / 1048576)}'); [ $$free -ge 4 ] || \
+	  { echo "About 4 GiB of free disk are needed here; there are $$free GiB."; exit 1; }
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (once; about two minutes) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+run: $(STAMP)  ## render 200 unseen scenes and make instruction data for them with the embedded model
+	@$(BIN)/vigc scenes $(OUT)/scenes --num 200 --seed 7
+	@$(BIN)/vigc generate $(OUT)/scenes --out $(OUT)/data --kinds conversation,detail,reasoning
+
+test: $(STAMP)  ## run all tests
+	@$(BIN)/python -m pytest
+
+check: $(STAMP)  ## ruff, mypy --strict, import layering
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy -p vigc
+	@$(BIN)/python -m pytest -q tests/test_repository.py
+
+bench: $(STAMP)  ## list the benchmarks
+	@$(BIN)/vigc bench --help
+
+clean:  ## remove .venv, caches and what `make run` made
+	rm -rf $(VENV) $(OUT) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

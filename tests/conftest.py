@@ -1,0 +1,60 @@
+"""One Ray for the whole test session, and the helpers that its workers must be able to import."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HELPERS = ROOT / "tests" / "helpers"
+
+sys.path.insert(0, str(HELPERS))
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(HELPERS), os.environ.get("PYTHONPATH", "")])
+os.environ.pop("RAY_ADDRESS", None)
+os.environ.update(
+    RAY_AUTH_MODE="disabled",
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S="60",  # a deadlock fails here instead of waiting half an hour
+    RAY_DATA_DISABLE_PROGRESS_BARS="1",
+)
+
+
+@pytest.fixture(scope="session")
+def ray_folder() -> Iterator[None]:
+    """Ray's sessions go to a folder of this test session; a short one, because Ray puts sockets in it."""
+    folder = tempfile.mkdtemp(prefix="vr")
+    os.environ["RAY_TMPDIR"] = folder
+    yield
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def shared_ray(ray_folder: None) -> Iterator[None]:
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=max(4, os.cpu_count() or 1),
+        object_store_memory=300 * 2**20,
+        include_dashboard=False,
+        log_to_driver=False,
+    )
+    yield
+    ray.shutdown()
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A skipped test fails the run unless it is listed in allowed_skips.txt with a reason."""
+    lines = (ROOT / "tests" / "allowed_skips.txt").read_text(encoding="utf-8").splitlines()
+    allowed = {line.split(" # ")[0].strip() for line in lines if " # " in line and not line.startswith("#")}
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = [report.nodeid for report in reporter.stats.get("skipped", [])] if reporter else []
+    for nodeid in sorted(set(skipped) - allowed):
+        reporter.write_line(f"skipped, and not listed in tests/allowed_skips.txt: {nodeid}", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

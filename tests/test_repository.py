@@ -1,0 +1,100 @@
+"""The shape of the repository: who may import whom, and what must never be there."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("platform", "model", "jobs", "serve", "cluster")
+HEAVY = {"torch", "transformers", "peft", "deepspeed"}
+# folder -> what its modules must not import (design: platform and model meet in jobs only)
+FORBIDDEN = {
+    "platform": {"vigc.model", "vigc.jobs", "vigc.serve", *HEAVY},
+    "model": {"vigc.jobs", "vigc.serve", "ray", "pyarrow"},
+    "jobs": {"vigc.serve"},
+    "serve": {"vigc.jobs"},
+}
+FIVE_PACKAGES = {"torch", "transformers", "safetensors", "numpy", "PIL", "yaml", "tokenizers"}
+
+
+def imports(file: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports are absolute"
+            found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def starts_with(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(prefix + ".")
+
+
+@pytest.mark.parametrize("folder", FORBIDDEN)
+def test_a_folder_imports_only_what_it_may(folder: str) -> None:
+    for file in sorted((ROOT / folder).rglob("*.py")):
+        if folder == "jobs" and file.name == "serve.py":
+            continue
+        for name in imports(file):
+            broken = [f for f in FORBIDDEN[folder] if starts_with(name, f)]
+            assert not broken, f"{file.relative_to(ROOT)} imports {name}"
+            if folder == "model" and starts_with(name, "vigc.platform"):
+                assert starts_with(name, "vigc.platform.records"), f"{file.relative_to(ROOT)} imports {name}"
+
+
+def test_records_need_the_standard_library_only() -> None:
+    for name in imports(ROOT / "platform" / "records.py"):
+        assert name.split(".")[0] in sys.stdlib_module_names, name
+
+
+def test_the_model_needs_six_packages_only() -> None:
+    for file in sorted((ROOT / "model").rglob("*.py")):
+        for name in imports(file):
+            top = name.split(".")[0]
+            assert top in FIVE_PACKAGES | {"vigc"} or top in sys.stdlib_module_names, f"{file}: {name}"
+
+
+def test_the_conversation_imports_with_ray_pyarrow_and_torch_blocked() -> None:
+    blocked = "import sys\nfor name in ('ray', 'pyarrow', 'torch', 'transformers'): sys.modules[name] = None\n"
+    done = subprocess.run(
+        [sys.executable, "-c", blocked + "import vigc.model.conversation"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_only_scenes_and_training_read_the_scenes_word_lists() -> None:
+    allowed = {"model/scenes", "model/embedded"}
+    for folder in FOLDERS:
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            place = file.relative_to(ROOT).as_posix()
+            words = [
+                n
+                for n in imports(file)
+                if starts_with(n, "vigc.model.scenes.world") or starts_with(n, "vigc.model.scenes.wording")
+            ]
+            assert not words or any(place.startswith(a) for a in allowed), f"{place} imports {words}"
+
+
+def test_platform_is_no_package_and_the_five_folders_are_links() -> None:
+    assert not (ROOT / "platform" / "__init__.py").exists()
+    listed = subprocess.run(
+        ["git", "ls-files", "-s", "vigc"], capture_output=True, text=True, cwd=ROOT, check=True
+    ).stdout
+    modes = {line.split("\t")[1]: line.split()[0] for line in listed.splitlines()}
+    for folder in FOLDERS:
+        assert modes.get(f"vigc/{folder}") == "120000", f"vigc/{folder} is not a symbolic link in git"
+
+
+def test_no_test_folder_is_a_package() -> None:
+    assert not list((ROOT / "tests").rglob("__init__.py"))

@@ -1,0 +1,3 @@
+"""VIGC on Ray: images in, corrected instruction data out, with proof."""
+
+__version__ = "0.1.0"
