@@ -1,0 +1,130 @@
+"""The Ray a job runs on: the one that is already there, or a small one of its own on this machine.
+
+A Ray of our own opens no dashboard, sends no telemetry and writes no token into the home folder. What it and its
+workers print goes to its session's log folder, not to the terminal.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vigc.platform.records import ConfigError, VigcError
+
+# Read by Ray when it is imported or started, so they are set before; a user's own setting wins.
+_QUIET_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_enable_output_error_log_if_still_retry": "0",
+}
+# Logical CPUs. Reading, decoding, writing and a resume's checkpoint filter need some besides the actors, or all hangs.
+MIN_CPUS = 4
+CPUS_BESIDE_ACTORS = 3
+CPUS_PER_ACTOR = 0.5
+OBJECT_STORE_BYTES = 512 * 2**20  # pixels at model size are small: 150 kB at 224 x 224
+
+
+class RunError(VigcError):
+    """A run that could not go on; what is committed stays, and the same command continues from there."""
+
+
+@contextmanager
+def ray_session(log: Path, actors: int = 1, gpus_per_actor: float = 0) -> Iterator[Path]:
+    """Ray for the length of the block: this process's, or RAY_ADDRESS's, or a local one that ends with the block.
+
+    Args:
+        log: a file for what Ray has to say in this process.
+        actors: how many there will be; a local Ray is made large enough for them.
+    Yields:
+        The folder where the session's own logs are.
+    Raises:
+        RunError: no Ray could be started or joined.
+        ConfigError: this machine has too few GPUs.
+    """
+    for name, value in _QUIET_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray  # here, after the environment is set; and it takes 1.5 s, which a finished run need not spend
+    import ray.data  # its log handler keeps the stderr it finds on import: file descriptor 2, led into `log` below
+
+    starts = not ray.is_initialized()
+    with _terminal_silent(), _stderr_into(log):
+        if starts:
+            _start(actors)
+        try:
+            if starts and not os.environ.get("RAY_ADDRESS"):
+                _check_gpus(actors, gpus_per_actor)
+            node: Any = ray._private.worker._global_node
+            yield Path(node.get_logs_dir_path())
+        finally:
+            if starts:
+                ray.shutdown()
+
+
+def _start(actors: int) -> None:
+    import ray
+
+    local: dict[str, Any] = {
+        "address": "local",
+        "num_cpus": max(MIN_CPUS, os.cpu_count() or 1, math.ceil(actors * CPUS_PER_ACTOR) + CPUS_BESIDE_ACTORS),
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "include_dashboard": False,
+    }
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        ray.init(**({} if address else local), log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:
+        place = f"at RAY_ADDRESS={address} could not be reached" if address else "could not be started on this machine"
+        raise RunError(f"Ray {place}: {error}. `vigc doctor` checks what it needs.") from error
+
+
+def _check_gpus(actors: int, gpus_per_actor: float) -> None:
+    """Ray would wait for a GPU that never comes."""
+    import ray
+
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    there = resources.get("GPU", 0)
+    if actors * gpus_per_actor > there:
+        raise ConfigError(
+            f"{actors} actors with {gpus_per_actor:g} GPUs each do not fit on this machine's {there:g}. "
+            "Lower --actors or --gpus-per-actor."
+        )
+
+
+@contextmanager
+def _terminal_silent() -> Iterator[None]:
+    """No message of the workers' on stdout and no warning from within Ray; the session's log files keep the former."""
+    import ray._private.worker as driver
+
+    driver._worker_logs_enabled, enabled = False, driver._worker_logs_enabled
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"ray\.")
+            yield
+    finally:
+        driver._worker_logs_enabled = enabled
+
+
+@contextmanager
+def _stderr_into(log: Path) -> Iterator[None]:
+    """Ray's C++ part and Ray Data's logger insist on file descriptor 2; Python's `sys.stderr` stays what it was."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    visible = sys.stderr
+    terminal = os.dup(2)
+    with open(log, "ab") as file, open(os.dup(terminal), "w", buffering=1, errors="backslashreplace") as to_terminal:
+        try:
+            if visible is sys.__stderr__:
+                sys.stderr = to_terminal
+            os.dup2(file.fileno(), 2)
+            yield
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            sys.stderr = visible

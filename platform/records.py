@@ -1,0 +1,147 @@
+"""The rows everything else speaks in: standard library only, the one definition of every row type.
+
+One input image gives exactly one `Row`, whatever happens to it: a row that failed says why, it never vanishes. Arrow
+schemas are derived from these classes in `platform/schema.py`; nothing is written down twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class VigcError(Exception):
+    """Base of every error that is the user's to mend; the command line prints its message, not a traceback."""
+
+
+class InputError(VigcError):
+    """An image source, annotation file or record that cannot be used."""
+
+
+class ConfigError(VigcError):
+    """A setting that cannot be used."""
+
+
+class ModelError(VigcError):
+    """Weights, tokenizer, processor or prompt pack that cannot be used."""
+
+
+class StoreError(VigcError):
+    """A dataset directory that cannot be used."""
+
+
+class Kind(StrEnum):
+    """What a conversation is about (the paper's three, and knowledge-based visual question answering)."""
+
+    CONVERSATION = "conversation"
+    DETAIL = "detail"
+    REASONING = "reasoning"
+    KNOWLEDGE = "knowledge"
+
+
+class Stop(StrEnum):
+    """Why decoding stopped."""
+
+    SENTENCE = "sentence"
+    PARAGRAPH = "paragraph"
+    END = "end"  # the model ended its answer
+    LENGTH = "length"  # the token limit was reached
+
+
+class RowStatus(StrEnum):
+    """Whether the image could be read and talked about at all."""
+
+    OK = "ok"
+    FAILED = "failed"
+
+
+class Verdict(StrEnum):
+    """Whether a conversation belongs in the exported data."""
+
+    KEPT = "kept"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectBox:
+    """One annotated object."""
+
+    category: str
+    bbox: list[float]  # x, y, width, height in pixels of the original image
+    is_crowd: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """One image of a source. None means unknown; an empty list of objects means annotated and empty."""
+
+    image_id: str  # unique in its source: the path below the source's root
+    uri: str
+    width: int | None = None
+    height: int | None = None
+    objects: list[ObjectBox] | None = None
+    captions: list[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CorrectionStep:
+    """One VIC step: what the model said next, and what was kept of it."""
+
+    text: str  # everything decoded in this step
+    kept: str  # the unit that joined the answer; "" when there was nothing to keep
+    stop: Stop
+    num_tokens: int
+    mean_logprob: float | None  # nats per token under the decoding distribution; None when no token was decoded
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """One sentence of the final answer, with what was measured on it (None: not measured)."""
+
+    text: str
+    grounding: float | None = None
+    objects_named: list[str] | None = None
+    objects_absent: list[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """One question about one image with VIG's answer, VIC's one-shot answer and the corrected answer."""
+
+    kind: Kind
+    instruction: str
+    question: str
+    vig_answer: str
+    one_shot_answer: str | None  # the whole output of the first VIC call; None unless the policy asks for it
+    answer: str
+    steps: list[CorrectionStep] = field(default_factory=list)
+    sentences: list[Sentence] = field(default_factory=list)
+    num_tokens: int = 0  # decoded for this conversation, VIG included
+    status: Verdict = Verdict.KEPT
+    reasons: list[str] = field(default_factory=list)  # why it was rejected
+
+
+@dataclass(frozen=True, slots=True)
+class RowError:
+    """Why an image gave no conversations."""
+
+    kind: str  # a short stable name, e.g. "truncated", "missing", "engine"
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One output row: the image record and what was made of it."""
+
+    image_id: str
+    uri: str
+    width: int | None
+    height: int | None
+    objects: list[ObjectBox] | None
+    captions: list[str] | None
+    status: RowStatus
+    error: RowError | None
+    sha256: str | None  # of the image file's bytes
+    phash: str | None  # 64-bit perceptual hash, 16 hex digits
+    conversations: list[Conversation]
+    request: str  # the pass that made this row, e.g. "001": its request.json says model, prompts, policy, seed

@@ -1,0 +1,58 @@
+"""A folder of images, its sub-folders included, in sorted order.
+
+Whatever carries the name of an image is listed, also when it turns out to be broken: a bad file becomes a failed row,
+not a missing one. Links to folders are followed, except back into a folder that is being listed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from vigc.platform.records import ImageRecord, InputError
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+
+
+class FolderSource:
+    name = "folder"
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.absolute()
+
+    def describe(self) -> str:
+        return f"folder {self._root}"
+
+    def __iter__(self) -> Iterator[ImageRecord]:
+        for image_id in _list(self._root, "", frozenset()):
+            yield ImageRecord(image_id=image_id, uri=str(self._root / image_id))
+
+
+def _list(folder: Path, prefix: str, open_folders: frozenset[tuple[int, int]]) -> Iterator[str]:
+    """Paths below the root, as `prefix` + name; `open_folders` are the (device, inode) pairs on the way down."""
+    try:
+        status = folder.stat()
+        identity = (status.st_dev, status.st_ino)
+        if identity in open_folders:
+            return
+        with os.scandir(folder) as entries:
+            visible = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot list this folder ({error.strerror}). Make it readable, or move it elsewhere."
+        ) from error
+    for entry in visible:
+        path = prefix + entry.name
+        if entry.is_dir():
+            yield from _list(folder / entry.name, f"{path}/", open_folders | {identity})
+        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and (entry.is_file() or entry.is_symlink()):
+            yield _as_text(path, folder)
+
+
+def _as_text(path: str, folder: Path) -> str:
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{str(folder)!r}: the file name {path!r} is not valid UTF-8. Rename the file.") from error
+    return path
