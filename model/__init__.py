@@ -1,0 +1,1 @@
+"""The network, the conversation, the engines, and the model that ships."""

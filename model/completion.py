@@ -1,0 +1,49 @@
+"""What is asked of a language model, and what comes back: the vocabulary between conversations and engines."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from vigc.model.sentences import Unit
+from vigc.platform.records import Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One continuation of `prompt + prefix` about one image."""
+
+    qformer_text: str  # what the Q-Former reads beside its queries
+    prompt: str  # what the language model reads behind the visual tokens
+    prefix: str = ""  # the answer so far, which the continuation joins without a seam
+    until: Unit = Unit.WHOLE
+    max_tokens: int = 250
+    min_tokens: int = 0
+    temperature: float = 0.0  # 0 is greedy
+    top_p: float = 1.0
+    seed: int = 0
+    n: int = 1  # candidates
+    num_beams: int = 1  # above 1 in the reference engine only
+    repetition_penalty: float = 1.0  # sees new tokens only (quirk Q10)
+    length_penalty: float = 1.0
+    suppress: tuple[str, ...] = ()  # words that must not be said
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What came back. The text keeps its leading blank, so that `prompt + prefix + text` is seamless."""
+
+    text: str  # up to the end of the first unit where `stop` says so, else everything decoded
+    stop: Stop  # SENTENCE or PARAGRAPH: cut at the unit's end; an engine may also decode on and answer END or LENGTH
+    num_tokens: int  # decoded, end mark included
+    mean_logprob: float | None  # nats per token
+
+
+Complete = Callable[[Request], Awaitable[Completion]]
+
+
+def derive_seed(*parts: object) -> int:
+    """A seed that depends on these parts only: (run seed, image_id, kind, step, candidate)."""
+    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

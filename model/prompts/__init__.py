@@ -1,0 +1,159 @@
+"""Prompt packs: every word that is said to the model, as data.
+
+A pack holds one instruction per kind for generation, paraphrases for training, and the tags around question and answer.
+The strings a set of weights was trained with are part of that model, so a pack is a file the user can replace
+(`--prompts FILE`), never literals in code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import yaml
+
+from vigc.platform.records import ConfigError, Kind
+
+DEFAULT = Path(__file__).with_name("default.yaml")
+
+
+@dataclass(frozen=True, slots=True)
+class KindPrompts:
+    """The instruction of one kind, its paraphrases for training, and for knowledge questions the counts of their first
+    words.
+    """
+
+    instruction: str
+    paraphrases: tuple[str, ...] = ()
+    first_words: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptPack:
+    """All prompts of one run."""
+
+    name: str
+    question_tag: str
+    answer_tag: str
+    short_answer: str  # holds {question}
+    kinds: dict[Kind, KindPrompts]
+
+    @property
+    def hash(self) -> str:
+        """sha256 over the content, so that two runs can be told apart by their prompts."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    def vig_prompt(self, kind: Kind, first_word: str = "") -> str:
+        """What VIG reads. With a first word the question is already begun (the knowledge route, facts §1.3)."""
+        instruction = self.kind(kind).instruction
+        return f"{instruction} {self.question_tag} {first_word}" if first_word else instruction
+
+    def vic_prompt(self, instruction: str, question: str) -> str:
+        """What VIC reads before the answer so far; an empty instruction leaves the bare tagged question."""
+        return f"{instruction} {self.question_tag} {question} {self.answer_tag}".strip()
+
+    def kind(self, kind: Kind) -> KindPrompts:
+        """Raises ConfigError where the pack has no prompts of this kind."""
+        if kind not in self.kinds:
+            raise ConfigError(
+                f"The prompt pack {self.name!r} has no prompts for the kind {kind.value!r}; "
+                f"it has {', '.join(self.kinds)}."
+            )
+        return self.kinds[kind]
+
+
+def load_pack(path: str | Path | None = None) -> PromptPack:
+    """Reads and checks a pack; None is the project's own.
+
+    Raises:
+        ConfigError: with file, line, what is wrong there and what is expected.
+    """
+    file = Path(path) if path is not None else DEFAULT
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{file}: the prompt pack cannot be read ({error}). Pass a YAML file like {DEFAULT.name}."
+        ) from error
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{file}:{line}: not valid YAML: {error.problem}.") from error
+    return _Reader(file).pack(root)
+
+
+class _Reader:
+    """Walks the YAML nodes, which know their lines."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def fail(self, node: yaml.Node | None, problem: str) -> ConfigError:
+        line = node.start_mark.line + 1 if node is not None else 1
+        return ConfigError(f"{self.file}:{line}: {problem}")
+
+    def pack(self, root: yaml.Node | None) -> PromptPack:
+        fields = self.mapping(
+            root, "the pack", {"name", "question_tag", "answer_tag", "short_answer", "kinds"}, optional={"short_answer"}
+        )
+        short_node = fields.get("short_answer")
+        short = (
+            self.text(short_node, "short_answer") if short_node is not None else "Question: {question} Short answer:"
+        )
+        if "{question}" not in short:
+            raise self.fail(short_node, "short_answer must hold {question}, where the question goes.")
+        names = {kind.value for kind in Kind}
+        nodes = self.mapping(fields["kinds"], "kinds", names, optional=names)
+        if not nodes:
+            raise self.fail(fields["kinds"], f"kinds is empty; give at least one of {', '.join(sorted(names))}.")
+        kinds = {Kind(name): self.kind(name, node) for name, node in nodes.items()}
+        return PromptPack(
+            name=self.text(fields["name"], "name"),
+            question_tag=self.text(fields["question_tag"], "question_tag"),
+            answer_tag=self.text(fields["answer_tag"], "answer_tag"),
+            short_answer=short,
+            kinds=kinds,
+        )
+
+    def kind(self, name: str, node: yaml.Node) -> KindPrompts:
+        fields = self.mapping(
+            node, name, {"instruction", "paraphrases", "first_words"}, optional={"paraphrases", "first_words"}
+        )
+        paraphrases: tuple[str, ...] = ()
+        if (items := fields.get("paraphrases")) is not None:
+            if not isinstance(items, yaml.SequenceNode):
+                raise self.fail(items, f"{name}.paraphrases must be a list of texts.")
+            paraphrases = tuple(self.text(item, f"{name}.paraphrases") for item in items.value)
+        words: dict[str, int] = {}
+        if (counts := fields.get("first_words")) is not None:
+            for word, count in self.mapping(counts, f"{name}.first_words", None).items():
+                if not isinstance(count, yaml.ScalarNode) or not count.value.isdigit() or int(count.value) == 0:
+                    raise self.fail(count, f"{name}.first_words.{word} must be a whole number above 0.")
+                words[word] = int(count.value)
+        return KindPrompts(self.text(fields["instruction"], f"{name}.instruction"), paraphrases, words)
+
+    def mapping(
+        self, node: yaml.Node | None, what: str, allowed: set[str] | None, optional: set[str] | None = None
+    ) -> Mapping[str, yaml.Node]:
+        if not isinstance(node, yaml.MappingNode):
+            raise self.fail(node, f"{what} must be a mapping (key: value).")
+        found: dict[str, yaml.Node] = {}
+        for key, value in node.value:
+            if allowed is not None and key.value not in allowed:
+                raise self.fail(key, f"unknown key {key.value!r} in {what}; known are {', '.join(sorted(allowed))}.")
+            if key.value in found:
+                raise self.fail(key, f"{key.value!r} stands twice in {what}.")
+            found[key.value] = value
+        missing = (allowed or set()) - (optional or set()) - found.keys()
+        if missing:
+            raise self.fail(node, f"{what} lacks {', '.join(sorted(missing))}.")
+        return found
+
+    def text(self, node: yaml.Node, what: str) -> str:
+        if not isinstance(node, yaml.ScalarNode) or node.tag != "tag:yaml.org,2002:str" or not node.value.strip():
+            raise self.fail(node, f"{what} must be a text that is not empty.")
+        return str(node.value).strip()
