@@ -1,0 +1,225 @@
+"""The interface of every engine, and the thread they live in.
+
+An engine owns one network and steps it in a thread of its own; callers are coroutines of any event loop (Ray Data's,
+Serve's, a test's), answered through `call_soon_threadsafe`. A caller that is cancelled frees what it held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vigc.model.completion import Completion, Request, derive_seed
+from vigc.model.network import Network
+from vigc.platform.records import ConfigError, ModelError
+
+
+class Blank:
+    """The picture without a picture: every pixel has the mean colour."""
+
+
+BLANK: Final = Blank()
+
+
+class ImageHandle:
+    """An image that an engine knows; its vision features are held while the handle is open."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.pixels = pixels
+        self.features: Tensor | None = None  # (num_patches + 1, vision_width)
+
+
+@dataclass(eq=False)
+class Job:
+    """One piece of work for the engine's thread, and where its answer goes."""
+
+    image: ImageHandle | Blank
+    work: Any  # a Request, Score, or Encode
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+    on_text: Callable[[str], None] | None = None
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def answer(self, result: Any) -> None:
+        self._settle(lambda: self.future.set_result(result))
+
+    def fail(self, error: BaseException) -> None:
+        self._settle(lambda: self.future.set_exception(error))
+
+    def emit(self, text: str) -> None:
+        if self.on_text is not None and text:
+            self._in_loop(self.on_text, text)
+
+    def _settle(self, settle: Callable[[], None]) -> None:
+        self._in_loop(lambda: None if self.future.done() else settle())
+
+    def _in_loop(self, call: Callable[..., object], *args: object) -> None:
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(call, *args)
+
+
+@dataclass(frozen=True)
+class Encode:
+    """Work: vision features of an image."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Work: teacher-forced log-probabilities of `text` behind `prompt`."""
+
+    qformer_text: str
+    prompt: str
+    text: str
+
+
+# Makes the thread look around: something was cancelled or closed.
+NUDGE: Final = Job(BLANK, None, None, None)  # type: ignore[arg-type]
+
+
+class Engine(ABC):
+    """Answers requests about images. Close it when done; it is an async-safe object that any number of coroutines may
+    use at once.
+    """
+
+    def __init__(self, network: Network, *, num_slots: int, num_threads: int | None = None) -> None:
+        self.network = network
+        self.num_slots = num_slots
+        self.image_size = network.image_size
+        self._num_threads = num_threads or os.cpu_count() or 1
+        self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()  # None ends the thread
+        self._closed = False
+        self._thread = threading.Thread(target=self._guard, name=type(self).__name__, daemon=True)
+        self._thread.start()
+
+    @asynccontextmanager
+    async def image(self, pixels: np.ndarray) -> AsyncIterator[ImageHandle]:
+        """Holds an image open: uint8 (size, size, 3). Waits while the engine already holds features of 2 x num_slots
+        images.
+
+        Raises:
+            ValueError: pixels of another shape or type.
+        """
+        if pixels.dtype != np.uint8 or pixels.shape != (self.image_size, self.image_size, 3):
+            raise ValueError(
+                f"The engine wants uint8 pixels of {self.image_size} x {self.image_size} x 3, not "
+                f"{pixels.dtype} {pixels.shape}."
+            )
+        handle = ImageHandle(pixels)
+        try:
+            await self._submit(handle, Encode())
+            yield handle
+        finally:
+            self._release(handle)
+
+    async def complete(self, image: ImageHandle | Blank, request: Request) -> Completion:
+        """One continuation (the first of `request.n`)."""
+        return (await self.candidates(image, replace(request, n=1)))[0]
+
+    async def candidates(self, image: ImageHandle | Blank, request: Request) -> list[Completion]:
+        """`request.n` continuations; each has a seed of its own, so they differ when sampling."""
+        self.check(request)
+        seeds = [request.seed if i == 0 else derive_seed(request.seed, i) for i in range(request.n)]
+        return list(await asyncio.gather(*(self._submit(image, replace(request, n=1, seed=seed)) for seed in seeds)))
+
+    async def stream(self, image: ImageHandle | Blank, request: Request) -> AsyncIterator[str | Completion]:
+        """Text as it comes, and the completion last. Leaving the iterator early frees the slot."""
+        self.check(request)
+        pieces: asyncio.Queue[str | Completion] = asyncio.Queue()
+        task = asyncio.create_task(self._submit(image, replace(request, n=1), pieces.put_nowait))
+        try:
+            while not (task.done() and pieces.empty()):
+                waiting = asyncio.ensure_future(pieces.get())
+                await asyncio.wait({waiting, task}, return_when=asyncio.FIRST_COMPLETED)
+                if waiting.done():
+                    yield waiting.result()
+                else:
+                    waiting.cancel()
+            yield await task
+        finally:
+            task.cancel()
+
+    async def score(
+        self, image: ImageHandle | Blank, prompt: str, text: str, *, qformer_text: str | None = None
+    ) -> list[float]:
+        """Log-probability of each token of `text` behind `prompt`, in nats; the Q-Former reads the prompt unless told
+        otherwise.
+        """
+        result: list[float] = await self._submit(
+            image, Score(prompt if qformer_text is None else qformer_text, prompt, text)
+        )
+        return result
+
+    def close(self) -> None:
+        """Ends the thread; what still waits fails."""
+        if not self._closed:
+            self._closed = True
+            self._inbox.put(None)
+            self._thread.join(timeout=60)
+
+    def check(self, request: Request) -> None:
+        """Raises ConfigError for a request this engine cannot answer."""
+        if request.n < 1 or request.max_tokens < 1:
+            raise ConfigError("A request needs n and max_tokens of at least 1.")
+
+    async def _submit(self, image: ImageHandle | Blank, work: Any, on_text: Callable[[str], None] | None = None) -> Any:
+        if self._closed:
+            raise ModelError("The engine is closed.")
+        loop = asyncio.get_running_loop()
+        job = Job(image, work, loop, loop.create_future(), on_text)
+        self._inbox.put(job)
+        try:
+            return await job.future
+        except asyncio.CancelledError:
+            job.cancelled.set()
+            self._inbox.put(NUDGE)
+            raise
+
+    def _guard(self) -> None:
+        torch.set_num_threads(self._num_threads)  # Ray gives a worker's torch one thread
+        with torch.inference_mode():
+            self._run()
+
+    @abstractmethod
+    def _run(self) -> None:
+        """Works on `_inbox` until a None comes out of it."""
+
+    def _release(self, handle: ImageHandle) -> None:
+        handle.features = None
+
+    def _features(self, image: ImageHandle | Blank) -> Tensor:
+        """(num_patches + 1, vision_width) of one image, computed now."""
+        return self.network.encode_images(self._pixels(image)[None])[0]
+
+    def _pixels(self, image: ImageHandle | Blank) -> Tensor:
+        if isinstance(image, Blank):
+            mean = torch.tensor(self.network.image_mean) * 255
+            return mean.round().to(torch.uint8).expand(self.image_size, self.image_size, 3)
+        return torch.from_numpy(np.array(image.pixels))
+
+    def _scored(self, features: Tensor, work: Score) -> list[float]:
+        """One teacher-forced pass."""
+        network = self.network
+        ids, mask = network.qformer_ids([work.qformer_text])
+        visual = network.visual_tokens(features[None], ids, mask)
+        before = network.prompt_ids(work.prompt)
+        whole = network.prompt_ids(work.prompt + work.text)
+        start = next(
+            (i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), min(len(before), len(whole))
+        )
+        tokens = torch.tensor([whole], device=network.device)
+        embeds = torch.cat([visual.to(network.dtype), network.embed(tokens)], dim=1)
+        hidden = network.language_model.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        logits = network.language_model.lm_head(hidden[0, visual.shape[1] + start - 1 : -1])
+        logprobs = logits.float().log_softmax(-1).gather(1, tokens[0, start:, None])[:, 0]
+        return [float(x) for x in logprobs]

@@ -1,0 +1,294 @@
+"""The network: InstructBLIP's own classes, loaded strictly and taken apart at the joint that VIC needs.
+
+Vision features depend on the image alone and are computed once. The Q-Former reads the prompt beside its queries, so
+its visual tokens change with every word of the prompt; they go in front of the same prompt into the language model.
+`generate` of the whole model would recompute the first and hide the second, so the parts are called one by one (method:
+arXiv 2308.12714 §3; architecture: arXiv 2305.06500 §2).
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import (
+    AutoTokenizer,
+    InstructBlipConfig,
+    InstructBlipForConditionalGeneration,
+    PreTrainedTokenizerBase,
+)
+from transformers.image_processing_base import ImageProcessingMixin
+from transformers.utils import logging as transformers_logging
+
+from vigc.platform.records import ModelError
+
+# The Q-Former reads at most this many tokens, and what is cut is cut from the left: the newest sentence matters most
+# (quirk Q7).
+QFORMER_MAX_TOKENS = 128
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A loaded model with its tokenizers and picture size. All methods are free of state and need no gradient unless
+    the caller wants one.
+    """
+
+    model: Any  # InstructBlipForConditionalGeneration, whose annotations are looser than its behaviour
+    tokenizer: PreTrainedTokenizerBase
+    qformer_tokenizer: PreTrainedTokenizerBase
+    image_mean: tuple[float, ...]
+    image_std: tuple[float, ...]
+    name: str
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.model.query_tokens.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the language model (the queries may stay in fp32)."""
+        dtype: torch.dtype = self.language_model.get_input_embeddings().weight.dtype
+        return dtype
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square picture the vision model was built for, in pixels."""
+        return int(self.model.config.vision_config.image_size)
+
+    @property
+    def num_queries(self) -> int:
+        return int(self.model.config.num_query_tokens)
+
+    @property
+    def language_model(self) -> Any:
+        return self.model.language_model
+
+    @property
+    def bos_id(self) -> int:
+        return int(self.tokenizer.bos_token_id)
+
+    @property
+    def eos_id(self) -> int:
+        return int(self.tokenizer.eos_token_id)
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Vision features, computed once per image and shared by every step of its conversations.
+
+        Args:
+            pixels: (batch, size, size, 3), uint8.
+        Returns:
+            (batch, num_patches + 1, vision_width), in the model's dtype, on its device.
+        Raises:
+            ValueError: the image size is not the one the vision model was built for.
+        """
+        if pixels.dtype != torch.uint8 or pixels.shape[1:] != (self.image_size, self.image_size, 3):
+            raise ValueError(
+                f"encode_images wants uint8 pixels of {self.image_size} x {self.image_size} x 3, not "
+                f"{pixels.dtype} {tuple(pixels.shape[1:])}."
+            )
+        scaled = pixels.to(self.device).permute(0, 3, 1, 2).float() / 255
+        mean = torch.tensor(self.image_mean, device=self.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.image_std, device=self.device).view(1, 3, 1, 1)
+        vision = self.model.vision_model
+        normalised = ((scaled - mean) / std).to(next(vision.parameters()).dtype)
+        features: Tensor = vision(normalised, interpolate_pos_encoding=False).last_hidden_state
+        return features
+
+    def qformer_ids(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """Token ids and mask for the Q-Former's text side, each (batch, length), right-padded: its positions are
+        absolute, so padding on the left would make a prompt's features depend on its neighbours. Texts over
+        QFORMER_MAX_TOKENS lose their beginning.
+        """
+        rows = []
+        for text in texts:
+            ids = self.qformer_tokenizer(text).input_ids
+            excess = len(ids) - QFORMER_MAX_TOKENS
+            rows.append(
+                ids if excess <= 0 else [ids[0], *ids[excess + 1 :]]
+            )  # the first id is the tokenizer's start mark
+        return pad_right(rows, int(self.qformer_tokenizer.pad_token_id), self.device)
+
+    def visual_tokens(self, features: Tensor, text_ids: Tensor, text_mask: Tensor) -> Tensor:
+        """What the language model sees of each image under each prompt.
+
+        Args:
+            features: (batch, num_patches + 1, vision_width) from `encode_images`.
+            text_ids, text_mask: (batch, length) from `qformer_ids`.
+        Returns:
+            (batch, num_queries, language_width).
+        """
+        batch = len(text_ids)
+        queries = self.model.query_tokens.expand(batch, -1, -1)
+        mask = torch.cat(
+            [torch.ones(batch, self.num_queries, dtype=text_mask.dtype, device=self.device), text_mask], dim=1
+        )
+        out = self.model.qformer(
+            input_ids=text_ids,
+            attention_mask=mask,
+            query_embeds=queries.to(features.dtype),
+            encoder_hidden_states=features,
+            encoder_attention_mask=torch.ones(features.shape[:2], dtype=torch.long, device=self.device),
+        )
+        visual: Tensor = self.model.language_projection(out.last_hidden_state[:, : self.num_queries])
+        return visual
+
+    def prompt_ids(self, text: str) -> list[int]:
+        """Token ids of a prompt for the language model, start mark first."""
+        ids = self.tokenizer(text, add_special_tokens=False).input_ids
+        return [self.bos_id, *ids]
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token embeddings (…, language_width) of the language model."""
+        embedded: Tensor = self.language_model.get_input_embeddings()(ids)
+        return embedded
+
+
+def pad_right(rows: list[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Rows of ids as one tensor with its mask, both (len(rows), longest), int64."""
+    longest = max(len(row) for row in rows)
+    ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=device)
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
+    return ids, mask
+
+
+def choose_device(device: str = "auto", dtype: str = "auto") -> tuple[torch.device, torch.dtype]:
+    """cuda and bf16 where there is a GPU, else cpu and fp32; both can be forced.
+
+    Raises:
+        ModelError: an unknown name, or a device that is not there.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(
+            f"The device {device!r} cannot be used ({str(error).splitlines()[0]}). Use --device auto, cpu or cuda."
+        ) from error
+    if dtype == "auto":
+        dtype = "bfloat16" if chosen.type == "cuda" else "float32"
+    if dtype not in DTYPES:
+        raise ModelError(f"The dtype {dtype!r} is unknown; use auto, {', '.join(DTYPES)}.")
+    return chosen, DTYPES[dtype]
+
+
+def load_network(source: str | Path, *, device: str = "auto", dtype: str = "auto") -> Network:
+    """Loads an InstructBLIP model from a folder or a hub id, whole or not at all.
+
+    Raises:
+        ModelError: no such folder or id, another architecture, missing, extra or mis-shaped weights, no tokenizer or
+            processor.
+    """
+    chosen, chosen_dtype = choose_device(device, dtype)
+    name = str(source)
+    _require_files(name)
+    config = _read(name, "configuration", lambda: InstructBlipConfig.from_pretrained(name))
+    if config.model_type != "instructblip":
+        raise ModelError(
+            f"{name}: the configuration is of a {config.model_type!r} model; VIG and VIC need an InstructBLIP model, "
+            "whose Q-Former reads text."
+        )
+    if config.text_config.model_type != "llama":
+        raise ModelError(
+            f"{name}: its language model is {config.text_config.model_type!r}; only decoders of the Llama family "
+            "(Vicuna) are supported."
+        )
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.CRITICAL)  # its report of bad keys is replaced by ours
+    transformers_logging.disable_progress_bar()
+    try:
+        model, info = _read(
+            name,
+            "weights",
+            lambda: InstructBlipForConditionalGeneration.from_pretrained(
+                name,
+                dtype=chosen_dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported with the others below, instead of as a riddle
+            ),
+        )
+    finally:
+        transformers_logging.set_verbosity(level)
+    _require_all_weights(name, info)
+    tokenizer = _read(name, "tokenizer", lambda: AutoTokenizer.from_pretrained(name))
+    qformer_tokenizer = _read(
+        name, "Q-Former tokenizer", lambda: AutoTokenizer.from_pretrained(name, subfolder="qformer_tokenizer")
+    )
+    processor, _ = _read(name, "image processor", lambda: ImageProcessingMixin.get_image_processor_dict(name))
+    _require_vocabulary(name, model, tokenizer, qformer_tokenizer)
+    return Network(
+        model=model.to(chosen).eval().requires_grad_(False),
+        tokenizer=tokenizer,
+        qformer_tokenizer=qformer_tokenizer,
+        image_mean=tuple(processor["image_mean"]),
+        image_std=tuple(processor["image_std"]),
+        name=name,
+    )
+
+
+def _require_files(name: str) -> None:
+    folder = Path(name)
+    looks_like_path = folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{name}: no config.json there. A model folder holds config.json, weights (safetensors), tokenizer files "
+            "and qformer_tokenizer/."
+        )
+    if not folder.exists() and looks_like_path:
+        raise ModelError(
+            f"{name}: no such folder. Pass the folder of a saved InstructBLIP model, or a hub id such as "
+            "Salesforce/instructblip-vicuna-7b."
+        )
+
+
+def _read(name: str, what: str, load: Any) -> Any:
+    try:
+        return load()
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ModelError(
+            f"{name}: the {what} could not be loaded: {first} "
+            "(a hub id needs network access or an earlier download; a folder needs every file of a saved model)."
+        ) from error
+
+
+def _require_all_weights(name: str, info: dict[str, Any]) -> None:
+    problems = []
+    for title, keys in (
+        ("missing", info["missing_keys"]),
+        ("unknown", info["unexpected_keys"]),
+        ("of another shape", info["mismatched_keys"]),
+    ):
+        if keys:
+            shown = [k if isinstance(k, str) else k[0] for k in sorted(keys, key=str)]
+            problems.append(f"{len(shown)} {title} ({', '.join(shown[:3])}{', …' if len(shown) > 3 else ''})")
+    if problems or info.get("error_msgs"):
+        raise ModelError(
+            f"{name}: the weights do not fit the configuration: {'; '.join(problems) or info['error_msgs']}. "
+            "Nothing was loaded."
+        )
+
+
+def _require_vocabulary(name: str, model: Any, tokenizer: Any, qformer_tokenizer: Any) -> None:
+    if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"{name}: the tokenizer has no start or end mark; the language model cannot be prompted without them."
+        )
+    for what, ids, table in (
+        ("tokenizer", len(tokenizer), model.language_model.get_input_embeddings()),
+        ("Q-Former tokenizer", len(qformer_tokenizer), model.qformer.get_input_embeddings()),
+    ):
+        if ids > table.num_embeddings:
+            raise ModelError(
+                f"{name}: the {what} has {ids} tokens, but the model has embeddings for {table.num_embeddings} only."
+            )
+    if qformer_tokenizer.pad_token_id is None:
+        raise ModelError(f"{name}: the Q-Former tokenizer has no padding token.")

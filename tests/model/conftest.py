@@ -1,0 +1,30 @@
+"""The embedded model and its engines, loaded once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from vigc.model import embedded
+from vigc.model.engines import ContinuousEngine, ReferenceEngine
+from vigc.model.network import Network, load_network
+
+
+@pytest.fixture(scope="session")
+def network() -> Network:
+    return load_network(embedded.PATH, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def continuous(network: Network) -> Iterator[ContinuousEngine]:
+    engine = ContinuousEngine(network, num_slots=32)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="session")
+def reference(network: Network) -> Iterator[ReferenceEngine]:
+    engine = ReferenceEngine(network)
+    yield engine
+    engine.close()
