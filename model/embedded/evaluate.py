@@ -1,0 +1,145 @@
+"""How good the embedded model is, on scenes it has never seen, where the truth is known.
+
+VIC answers gold questions of every topic, beside the two baselines that need no eyes: guessing among the choices, and
+the most frequent answer. VIG's own output is counted where it parses; detailed descriptions are compared with what is
+there, for VIG and for VIC, with length and recall beside the share of descriptions that name an absent object, since
+cutting must not look like correcting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from vigc.model.conversation import Policy, answer_question, converse
+from vigc.model.embedded.shape import IMAGE_SIZE
+from vigc.model.engines import Engine, ImageHandle
+from vigc.model.prompts import PromptPack
+from vigc.model.scenes.drawing import render
+from vigc.model.scenes.wording import CONVERSATION, QuestionAnswer, ask
+from vigc.model.scenes.world import CATEGORIES, Scene, Split, make_scene
+from vigc.platform.records import Conversation, Kind, Verdict
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class TopicScore:
+    """Accuracy of one topic, and what guessing and the most frequent answer would get."""
+
+    topic: str
+    num_questions: int
+    accuracy: float
+    chance: float
+    majority: float
+
+
+@dataclass(frozen=True, slots=True)
+class DescriptionScore:
+    """Detailed descriptions against the truth; the categories named count, in words of the scenes' own world."""
+
+    chair_s: float  # share of descriptions naming at least one absent category
+    chair_i: float  # share of named categories that are absent
+    recall: float  # share of present categories that are named
+    length: float  # mean number of words
+
+
+def held_out_scenes(num: int, seed: int, *, debiased: bool = False) -> list[Scene]:
+    """Scenes no training has drawn."""
+    return [make_scene(Split.HELD_OUT, seed, index, debiased=debiased) for index in range(num)]
+
+
+async def score_questions(engine: Engine, pack: PromptPack, policy: Policy, scenes: list[Scene]) -> list[TopicScore]:
+    """One gold question of every topic per scene, answered by VIC."""
+
+    async def answers(scene: Scene, image: ImageHandle) -> list[tuple[QuestionAnswer, bool]]:
+        rng = random.Random(scene.seed + "/gold")
+        questions = [qa for topic in CONVERSATION if (qa := ask(scene, topic, rng)) is not None]
+        made = await asyncio.gather(
+            *(answer_question(lambda r: engine.complete(image, r), pack, qa.question, policy) for qa in questions)
+        )
+        return [(qa, qa.is_right(conversation.answer)) for qa, conversation in zip(questions, made, strict=True)]
+
+    by_topic: dict[str, list[tuple[QuestionAnswer, bool]]] = defaultdict(list)
+    for scored in await _for_each(engine, scenes, answers):
+        for qa, right in scored:
+            by_topic[qa.topic].append((qa, right))
+    return [_topic_score(topic, by_topic[topic]) for topic in CONVERSATION if by_topic[topic]]
+
+
+def _topic_score(topic: str, scored: list[tuple[QuestionAnswer, bool]]) -> TopicScore:
+    keys = Counter(qa.key for qa, _ in scored)
+    number = len(scored)
+    return TopicScore(
+        topic=topic,
+        num_questions=number,
+        accuracy=sum(right for _, right in scored) / number,
+        chance=1 / len(keys),
+        majority=keys.most_common(1)[0][1] / number,
+    )
+
+
+async def generate(
+    engine: Engine, pack: PromptPack, policy: Policy, scenes: list[Scene], kinds: list[Kind]
+) -> list[list[Conversation]]:
+    """VIG and VIC about each scene, one conversation per kind."""
+
+    async def talk(scene: Scene, image: ImageHandle) -> list[Conversation]:
+        return await asyncio.gather(
+            *(
+                converse(lambda r: engine.complete(image, r), pack, kind, policy, seed_key=f"0/{scene.seed}")
+                for kind in kinds
+            )
+        )
+
+    return await _for_each(engine, scenes, talk)
+
+
+def parse_rate(conversations: list[list[Conversation]]) -> float:
+    """Share of VIG outputs that hold a question and one answer."""
+    every = [c for row in conversations for c in row]
+    return sum("unparsed" not in c.reasons for c in every) / len(every)
+
+
+def score_descriptions(scenes: list[Scene], descriptions: list[str]) -> DescriptionScore:
+    """Counts the categories each description names against those its scene holds."""
+    absent = named_total = recalled = present_total = words = sentences_wrong = 0
+    for scene, text in zip(scenes, descriptions, strict=True):
+        named, present = named_categories(text), {o.category for o in scene.objects}
+        absent += len(named - present)
+        sentences_wrong += bool(named - present)
+        named_total += len(named)
+        recalled += len(named & present)
+        present_total += len(present)
+        words += len(text.split())
+    return DescriptionScore(
+        chair_s=sentences_wrong / len(scenes),
+        chair_i=absent / max(1, named_total),
+        recall=recalled / present_total,
+        length=words / len(scenes),
+    )
+
+
+def named_categories(text: str) -> set[str]:
+    """Categories of the scenes' world that a text names, in the singular or plural."""
+    return {c for c in CATEGORIES if re.search(rf"\b{c}(?:s|es)?\b", text, re.IGNORECASE)}
+
+
+def kept_details(conversations: list[list[Conversation]], position: int) -> list[int]:
+    """Indices of the scenes whose conversation at `position` was kept."""
+    return [i for i, row in enumerate(conversations) if row[position].status is Verdict.KEPT]
+
+
+async def _for_each(engine: Engine, scenes: list[Scene], work: Callable[[Scene, ImageHandle], Awaitable[T]]) -> list[T]:
+    async def one(scene: Scene) -> T:
+        async with engine.image(np.asarray(render(scene, IMAGE_SIZE))) as image:
+            return await work(scene, image)
+
+    return list(await asyncio.gather(*(one(scene) for scene in scenes)))

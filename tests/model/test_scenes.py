@@ -1,0 +1,103 @@
+"""Scenes are what their annotations and texts say they are."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vigc.model.scenes import Split, make_scene, render, write_scenes
+from vigc.model.scenes.wording import CONVERSATION, ask, curious_question, describe, know, reason
+from vigc.model.scenes.world import BACKGROUNDS, CATEGORIES, USUAL_COLOUR
+
+SCENES = [make_scene(Split.TRAIN, 3, i) for i in range(400)]
+
+
+def test_a_scene_is_a_pure_function_of_its_seed_and_index() -> None:
+    assert [make_scene(Split.TRAIN, 3, i) for i in range(400)] == SCENES
+    assert np.array_equal(np.asarray(render(SCENES[0], 64)), np.asarray(render(SCENES[0], 64)))
+
+
+def test_training_and_held_out_scenes_never_meet() -> None:
+    held_out = [make_scene(Split.HELD_OUT, 3, i) for i in range(400)]
+    assert not {s.seed for s in SCENES} & {s.seed for s in held_out}
+    assert not {(s.background, s.objects) for s in SCENES} & {(s.background, s.objects) for s in held_out}
+
+
+def test_objects_lie_inside_the_picture_in_distinct_cells() -> None:
+    overlapping = 0
+    for scene in SCENES:
+        assert len({o.cell for o in scene.objects}) == len(scene.objects)
+        for thing in scene.objects:
+            x, y, width, height = thing.box
+            assert min(x, y, 1 - x - width, 1 - y - height) >= 0
+            assert int((y + height / 2) * 3) * 3 + int((x + width / 2) * 3) == thing.cell
+        boxes = [o.box for o in scene.objects]
+        overlapping += any(_overlap(a, b) for i, a in enumerate(boxes) for b in boxes[:i])
+    assert overlapping > 10
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return (
+        abs(a[0] + a[2] / 2 - b[0] - b[2] / 2) < (a[2] + b[2]) / 2
+        and abs(a[1] + a[3] / 2 - b[1] - b[3] / 2) < (a[3] + b[3]) / 2
+    )
+
+
+def test_the_prior_tempts_and_the_debiased_scenes_break_it() -> None:
+    def share_usual(debiased: bool) -> float:
+        things = [o for i in range(600) for o in make_scene(Split.TRAIN, 5, i, debiased=debiased).objects]
+        return sum(o.colour == USUAL_COLOUR[o.category] for o in things) / len(things)
+
+    assert share_usual(False) > 0.4
+    assert share_usual(True) < 0.2
+
+
+def test_every_answer_is_right_by_its_own_rule_and_wrong_with_another_key() -> None:
+    for scene in SCENES[:150]:
+        rng = random.Random(scene.seed)
+        for topic in CONVERSATION:
+            if (qa := ask(scene, topic, rng)) is None:
+                continue
+            assert qa.is_right(qa.answer), qa
+            wrong = next(c for c in qa.choices if c != qa.key and qa.key not in c)
+            assert not qa.is_right(wrong), qa
+            assert not qa.is_right(f"{qa.answer} {wrong}"), qa
+
+
+def test_texts_are_true_of_the_scene() -> None:
+    for scene in SCENES[:150]:
+        text = describe(scene, random.Random(1)).answer
+        for thing in scene.objects:
+            assert f"{thing.size} {thing.colour} {thing.category}" in text
+        absent = set(CATEGORIES) - {o.category for o in scene.objects}
+        assert not [c for c in absent if f" {c} " in text]
+        assert not [b for b in BACKGROUNDS if b != scene.background and b in text]
+
+
+def test_questions_vary_with_the_scene() -> None:
+    topics = Counter(curious_question(s, random.Random(s.seed)).topic for s in SCENES)
+    assert len(topics) == len(CONVERSATION)
+    assert max(topics.values()) < 0.3 * len(SCENES)
+    assert all(reason(s, random.Random(0)).answer and know(s, random.Random(0)).key for s in SCENES[:50])
+
+
+def test_written_scenes_are_pictures_with_coco_annotations(tmp_path: Path) -> None:
+    write_scenes(tmp_path, num=6, seed=11, size=96)
+    document = json.loads((tmp_path / "annotations.json").read_text())
+    assert {Path(i["file_name"]).suffix for i in document["images"]} == {".jpg", ".png"}
+    names = {c["id"]: c["name"] for c in document["categories"]}
+    for index, entry in enumerate(document["images"]):
+        with Image.open(tmp_path / "images" / entry["file_name"]) as image:
+            assert image.size == (96, 96)
+        scene = make_scene(Split.HELD_OUT, 11, index)
+        listed = [names[a["category_id"]] for a in document["annotations"] if a["image_id"] == entry["id"]]
+        assert listed == [o.category for o in scene.objects]
+    other = tmp_path / "again"
+    write_scenes(other, num=6, seed=11, size=96)
+    for file in sorted((tmp_path / "images").iterdir()):
+        assert file.read_bytes() == (other / "images" / file.name).read_bytes()
