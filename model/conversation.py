@@ -168,8 +168,8 @@ async def _correct(dialogue: _Dialogue, prompt: str) -> str:
         if policy.one_shot and number == 0:
             dialogue.one_shot_answer = piece.text.strip()
         kept, goes_on = (piece.text, False) if keep_all else _cut(piece, policy)
-        if policy.stop_when_done and dialogue.steps and kept.strip() and kept.strip() == dialogue.steps[-1].kept:
-            kept, goes_on = "", False  # decoding has run into a loop
+        if policy.stop_when_done and kept.strip() and [s.kept for s in dialogue.steps[-2:]] == [kept.strip()] * 2:
+            kept, goes_on = "", False  # the same for the third time: decoding has run into a loop
         answer += kept
         stop = (Stop.PARAGRAPH if policy.unit is Unit.PARAGRAPH else Stop.SENTENCE) if goes_on else piece.stop
         dialogue.record(CorrectionStep(piece.text, kept.strip(), stop, piece.num_tokens, piece.mean_logprob))

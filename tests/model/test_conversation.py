@@ -149,10 +149,10 @@ def test_one_shot_keeps_the_whole_first_vic_answer_beside_the_iterated_one() -> 
     assert run(Script(look_again)).one_shot_answer is None
 
 
-def test_a_sentence_that_repeats_itself_ends_the_answer() -> None:
+def test_a_sentence_that_comes_a_third_time_in_a_row_ends_the_answer() -> None:
     made = run(Script(lambda request, step: " A dog. Another"))
-    assert made.answer == "A dog."
-    assert len(made.steps) == 2
+    assert made.answer == "A dog. A dog."
+    assert len(made.steps) == 3
 
 
 def test_an_answer_without_end_stops_at_the_step_limit() -> None:
