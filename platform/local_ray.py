@@ -76,6 +76,7 @@ def _start(actors: int) -> None:
         "num_cpus": max(MIN_CPUS, os.cpu_count() or 1, math.ceil(actors * CPUS_PER_ACTOR) + CPUS_BESIDE_ACTORS),
         "object_store_memory": OBJECT_STORE_BYTES,
         "include_dashboard": False,
+        "_node_ip_address": "127.0.0.1",  # nobody else's business, and no network is needed
     }
     address = os.environ.get("RAY_ADDRESS")
     try:

@@ -43,6 +43,7 @@ def shared_ray(ray_folder: None) -> Iterator[None]:
         num_cpus=max(4, os.cpu_count() or 1),
         object_store_memory=300 * 2**20,
         include_dashboard=False,
+        _node_ip_address="127.0.0.1",
         log_to_driver=False,
     )
     yield
