@@ -1,0 +1,232 @@
+"""The command line: verbs, flags, help, exit codes.
+
+Each verb imports what it needs when it runs, so `vigc --help` stays quick. A VigcError is the user's to mend and
+becomes one line on stderr; anything else is a fault in vigc and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import vigc
+from vigc.jobs.generate_command import GENERATE_EXAMPLES, generate
+from vigc.jobs.terminal import FAULT, NOT_OK, WRONG_USE, Json, help_end, make_console, print_json
+from vigc.platform.records import VigcError
+
+app = typer.Typer(
+    name="vigc",
+    help="Images in, corrected image-text instruction data out, with proof.",
+    epilog=help_end(
+        "vigc scenes scenes --num 200",
+        "vigc generate scenes --out data",
+        "vigc show data",
+        "vigc verify data",
+        "vigc export data --format llava",
+    ),
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Out = Annotated[str, typer.Argument(metavar="OUT", help="The dataset directory that `vigc generate --out OUT` wrote.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"vigc {vigc.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error, too. May stand anywhere.")
+    ] = False,
+) -> None:
+    """`main` reads --debug before Typer does; both are declared here for the help."""
+
+
+app.command(epilog=GENERATE_EXAMPLES)(generate)
+
+
+@app.command(epilog=help_end("vigc scenes scenes", "vigc scenes debiased --num 1000 --seed 8 --debiased"))
+def scenes(
+    out: Annotated[str, typer.Argument(metavar="OUT", help="A folder that does not exist yet, or is empty.")],
+    num: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same scenes.")] = 7,
+    debiased: Annotated[bool, typer.Option("--debiased", help="Objects without their usual company.")] = False,
+    max_objects: Annotated[int, typer.Option(min=1, max=5, help="In one scene.")] = 5,
+    json_: Json = False,
+) -> None:
+    """Render pictures with exact annotations, to try things on: OUT/images and OUT/annotations.json (COCO)."""
+    from vigc.jobs.scenes import make_scenes
+
+    written = make_scenes(out, num=num, seed=seed, debiased=debiased, max_objects=max_objects)
+    if json_:
+        print_json(
+            {"out": str(Path(out).absolute()), "num": num, "seed": seed, "debiased": debiased, "written": written}
+        )
+        return
+    typer.echo(f"{num} scenes in {out}" if written else f"{out} already holds exactly these {num} scenes.")
+    if written:
+        typer.echo(f"try  vigc generate {out} --out data")
+
+
+@app.command(
+    epilog=help_end(
+        "vigc show data --limit 20 | less",
+        "vigc show data --image-id 000042.jpg",
+        "vigc show data --kind detail --rejected",
+    )
+)
+def show(
+    out: Out,
+    limit: Annotated[int, typer.Option(min=1, help="How many rows.")] = 5,
+    image_id: Annotated[str | None, typer.Option(help="Only this image.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only this kind of conversation.")] = None,
+    rejected: Annotated[
+        bool, typer.Option("--rejected", help="Only rejected conversations, with the reasons.")
+    ] = False,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Only images that could not be used, with the reasons.")
+    ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Show rows as readable text: VIG's answer and VIC's side by side, the differences marked."""
+    from vigc.jobs.show import as_json_lines, select_rows, show_rows
+    from vigc.platform.store import Store
+
+    rows = select_rows(Store(out), image_id=image_id, kind=kind, rejected=rejected, failed=failed)
+    if json_:
+        for line in as_json_lines(rows, limit):
+            typer.echo(line)
+    elif not show_rows(make_console(), rows, limit):
+        typer.echo("No row matches.")
+
+
+@app.command(epilog=help_end("vigc verify data", "vigc verify data --json"))
+def verify(out: Out, json_: Json = False) -> None:
+    """Prove that every image that was asked for has exactly one complete row, and no file is torn or left over."""
+    from vigc.jobs.verify import as_json, in_words
+    from vigc.jobs.verify import verify as run_verify
+
+    found = run_verify(out)
+    if json_:
+        print_json(as_json(found))
+    else:
+        for line in in_words(found):
+            typer.echo(line)
+    if not found.ok:
+        raise typer.Exit(NOT_OK)
+
+
+@app.command(epilog=help_end("vigc digest data"))
+def digest(out: Out, json_: Json = False) -> None:
+    """Print one hash over all answers, to compare two data sets in one line."""
+    from vigc.jobs.digest import digest as run_digest
+
+    found = run_digest(out)
+    if json_:
+        print_json({"digest": found})
+    else:
+        typer.echo(found)
+
+
+@app.command(
+    epilog=help_end("vigc export data --format llava", "vigc export data --format llava --to train.json --check")
+)
+def export(
+    out: Out,
+    format: Annotated[str, typer.Option(help="llava.")] = "llava",
+    to: Annotated[str | None, typer.Option(help="The file to write.", show_default="OUT/exports/FORMAT.json")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Read the file back and check it.")] = False,
+    json_: Json = False,
+) -> None:
+    """Write the kept conversations as a training file. The file appears when it is complete."""
+    from vigc.jobs.export import run_export
+
+    done = run_export(out, format, to, check=check)
+    if json_:
+        print_json(
+            {
+                "file": str(done.file),
+                "num_examples": done.num_examples,
+                "image_folder": done.image_folder,
+                "checked": check,
+            }
+        )
+        return
+    typer.echo(f"{done.num_examples} examples in {done.file}{', checked' if check else ''}")
+    if done.image_folder:
+        typer.echo(f"images below {done.image_folder}")
+
+
+@app.command(epilog=help_end("vigc doctor", "vigc doctor --ray"))
+def doctor(
+    ray: Annotated[bool, typer.Option("--ray", help="Also start Ray and run a task on it.")] = False,
+    json_: Json = False,
+) -> None:
+    """Say what this machine has, what is missing, and how to get it."""
+    from vigc.jobs.doctor import State, diagnose
+
+    checks = []
+    for check in diagnose(with_ray=ray):
+        checks.append(check)
+        if not json_:
+            remedy = f"  {check.remedy}" if check.remedy else ""
+            typer.echo(f"{check.state.value:<8} {check.name:<15} {check.found}{remedy}")
+    if json_:
+        print_json(
+            {check.name: {"state": check.state.value, "found": check.found, "remedy": check.remedy} for check in checks}
+        )
+    if any(check.state is State.MISSING for check in checks):
+        raise typer.Exit(NOT_OK)
+
+
+bench = typer.Typer(
+    no_args_is_help=True, help="Measure: each benchmark prints a table, and --json FILE keeps its figures."
+)
+app.add_typer(bench, name="bench")
+
+
+@bench.command("embedded", epilog=help_end("vigc bench embedded", "vigc bench embedded --num 100 --json figures.json"))
+def bench_embedded(
+    model: Annotated[
+        str | None, typer.Option(help="Another model of the same world, instead of the shipped one.")
+    ] = None,
+    num: Annotated[int, typer.Option(min=1, help="Held-out scenes of each of the two sets.")] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="Of the scenes.")] = 1,
+    json_: Annotated[Path | None, typer.Option("--json", help="Write the figures here, too.")] = None,
+) -> None:
+    """How right the embedded model is on scenes it has never seen, beside baselines that do not look."""
+    from vigc.jobs.bench import embedded
+
+    embedded(model=model, num=num, seed=seed, json_file=json_)
+
+
+def main() -> None:
+    """The script `vigc`."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        app(arguments, prog_name="vigc")
+    except VigcError as error:
+        if "--debug" in sys.argv:
+            typer.echo(traceback.format_exc(), err=True)
+        typer.echo(f"vigc: {error}", err=True)
+        sys.exit(WRONG_USE)
+    except Exception as fault:
+        typer.echo(f"{traceback.format_exc()}\nvigc: this is a fault in vigc itself; please report it.", err=True)
+        raise SystemExit(FAULT) from fault
+
+
+if __name__ == "__main__":
+    main()

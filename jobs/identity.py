@@ -1,0 +1,114 @@
+"""Which model a run uses, without loading it: where it is, the hash of its weights, the size of its pictures.
+
+Read from the files alone, so that a finished run is recognised without torch. Weights that an earlier run of the same
+data set has hashed, and that have not been touched since, are not read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vigc.model.embedded import PATH as EMBEDDED
+from vigc.platform.records import ModelError
+
+# What transformers' InstructBlipVisionConfig assumes where config.json does not say.
+DEFAULT_IMAGE_SIZE = 224
+NOT_WEIGHTS = ("training_args.bin", "optimizer.bin", "scheduler.bin")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    name: str  # "embedded", a hub id, or the name of a folder
+    location: str  # what loading takes: an absolute path or a hub id
+    weights: str  # sha256 of the weight files, or the hub's commit
+    image_size: int  # side of the square pictures, in pixels
+    files: list[list[Any]]  # name, bytes and mtime_ns of each weight file; empty for a hub id
+
+
+def identify(model: str | None, earlier_runs: Iterable[Mapping[str, Any]] = ()) -> ModelIdentity:
+    """Looks at a model folder, a hub id, or (None) the embedded model.
+
+    Args:
+        earlier_runs: provenance of runs, which may hold the hash of the same untouched files.
+    Raises:
+        ModelError: no such folder or id, or a folder without configuration or weights.
+    """
+    folder = EMBEDDED if model is None else Path(model).expanduser().absolute()
+    if model is None and not folder.is_dir():
+        raise ModelError(f"{folder}: the embedded model is not there. Install vigc again, or pass --model.")
+    if not folder.exists():
+        return _identify_on_hub(str(model))
+    image_size = _image_size(folder / "config.json")
+    weights = sorted(
+        f for pattern in ("*.safetensors", "*.bin") for f in folder.glob(pattern) if f.name not in NOT_WEIGHTS
+    )
+    if not weights:
+        raise ModelError(
+            f"{folder}: no weights there (*.safetensors). A model folder is what transformers' save_pretrained writes."
+        )
+    files = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in weights]
+    known = (run["model"]["weights"] for run in earlier_runs if run.get("model", {}).get("files") == files)
+    return ModelIdentity(
+        name="embedded" if folder == EMBEDDED else folder.name,
+        location=str(folder),
+        weights=next(known, None) or _hash(weights),
+        image_size=image_size,
+        files=files,
+    )
+
+
+def _identify_on_hub(name: str) -> ModelIdentity:
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise ModelError(
+            f"{name}: no such folder. Pass the folder of a saved InstructBLIP model, "
+            "or a hub id such as Salesforce/instructblip-vicuna-7b."
+        )
+    import huggingface_hub as hub
+
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        if not isinstance(hub.try_to_load_from_cache(name, "config.json"), str):
+            # Asked first because it does not retry: without a network, a download tries for half a minute.
+            hub.get_hf_file_metadata(hub.hf_hub_url(name, "config.json"))
+        config = Path(hub.hf_hub_download(name, "config.json"))
+    except Exception as error:  # the hub's own errors, and those of its HTTP library
+        reason = next((line.strip(" .") for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ModelError(
+            f"{name}: no such folder, and the hub gave nothing for it ({reason}). Check the name, or the network."
+        ) from error
+    return ModelIdentity(name, name, f"hub commit {config.parent.name}", _image_size(config), [])
+
+
+def _image_size(config: Path) -> int:
+    try:
+        content = json.loads(config.read_bytes())
+        size = content.get("vision_config", {}).get("image_size", DEFAULT_IMAGE_SIZE)
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"{config.parent}: no config.json there. A model folder is what transformers' save_pretrained writes."
+        ) from error
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(
+            f"{config}: cannot be read as a model's configuration ({error}). Get the file again."
+        ) from error
+    if not isinstance(size, int) or size < 1:
+        raise ModelError(f"{config}: vision_config.image_size is {size!r}, not a number of pixels. Get the file again.")
+    return size
+
+
+def _hash(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            with file.open("rb") as stream:
+                while chunk := stream.read(1 << 24):
+                    digest.update(chunk)
+        except OSError as error:
+            raise ModelError(f"{file}: the weights cannot be read ({error.strerror}).") from error
+    return digest.hexdigest()

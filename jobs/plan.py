@@ -1,0 +1,157 @@
+"""A run, thought through before anything heavy starts: every setting checked, nothing written, no torch and no Ray.
+
+What decides the rows becomes the pass's request and is compared when the command is run again. What may differ between
+runs without changing a row (engine, actors, machine, versions) goes into `runs/NNN.json` beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, get_type_hints
+
+from vigc.jobs.config import GenerateConfig, PolicyValue
+from vigc.jobs.identity import ModelIdentity, identify
+from vigc.jobs.machine import num_cores, num_gpus
+from vigc.model.conversation import Policy, make_policy
+from vigc.model.prompts import PromptPack, load_pack
+from vigc.platform.files import explained
+from vigc.platform.records import ConfigError, StoreError
+from vigc.platform.sources import Source, open_source
+from vigc.platform.store import Pass, Store
+
+OPTIONS = {name: hint for name, hint in get_type_hints(Policy).items() if name != "name"}
+TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+@dataclass(frozen=True)
+class Plan:
+    config: GenerateConfig
+    source: Source
+    store: Store
+    existing: Pass | None  # the pass this run continues
+    num_in_source: int | None  # counted only where a pass is continued
+    model: ModelIdentity
+    pack: PromptPack
+    policy: Policy
+    device: str
+    dtype: str
+    gpus_per_actor: float
+    num_slots: int
+    num_threads: int  # of each actor's engine
+    request: dict[str, Any]
+
+
+def make_plan(config: GenerateConfig, *, overwrite: bool = False, resume: bool = False) -> Plan:
+    """Checks everything that can be checked without loading the model.
+
+    Raises:
+        VigcError: with what is wrong, where, and what to do.
+    """
+    if overwrite and resume:
+        raise ConfigError("--overwrite and --resume contradict each other. Give one of them.")
+    pack = load_pack(config.prompts)
+    for kind in config.kinds:
+        pack.kind(kind)
+    policy = policy_of(config)
+    if config.engine == "continuous" and policy.num_beams > 1:
+        raise ConfigError(
+            f"The policy {policy.name!r} decodes with {policy.num_beams} beams, which the continuous engine cannot. "
+            "Add --engine reference, or --set num_beams=1."
+        )
+    device, dtype, gpus_per_actor = _choose_hardware(config)
+    store = Store(config.out)
+    model = identify(config.model, (run for one in store.passes() for run in runs_of(one)))
+    source = open_source(config.images, config.annotations, config.source)
+    request = {
+        "source": source.describe(),
+        "limit": config.limit,
+        "kinds": list(config.kinds),
+        "model": {"name": model.name, "weights": model.weights},
+        "dtype": dtype,
+        "prompts": {"name": pack.name, "hash": pack.hash},
+        "policy": asdict(policy),
+        "seed": config.seed,
+    }
+    existing = None if overwrite else store.find_pass(request)
+    if resume and existing is None:
+        raise StoreError(f"{store.path} holds no data set that could be resumed. Leave --resume out to begin one.")
+    return Plan(
+        config=config,
+        source=source,
+        store=store,
+        existing=existing,
+        num_in_source=None if existing is None else sum(1 for _ in source),
+        model=model,
+        pack=pack,
+        policy=policy,
+        device=device,
+        dtype=dtype,
+        gpus_per_actor=gpus_per_actor,
+        num_slots=1 if config.engine == "reference" else config.slots,  # the reference engine takes one at a time
+        num_threads=max(1, num_cores() // config.actors),
+        request=request,
+    )
+
+
+def policy_of(config: GenerateConfig) -> Policy:
+    """The preset with the options that were set, each read as the type of its field."""
+    options = {name: _read_option(name, value) for name, value in config.policy_options.items()}
+    for name, value in (("temperature", config.temperature), ("top_p", config.top_p)):
+        if value is None:
+            continue
+        if name in options:
+            raise ConfigError(f"{name} is given twice, as a flag and with --set. Leave one out.")
+        options[name] = value
+    return make_policy(config.policy, **options)
+
+
+def runs_of(one: Pass) -> list[dict[str, Any]]:
+    """What the runs of a pass noted about themselves, oldest first."""
+    runs = []
+    for name in one.listed("runs"):
+        path = one.path / "runs" / name
+        with explained(path):
+            text = path.read_text(encoding="utf-8")
+        try:
+            runs.append(json.loads(text))
+        except ValueError as error:
+            raise StoreError(f"{path}: not JSON ({error}). It is a note about an earlier run; delete it.") from error
+    return runs
+
+
+def _read_option(name: str, value: PolicyValue) -> object:
+    if name not in OPTIONS:
+        raise ConfigError(f"--set {name}: the policy has no such option; it has {', '.join(OPTIONS)}.")
+    hint, text = OPTIONS[name], str(value).strip()
+    try:
+        if hint is bool:
+            return TRUTHS[text.lower()]
+        return hint(text)
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"--set {name}={text}: {name} must be {_expected(hint)}.") from error
+
+
+def _expected(hint: type) -> str:
+    if issubclass(hint, StrEnum):
+        return f"one of {', '.join(hint)}"
+    names: Mapping[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}
+    return names.get(hint, "a text")
+
+
+def _choose_hardware(config: GenerateConfig) -> tuple[str, str, float]:
+    """Device, dtype and GPUs of each actor; decided here, so that all actors agree and the user is told beforehand."""
+    on_cluster = bool(os.environ.get("RAY_ADDRESS"))
+    gpus = config.gpus_per_actor
+    if config.device.startswith("cuda") and not num_gpus() and not on_cluster:
+        raise ConfigError(
+            f"--device {config.device}: there is no NVIDIA GPU that this process could use. Use --device cpu."
+        )
+    if gpus is None:
+        gpus = 1 if config.device.startswith("cuda") or (config.device == "auto" and num_gpus()) else 0
+    device = config.device if config.device != "auto" else ("cuda" if gpus else "cpu")
+    dtype = config.dtype if config.dtype != "auto" else ("bfloat16" if device.startswith("cuda") else "float32")
+    return device, dtype, gpus

@@ -1,0 +1,36 @@
+"""What all verbs share at the terminal: exit codes, help's last lines, JSON and text output."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+NOT_OK, WRONG_USE, FAULT, INTERRUPTED = 1, 2, 3, 130
+
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 the data are not ok (verify found problems, no image gave a row, doctor misses something); "
+    "2 wrong use or input, said in one line; 3 a fault in vigc itself; 130 stopped with Ctrl-C."
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines, and nothing else, on stdout.")]
+
+
+def help_end(*examples: str) -> str:
+    """Examples and exit codes, as Typer wants them: a blank line keeps lines apart."""
+    return "\n\n".join(["[bold]Examples[/bold]", *(f"  {line}" for line in examples), EXIT_CODES])
+
+
+def make_console(*, quiet: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False, quiet=quiet)
+
+
+def print_json(content: Mapping[str, Any]) -> None:
+    typer.echo(json.dumps(content, ensure_ascii=False, indent=2))

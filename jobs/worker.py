@@ -1,0 +1,99 @@
+"""The actor of a run: one network and one engine, and many images talked about at once.
+
+Ray Data calls it with several batches at a time, all on one event loop; what is asked for any image waits in the same
+engine, which is what keeps its slots full. Heavy imports happen in the constructor, so the driver stays light.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from vigc.model.conversation import Policy, converse
+from vigc.model.prompts import PromptPack
+from vigc.platform.records import ConfigError, Conversation, Kind, RowStatus
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """All that a worker needs to know; prompts travel with it, so no file of the driver's machine is read."""
+
+    model: str
+    device: str
+    dtype: str
+    engine: str
+    num_slots: int
+    num_threads: int
+    pack: PromptPack
+    policy: Policy
+    kinds: tuple[Kind, ...]
+    seed: int
+    request: str  # the number of the pass
+
+
+class Worker:
+    """See the module."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when transformers is imported
+        from vigc.model.engines import make_engine
+        from vigc.model.network import load_network
+
+        self._settings = settings
+        network = load_network(settings.model, device=settings.device, dtype=settings.dtype)
+        self._engine = make_engine(
+            settings.engine, network, num_slots=settings.num_slots, num_threads=settings.num_threads
+        )
+
+    async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
+        import pyarrow as pa
+
+        from vigc.platform.schema import ROW
+
+        rows = await asyncio.gather(*(self._row(values) for values in batch.to_pylist()))
+        yield pa.Table.from_pylist(rows, schema=ROW)
+
+    async def _row(self, values: dict[str, Any]) -> dict[str, Any]:
+        """One image: its record with conversations, or with the reason why there are none."""
+        from vigc.platform.schema import to_dict
+
+        row = values | {
+            "status": RowStatus.FAILED.value,
+            "error": None,
+            "conversations": [],
+            "request": self._settings.request,
+        }
+        if values["error_kind"] is not None:
+            return row | {"error": {"kind": values["error_kind"], "message": values["error_message"]}}
+        try:
+            conversations = await self._converse(values["image_id"], values["pixels"])
+        except ConfigError:
+            raise  # a setting that the engine refuses would fail every image alike
+        except Exception as error:  # noqa: BLE001  the engine's, about this image; it becomes data, the others go on
+            return row | {"error": {"kind": "engine", "message": f"{type(error).__name__}: {error}"}}
+        return row | {"status": RowStatus.OK.value, "conversations": [to_dict(spoken) for spoken in conversations]}
+
+    async def _converse(self, image_id: str, pixels: bytes) -> list[Conversation]:
+        """All kinds at once; when one fails, the others are cancelled and free their slots."""
+        import numpy as np
+
+        settings, engine = self._settings, self._engine
+        picture = np.frombuffer(pixels, dtype=np.uint8).reshape(engine.image_size, engine.image_size, 3)
+        seed_key = f"{settings.seed}/{image_id}"
+        try:
+            async with engine.image(picture) as image, asyncio.TaskGroup() as group:
+                complete = partial(engine.complete, image)
+                tasks = [
+                    group.create_task(converse(complete, settings.pack, kind, settings.policy, seed_key=seed_key))
+                    for kind in settings.kinds
+                ]
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None  # the first to fail; the others were cancelled for it
+        return [task.result() for task in tasks]

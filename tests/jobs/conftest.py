@@ -1,0 +1,68 @@
+"""The command line: its exit code and what it printed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vigc.jobs.cli import main
+from vigc.jobs.scenes import make_scenes
+
+VIGC = (sys.executable, "-m", "vigc.jobs.cli")
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Vigc = Callable[..., Result]
+
+
+@pytest.fixture
+def vigc_here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Vigc:
+    """The same in this process, for verbs that need no Ray: the answer comes in milliseconds."""
+
+    def run(*arguments: object, cwd: Path | None = None) -> Result:
+        if cwd is not None:
+            monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["vigc", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main()
+        captured = capsys.readouterr()
+        return Result(int(stop.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def vigc(ray_folder: None) -> Vigc:
+    """A process of its own, as a user starts it."""
+
+    def run(*arguments: object, cwd: Path | None = None, timeout: float = 300) -> Result:
+        done = subprocess.run(
+            [*VIGC, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def scenes_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes") / "scenes"
+    make_scenes(folder, num=12, seed=7)
+    return folder

@@ -1,0 +1,145 @@
+"""Help, versions and the verbs that need neither torch nor Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from datasets import finished
+
+HEAVY = ("torch", "ray", "transformers", "pyarrow", "numpy", "PIL")
+VERBS = ("generate", "scenes", "export", "show", "verify", "digest", "doctor")
+
+# Runs the command line in this process and says on stderr which heavy modules it imported.
+SPY = """
+import sys
+from vigc.jobs.cli import main
+try:
+    main()
+except SystemExit as stop:
+    print(*[m for m in {modules!r} if m in sys.modules], file=sys.stderr)
+    raise
+"""
+
+
+def heavy_imports_of(*arguments):
+    code = SPY.format(modules=HEAVY)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr.split()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([verb, "--help"] for verb in VERBS)], ids=" ".join)
+def test_help_imports_nothing_heavy(arguments):
+    assert heavy_imports_of(*arguments) == []
+
+
+def test_the_spy_on_imports_sees_them(tmp_path):
+    finished(tmp_path / "data")
+
+    assert {"pyarrow", "numpy"} <= set(heavy_imports_of("digest", tmp_path / "data"))
+
+
+def test_help_names_every_verb_the_examples_and_the_exit_codes(vigc_here):
+    text = vigc_here("--help").out
+
+    assert all(verb in text for verb in VERBS)
+    assert "vigc generate scenes --out data" in text
+    assert "130 stopped with Ctrl-C" in " ".join(text.split())
+
+
+def test_the_version_is_the_package_s(vigc_here):
+    import vigc as package
+
+    assert vigc_here("--version").out == f"vigc {package.__version__}\n"
+
+
+def test_an_unknown_verb_suggests_the_right_one(vigc_here):
+    result = vigc_here("generat")
+
+    assert result.code == 2
+    assert "generate" in result.err
+
+
+def test_shell_completion_knows_the_verbs():
+    asked = {"_VIGC_COMPLETE": "complete_bash", "COMP_WORDS": "vigc gen", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "vigc.jobs.cli"], env=os.environ | asked, capture_output=True, text=True, check=False
+    )
+
+    assert done.stdout.split() == ["generate"]
+
+
+def test_verify_finds_a_whole_data_set_ok_and_exits_0(vigc, tmp_path):
+    finished(tmp_path / "data", num=6, failed=1)
+
+    result = vigc("verify", tmp_path / "data")
+
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith("ok: 6 images asked for, 6 rows, 1 of them for images that could not be used")
+
+
+def test_verify_exits_1_and_says_what_is_wrong(vigc_here, tmp_path):
+    store = finished(tmp_path / "data")
+    torn = next(store.passes()[0].rows_dir.glob("*.parquet"))
+    torn.write_bytes(torn.read_bytes()[:-20])
+
+    for arguments in ([], ["--json"]):
+        result = vigc_here("verify", tmp_path / "data", *arguments)
+        assert result.code == 1
+        assert torn.name in result.out
+    assert result.json()["ok"] is False
+
+
+def test_digest_prints_the_hash_and_nothing_else(vigc_here, tmp_path):
+    from vigc.platform.digest import digest
+
+    finished(tmp_path / "data")
+
+    assert vigc_here("digest", tmp_path / "data").out == f"{digest(tmp_path / 'data')}\n"
+    assert vigc_here("digest", tmp_path / "data", "--json").json() == {"digest": digest(tmp_path / "data")}
+
+
+def test_export_writes_a_file_that_passes_its_own_check(vigc_here, tmp_path):
+    store = finished(tmp_path / "data", num=6, failed=1)
+
+    done = vigc_here("export", tmp_path / "data", "--format", "llava", "--json").json()
+
+    examples = json.loads((store.path / "exports" / "llava.json").read_text())
+    assert done["num_examples"] == len(examples) == 4  # two odd images, two kinds each
+    assert done["image_folder"] == "/nowhere"
+
+
+def test_export_with_check_refuses_images_that_are_not_there(vigc_here, tmp_path):
+    finished(tmp_path / "data", num=6)
+
+    result = vigc_here("export", tmp_path / "data", "--to", tmp_path / "train.json", "--check")
+
+    assert result.code == 2
+    assert "There is no image 'im1.png' in /nowhere" in result.err
+
+
+def test_doctor_names_what_is_there(vigc_here):
+    found = vigc_here("doctor", "--json").json()
+
+    assert found["ray"] == {"state": "ok", "found": __import__("ray").__version__, "remedy": ""}
+    assert found["embedded model"]["state"] == "ok"
+    assert {"cores", "memory", "disk", "device"} <= found.keys()
+
+
+def test_a_reader_that_goes_away_is_no_fault(tmp_path):
+    finished(tmp_path / "data", num=40, failed=0)
+    show = subprocess.Popen(
+        [sys.executable, "-m", "vigc.jobs.cli", "show", tmp_path / "data", "--limit", "40", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    show.stdout.close()
+
+    assert b"Traceback" not in show.stderr.read()
+    show.wait()

@@ -1,0 +1,165 @@
+"""Flags, the YAML file, and what becomes of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from vigc.jobs.config import make_config
+from vigc.jobs.plan import make_plan, policy_of
+from vigc.model.sentences import Unit
+from vigc.platform.records import ConfigError, ModelError, StoreError
+
+
+@pytest.fixture
+def yaml_file(tmp_path):
+    def write(text):
+        path = tmp_path / "run.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def config_with(**flags):
+    return make_config({"images": "photos", "out": "data"} | flags)
+
+
+def test_flags_win_over_the_file_and_the_file_over_the_defaults(yaml_file):
+    file = yaml_file(
+        "images: photos\nout: data\nkinds: [detail, conversation]\nseed: 3\ntop-p: 0.5\nset:\n  max_steps: 2\n"
+    )
+
+    config = make_config({"seed": 4, "images": None, "policy_options": []}, file)
+
+    assert (config.images, config.seed, config.slots, config.top_p) == ("photos", 4, 64, 0.5)
+    assert config.kinds == ["conversation", "detail"]
+    assert policy_of(config).max_steps == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("images: a\nslot: 2\n", "2: unknown key 'slot'"),
+        ("images: a\n\nslots: many\n", "3: slots: should be a valid integer"),
+        ("images: a\nslots: 0\n", "2: slots: should be greater than or equal to 1, not 0"),
+        ("images: a\nkinds: [detail, story]\n", "2: kinds: there is no 'story'; use conversation, detail"),
+        ("images: a\nkinds: []\n", "2: kinds: needs at least one of"),
+        ("images: a\nimages: b\n", "2: 'images' stands twice, first in line 1"),
+        ("images: [a\n", "not valid YAML"),
+        ("images: !!python/name:os.system\n", "1: not valid YAML"),
+        ("- images\n", "1: the file must hold lines"),
+        ("overwrite: true\n", "1: unknown key 'overwrite'"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named_with_its_line(yaml_file, text, complaint):
+    file = yaml_file(text)
+
+    with pytest.raises(ConfigError) as caught:
+        make_config({"out": "data"}, file)
+
+    assert str(caught.value).startswith(f"{file}:")
+    assert complaint in str(caught.value)
+
+
+def test_a_flag_that_is_wrong_is_blamed_and_not_the_file(yaml_file):
+    with pytest.raises(ConfigError, match=r"^--engine: "):
+        make_config({"engine": "steam"}, yaml_file("images: a\nout: b\nengine: reference\n"))
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "value"),
+    [
+        ("max_steps=3", "max_steps", 3),
+        ("stop_when_done=no", "stop_when_done", False),
+        ("one_shot=true", "one_shot", True),
+        ("repetition_penalty=1.25", "repetition_penalty", 1.25),
+        ("unit=paragraph", "unit", Unit.PARAGRAPH),
+    ],
+)
+def test_an_option_of_the_policy_is_read_as_the_type_of_its_field(option, name, value):
+    changed = getattr(policy_of(config_with(policy_options=[option])), name)
+
+    assert changed == value
+    assert type(changed) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        ({"policy_options": ["max_steps=many"]}, "max_steps must be a whole number"),
+        ({"policy_options": ["stop_when_done=perhaps"]}, "must be true or false"),
+        ({"policy_options": ["unit=verse"]}, "one of sentence, reference_sentence, paragraph, whole"),
+        ({"policy_options": ["steps=2"]}, "no such option; it has unit, max_steps"),
+        ({"policy_options": ["name=mine"]}, "no such option"),
+        ({"policy_options": ["temperature=1"], "temperature": 0.5}, "given twice"),
+        ({"policy": "wishful"}, "there are paper, shipped"),
+        ({"temperature": -1.0}, "temperature must be at least 0"),
+    ],
+)
+def test_a_policy_that_cannot_be_is_refused(flags, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        policy_of(config_with(**flags))
+
+
+def test_the_request_holds_what_decides_the_rows_and_nothing_about_the_machine(scenes_dir, tmp_path):
+    def request(**flags):
+        return make_plan(config_with(images=str(scenes_dir), out=str(tmp_path / "data"), **flags)).request
+
+    assert request() == request(engine="reference", slots=2, actors=3)
+    for flags in (
+        {"seed": 1},
+        {"kinds": "detail"},
+        {"limit": 3},
+        {"policy_options": ["max_steps=2"]},
+        {"dtype": "bfloat16"},
+    ):
+        assert request() != request(**flags)
+    assert request(kinds="detail,reasoning") == request(kinds="reasoning,detail")
+
+
+def test_actors_share_the_cores(scenes_dir, tmp_path):
+    from vigc.jobs.machine import num_cores
+
+    def threads(actors):
+        return make_plan(config_with(images=str(scenes_dir), out=str(tmp_path / "data"), actors=actors)).num_threads
+
+    assert threads(1) == num_cores()
+    assert threads(num_cores()) == 1
+    assert threads(10 * num_cores()) == 1
+
+
+def test_a_model_folder_is_told_apart_by_its_weights_not_by_its_place(scenes_dir, tmp_path):
+    import shutil
+
+    from vigc.model.embedded import PATH
+
+    def weights(folder):
+        config = config_with(images=str(scenes_dir), out=str(tmp_path / "data"), model=str(folder))
+        return make_plan(config).request["model"]["weights"]
+
+    copy = shutil.copytree(PATH, tmp_path / "copy")
+    assert weights(copy) == weights(PATH)
+    with (copy / "model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        last = file.read(1)
+        file.seek(-1, 2)
+        file.write(bytes([last[0] ^ 1]))
+    assert weights(copy) != weights(PATH)
+
+
+def test_a_folder_that_is_no_model_is_refused(scenes_dir, tmp_path):
+    (tmp_path / "model").mkdir()
+    for content, complaint in ((None, "no config.json there"), ("{", "cannot be read"), ("{}", "no weights there")):
+        if content:
+            (tmp_path / "model" / "config.json").write_text(content)
+        with pytest.raises(ModelError, match=complaint):
+            make_plan(config_with(images=str(scenes_dir), out=str(tmp_path / "d"), model=str(tmp_path / "model")))
+
+
+def test_resume_insists_on_a_data_set(scenes_dir, tmp_path):
+    config = config_with(images=str(scenes_dir), out=str(tmp_path / "data"))
+
+    with pytest.raises(StoreError, match="could be resumed"):
+        make_plan(config, resume=True)
+    with pytest.raises(ConfigError, match="contradict"):
+        make_plan(config, resume=True, overwrite=True)

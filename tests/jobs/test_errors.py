@@ -1,0 +1,115 @@
+"""Every documented error: one line on stderr, exit code 2, nothing written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from datasets import draw, finished
+
+
+@pytest.fixture
+def place(tmp_path):
+    draw(tmp_path / "photos" / "a.png", seed=1)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "annotations.json").write_text('{"images": [')
+    (tmp_path / "orphan").mkdir()
+    orphan = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 2}], "categories": []}
+    (tmp_path / "orphan" / "annotations.json").write_text(json.dumps(orphan))
+    (tmp_path / "bad.yaml").write_text("seed: 1\nslot: 2\n")
+    (tmp_path / "pack.yaml").write_text("name: mine\nquestion: 'Q:'\n")
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "dear.txt").write_text("...")
+    finished(tmp_path / "other")
+    return tmp_path
+
+
+def files_below(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("generate empty --out out", "empty holds no image"),
+        ("generate nowhere --out out", "nowhere: no such file or folder"),
+        ("generate torn --out out", "annotations.json: not a JSON file"),
+        ("generate orphan --out out", "annotations[0] names image_id 2"),
+        ("generate photos --annotations lost.json --out out", "lost.json: no such annotation file"),
+        ("generate photos --out other", "another request: kinds: [\"conversation\", \"detail\"] -> "),
+        ("generate photos --out letters", "holds 'dear.txt', which is no data set"),
+        ("generate photos --out photos/a.png", "a.png is a file"),
+        ("generate photos --out photos/a.png/out", "a file stands where a folder is needed"),
+        ("generate photos --out letters --overwrite", "holds 'dear.txt', which is no data set"),
+        ("generate photos --out out --kinds story", "--kinds: there is no 'story'"),
+        ("generate photos --out out --policy wishful", "there are paper, shipped"),
+        ("generate photos --out out --policy shipped", "Add --engine reference, or --set num_beams=1"),
+        ("generate photos --out out --set steps=2", "--set steps: the policy has no such option"),
+        ("generate photos --out out --set max_steps", "not of the form option=value"),
+        ("generate photos --out out --config bad.yaml", "bad.yaml:2: unknown key 'slot'"),
+        ("generate photos --out out --prompts pack.yaml", "pack.yaml:2: unknown key 'question'"),
+        ("generate photos --out out --model nomodel", "nomodel: no such folder"),
+        ("generate photos --out out --model letters", "no config.json there"),
+        ("generate photos --out out --engine steam", "--engine: should be 'continuous' or 'reference'"),
+        ("generate photos --out out --device tpu", "--device: there is no device 'tpu'"),
+        ("generate photos --out out --actors 0", "--actors: should be greater than or equal to 1"),
+        ("generate photos --out out --resume", "holds no data set that could be resumed"),
+        ("generate photos", "--out is missing"),
+        ("generate --out out", "IMAGES is missing"),
+        ("show photos", "holds no data set"),
+        ("verify nowhere", "holds no data set"),
+        ("digest nowhere", "holds no data set"),
+        ("export other --format sharepoint", "There is no export format 'sharepoint'"),
+        ("show other --kind story", "There is no kind 'story'"),
+    ],
+)  # fmt: skip
+def test_a_mistake_gives_one_line_and_leaves_nothing(vigc_here, place, arguments, complaint):
+    before = files_below(place)
+
+    result = vigc_here(*arguments.split(), cwd=place)
+
+    assert result.code == 2
+    assert complaint in result.err
+    assert result.err.startswith("vigc: ")
+    assert result.err.count("\n") == 1
+    assert result.out == ""
+    assert files_below(place) == before
+
+
+def test_an_error_looks_the_same_from_a_process_of_its_own(vigc, place):
+    result = vigc("generate", "empty", "--out", "out", cwd=place)
+
+    assert (result.code, result.out) == (2, "")
+    assert (
+        result.err == "vigc: empty holds no image. Name a folder with JPEG, PNG, WebP, BMP, TIFF or GIF files in it.\n"
+    )
+
+
+def test_a_disk_without_room_is_named_and_nothing_half_written_stays(place):
+    """A limit on the size of files stands for the full disk."""
+    limited = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64)); from vigc.jobs.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", limited, "generate", "photos", "--out", "out"],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert "a file grew past the size limit" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (place / "out").exists()
+
+
+def test_debug_shows_where_an_error_was_raised_wherever_it_stands(vigc_here, place):
+    for arguments in (("--debug", "verify", "nowhere"), ("verify", "nowhere", "--debug")):
+        result = vigc_here(*arguments, cwd=place)
+        assert result.code == 2
+        assert "Traceback" in result.err
+        assert "StoreError" in result.err
