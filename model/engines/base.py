@@ -7,6 +7,7 @@ Serve's, a test's), answered through `call_soon_threadsafe`. A caller that is ca
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import queue
 import threading
@@ -28,6 +29,8 @@ from vigc.platform.records import ConfigError, ModelError
 class Blank:
     """The picture without a picture: every pixel has the mean colour."""
 
+    order = -1
+
 
 BLANK: Final = Blank()
 
@@ -35,8 +38,11 @@ BLANK: Final = Blank()
 class ImageHandle:
     """An image that an engine knows; its vision features are held while the handle is open."""
 
+    _numbers = itertools.count()
+
     def __init__(self, pixels: np.ndarray) -> None:
         self.pixels = pixels
+        self.order = next(self._numbers)  # who came first is served first
         self.features: Tensor | None = None  # (num_patches + 1, vision_width)
 
 

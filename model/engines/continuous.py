@@ -105,7 +105,7 @@ class ContinuousEngine(Engine):
         self._slots: list[_Slot] = []
         self._next: Tensor = torch.zeros(0, dtype=torch.long)  # the token each slot feeds next
         self._encodes: deque[Job] = deque()
-        self._waiting: deque[Job] = deque()
+        self._waiting: list[Job] = []
         self._scores: deque[Job] = deque()
         self._held: set[ImageHandle] = set()
         self._blank: Tensor | None = None
@@ -169,7 +169,8 @@ class ContinuousEngine(Engine):
                 job.fail(ModelError(f"The engine failed: {type(error).__name__}: {error}"))
 
     def _drop_cancelled(self) -> None:
-        for line in (self._encodes, self._waiting, self._scores):
+        lines: list[list[Job] | deque[Job]] = [self._encodes, self._waiting, self._scores]
+        for line in lines:
             alive = [job for job in line if not job.cancelled.is_set()]
             line.clear()
             line.extend(alive)
@@ -215,7 +216,10 @@ class ContinuousEngine(Engine):
         if self._slots and company < self.num_slots // 8 and self._patience < _PATIENCE:
             return
         self._patience = 0
-        jobs = [self._waiting.popleft() for _ in range(company)]
+        # Oldest image first: images finish one after the other instead of all at the end.
+        self._waiting.sort(key=lambda job: job.image.order)
+        jobs = self._waiting[:company]
+        del self._waiting[:company]
         self._attempt(jobs, lambda: self._prefill(jobs))
 
     def _prefill(self, jobs: list[Job]) -> None:
