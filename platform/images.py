@@ -166,6 +166,8 @@ def _identify(data: bytes) -> Image.Image:
 
 
 def _unidentified(data: bytes) -> _Unusable:
+    if data.startswith((b"II*\0", b"MM\0*")):
+        return _Unusable("unsupported", "a damaged TIFF, or one of numbers instead of colours; convert it to PNG")
     if data.startswith(_MAGIC) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP"):
         return _Unusable("truncated", "the file begins like an image, but its header is cut short or damaged")
     if data[4:8] == b"ftyp":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,9 @@ from vigc.jobs.cli import main
 from vigc.jobs.scenes import make_scenes
 
 VIGC = (sys.executable, "-m", "vigc.jobs.cli")
+
+# All images of a run are talked about at once and finish together, which on a busy machine can take some minutes.
+PATIENT = {"RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S": "300"}
 
 
 @dataclass(frozen=True)
@@ -52,13 +56,36 @@ def vigc_here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
 def vigc(ray_folder: None) -> Vigc:
     """A process of its own, as a user starts it."""
 
-    def run(*arguments: object, cwd: Path | None = None, timeout: float = 300) -> Result:
+    def run(*arguments: object, cwd: Path | None = None, timeout: float = 400) -> Result:
         done = subprocess.run(
-            [*VIGC, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False
+            [*VIGC, *map(str, arguments)],
+            cwd=cwd,
+            env=os.environ | PATIENT,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
         )
         return Result(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def vigc_started(ray_folder: None) -> Callable[..., subprocess.Popen[str]]:
+    """A process that is still running, at the head of a process group as under a shell."""
+
+    def start(*arguments: object) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*VIGC, *map(str, arguments)],
+            env=os.environ | PATIENT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    return start
 
 
 @pytest.fixture(scope="session")
