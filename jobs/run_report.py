@@ -79,8 +79,8 @@ def duration(seconds: float) -> str:
 
 def say_plan(console: Console, plan: Plan) -> None:
     config = plan.config
-    slots = f"{plan.num_slots} slots, " if config.engine == "continuous" else ""
-    actors = f"{config.actors} actors" if config.actors > 1 else "1 actor"
+    slots = f"{_number(plan.num_slots, 'slot')}, " if config.engine == "continuous" else ""
+    actors = _number(config.actors, "actor")
     _say(
         console,
         ("images", plan.source.describe()),
@@ -89,6 +89,10 @@ def say_plan(console: Console, plan: Plan) -> None:
         ("asked for", f"{', '.join(config.kinds)}; policy {plan.policy.name}, seed {config.seed}"),
     )
     console.print()
+
+
+def _number(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _state(plan: Plan) -> str:

@@ -42,7 +42,10 @@ class Worker:
     """See the module."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when transformers is imported
+        # Read when torch and transformers are imported. A thread that waits for its partner gives its core away, or
+        # two engines on the same cores, or an engine and anything else, mostly wait for each other.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
         from vigc.model.engines import make_engine
         from vigc.model.network import load_network
 
