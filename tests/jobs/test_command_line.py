@@ -8,7 +8,11 @@ import subprocess
 import sys
 
 import pytest
-from datasets import finished
+from datasets import commit, finished, row
+
+from vigc.jobs.config import make_config
+from vigc.jobs.plan import make_plan
+from vigc.platform.store import Store
 
 HEAVY = ("torch", "ray", "transformers", "pyarrow", "numpy", "PIL")
 VERBS = ("generate", "scenes", "export", "show", "verify", "digest", "doctor")
@@ -143,3 +147,17 @@ def test_a_reader_that_goes_away_is_no_fault(tmp_path):
 
     assert b"Traceback" not in show.stderr.read()
     show.wait()
+
+
+def test_generate_exits_1_when_no_image_gave_a_row_that_can_be_used(vigc_here, tmp_path):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "im0.png").write_bytes(b"")
+    plan = make_plan(make_config({"images": str(tmp_path / "broken"), "out": str(tmp_path / "data")}))
+    done = Store(tmp_path / "data").create_pass(plan.request, plan.source)
+    commit(done, [row(record, error="empty") for record in plan.source], "b_000000")
+
+    result = vigc_here("generate", tmp_path / "broken", "--out", tmp_path / "data")
+
+    assert result.code == 1
+    assert "1 of 1 images: 0 ok, 1 failed (empty 1)" in result.out
+    assert "No image gave a row that can be used" in result.err

@@ -15,7 +15,6 @@ from PIL import Image
 
 from vigc.platform.digest import digest
 from vigc.platform.exports.llava import validate
-from vigc.platform.records import Kind
 from vigc.platform.store import Store
 from vigc.platform.verify import verify
 
@@ -247,14 +246,3 @@ def test_a_model_that_cannot_be_loaded_is_one_line_and_leaves_nothing(vigc, pict
     assert result.err.startswith(f"vigc: {model}: the Q-Former tokenizer could not be loaded")
     assert result.err.count("\n") == 1
     assert not (tmp_path / "data").exists()
-
-
-def test_pictures_of_which_none_can_be_read_are_told_by_the_exit_code(vigc, tmp_path):
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "a.jpg").write_bytes(b"")
-
-    result = vigc("generate", tmp_path / "broken", "--out", tmp_path / "data", "--kinds", Kind.DETAIL.value)
-
-    assert result.code == 1
-    assert "1 of 1 images: 0 ok, 1 failed (empty 1)" in result.out
-    assert "No image gave a row that can be used" in result.err
