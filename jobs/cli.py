@@ -64,13 +64,14 @@ def scenes(
     num: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same scenes.")] = 7,
     debiased: Annotated[bool, typer.Option("--debiased", help="Objects without their usual company.")] = False,
-    max_objects: Annotated[int, typer.Option(min=1, max=5, help="In one scene.")] = 5,
+    min_objects: Annotated[int, typer.Option(min=1, max=12, help="In one scene, at least.")] = 1,
+    max_objects: Annotated[int, typer.Option(min=1, max=12, help="In one scene, at most.")] = 5,
     json_: Json = False,
 ) -> None:
     """Render pictures with exact annotations, to try things on: OUT/images and OUT/annotations.json (COCO)."""
     from vigc.jobs.scenes import make_scenes
 
-    written = make_scenes(out, num=num, seed=seed, debiased=debiased, max_objects=max_objects)
+    written = make_scenes(out, num=num, seed=seed, debiased=debiased, min_objects=min_objects, max_objects=max_objects)
     if json_:
         print_json(
             {"out": str(Path(out).absolute()), "num": num, "seed": seed, "debiased": debiased, "written": written}
@@ -203,7 +204,7 @@ def bench_embedded(
     model: Annotated[
         str | None, typer.Option(help="Another model of the same world, instead of the shipped one.")
     ] = None,
-    num: Annotated[int, typer.Option(min=1, help="Held-out scenes of each of the two sets.")] = 500,
+    num: Annotated[int, typer.Option(min=1, help="Held-out scenes of each of the four sets.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of the scenes.")] = 1,
     json_: Annotated[Path | None, typer.Option("--json", help="Write the figures here, too.")] = None,
 ) -> None:

@@ -9,19 +9,38 @@ from pathlib import Path
 from typing import Any
 
 from vigc.platform.files import explained
-from vigc.platform.records import StoreError
+from vigc.platform.records import ConfigError, StoreError
 
 
 def make_scenes(
-    out: str | Path, *, num: int, seed: int, debiased: bool = False, max_objects: int = 5, size: int = 320
+    out: str | Path,
+    *,
+    num: int,
+    seed: int,
+    debiased: bool = False,
+    min_objects: int = 1,
+    max_objects: int = 5,
+    size: int = 320,
 ) -> bool:
     """Writes OUT/images and OUT/annotations.json; does nothing, and says False, when exactly these scenes are there.
 
     Raises:
         StoreError: OUT holds something else, or cannot be written.
+        ConfigError: more objects at least than at most.
     """
+    if min_objects > max_objects:
+        raise ConfigError(
+            f"--min-objects {min_objects} is more than --max-objects {max_objects}. Raise the second, too."
+        )
     path = Path(out).absolute()
-    wanted: dict[str, Any] = {"num": num, "seed": seed, "debiased": debiased, "max_objects": max_objects, "size": size}
+    wanted: dict[str, Any] = {
+        "num": num,
+        "seed": seed,
+        "debiased": debiased,
+        "min_objects": min_objects,
+        "max_objects": max_objects,
+        "size": size,
+    }
     with explained(path):
         if path.exists() and not path.is_dir():
             raise StoreError(f"{path} is a file. Name a folder that does not exist yet.")

@@ -3,12 +3,13 @@
 VIC answers gold questions of every topic, beside the two baselines that need no eyes: guessing among the choices, and
 the most frequent answer. VIG's own output is counted where it parses; detailed descriptions are compared with what is
 there, for VIG and for VIC, with length and recall beside the share of descriptions that name an absent object, since
-cutting must not look like correcting.
+cutting must not look like correcting. Both are about the same scenes, so their difference is tested pair by pair.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import re
 from collections import Counter, defaultdict
@@ -19,13 +20,12 @@ from typing import TypeVar
 import numpy as np
 
 from vigc.model.conversation import Policy, answer_question, converse
-from vigc.model.embedded.shape import IMAGE_SIZE
 from vigc.model.engines import Engine, ImageHandle
 from vigc.model.prompts import PromptPack
 from vigc.model.scenes.drawing import render
 from vigc.model.scenes.wording import CONVERSATION, QuestionAnswer, ask
-from vigc.model.scenes.world import CATEGORIES, Scene, Split, make_scene
-from vigc.platform.records import Conversation, Kind, Verdict
+from vigc.model.scenes.world import CATEGORIES, EASY, HARD, Scene, Split, make_scene
+from vigc.platform.records import Conversation, Kind
 
 T = TypeVar("T")
 
@@ -51,9 +51,28 @@ class DescriptionScore:
     length: float  # mean number of words
 
 
-def held_out_scenes(num: int, seed: int, *, debiased: bool = False) -> list[Scene]:
-    """Scenes no training has drawn."""
-    return [make_scene(Split.HELD_OUT, seed, index, debiased=debiased) for index in range(num)]
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Descriptions of the same scenes before and after: how many lost their absent objects, how many gained some."""
+
+    fixed: int
+    broken: int
+
+    @property
+    def p_value(self) -> float:
+        """Exact two-sided McNemar test: how likely so uneven a split is, were either as likely as the other."""
+        total = self.fixed + self.broken
+        tail = sum(math.comb(total, i) for i in range(min(self.fixed, self.broken) + 1))
+        return min(1.0, float(2 * tail / 2**total))
+
+
+def held_out_scenes(num: int, seed: int, *, debiased: bool = False, hard: bool = False) -> list[Scene]:
+    """Scenes no training has drawn: 1 to 5 objects, or 6 to 12."""
+    fewest, most = HARD if hard else EASY
+    return [
+        make_scene(Split.HELD_OUT, seed, index, debiased=debiased, min_objects=fewest, max_objects=most)
+        for index in range(num)
+    ]
 
 
 async def score_questions(engine: Engine, pack: PromptPack, policy: Policy, scenes: list[Scene]) -> list[TopicScore]:
@@ -127,19 +146,29 @@ def score_descriptions(scenes: list[Scene], descriptions: list[str]) -> Descript
     )
 
 
+def compare(scenes: list[Scene], before: list[str], after: list[str]) -> Change:
+    """Scene by scene, whether an absent object is named."""
+    pairs = [(_is_wrong(s, b), _is_wrong(s, a)) for s, b, a in zip(scenes, before, after, strict=True)]
+    return Change(pairs.count((True, False)), pairs.count((False, True)))
+
+
+def _is_wrong(scene: Scene, text: str) -> bool:
+    return bool(named_categories(text) - {o.category for o in scene.objects})
+
+
+def largest_opening(questions: list[str]) -> float:
+    """Share of the commonest first two words."""
+    return Counter(" ".join(q.split()[:2]).lower() for q in questions).most_common(1)[0][1] / len(questions)
+
+
 def named_categories(text: str) -> set[str]:
     """Categories of the scenes' world that a text names, in the singular or plural."""
     return {c for c in CATEGORIES if re.search(rf"\b{c}(?:s|es)?\b", text, re.IGNORECASE)}
 
 
-def kept_details(conversations: list[list[Conversation]], position: int) -> list[int]:
-    """Indices of the scenes whose conversation at `position` was kept."""
-    return [i for i, row in enumerate(conversations) if row[position].status is Verdict.KEPT]
-
-
 async def _for_each(engine: Engine, scenes: list[Scene], work: Callable[[Scene, ImageHandle], Awaitable[T]]) -> list[T]:
     async def one(scene: Scene) -> T:
-        async with engine.image(np.asarray(render(scene, IMAGE_SIZE))) as image:
+        async with engine.image(np.asarray(render(scene, engine.image_size))) as image:
             return await work(scene, image)
 
     return list(await asyncio.gather(*(one(scene) for scene in scenes)))

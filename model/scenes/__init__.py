@@ -21,6 +21,7 @@ def write_scenes(
     num: int,
     seed: int,
     debiased: bool = False,
+    min_objects: int = 1,
     max_objects: int = 5,
     size: int = 320,
     split: Split = Split.HELD_OUT,
@@ -33,7 +34,7 @@ def write_scenes(
     entries: list[dict[str, Any]] = []
     boxes: list[dict[str, Any]] = []
     for index in range(num):
-        scene = make_scene(split, seed, index, debiased=debiased, max_objects=max_objects)
+        scene = make_scene(split, seed, index, debiased=debiased, min_objects=min_objects, max_objects=max_objects)
         name = f"{index:06d}.{'png' if index % 5 == 4 else 'jpg'}"
         render(scene, size).save(images / name, quality=92)
         entries.append(
@@ -54,6 +55,7 @@ def write_scenes(
             "split": split.value,
             "num": num,
             "debiased": debiased,
+            "min_objects": min_objects,
             "max_objects": max_objects,
             "size": size,
         },

@@ -11,20 +11,15 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vigc.model.scenes.world import AT_HOME, CATEGORIES, COLOURS, COMPANION, SIZES, Scene, SceneObject
+from vigc.model.scenes.world import AT_HOME, BACKGROUNDS, CATEGORIES, COLOURS, COMPANION, SIZES, Scene, SceneObject
 
-PLACES = (
-    "at the top left",
-    "at the top",
-    "at the top right",
-    "on the left",
-    "in the middle",
-    "on the right",
-    "at the bottom left",
-    "at the bottom",
-    "at the bottom right",
+# A place's name says row and column of the layout: "at the upper far left".
+PLACES = tuple(
+    f"at the {row} {column}"
+    for row in ("top", "upper", "lower", "bottom")
+    for column in ("far left", "left", "right", "far right")
 )
-NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 WHERE = {
     "beach": "on a beach",
     "park": "in a park",
@@ -126,7 +121,7 @@ def _position(scene: Scene, thing: SceneObject, rng: random.Random) -> QuestionA
         (f"Where is {name}?", f"In which part of the picture is {name}?", f"Where in the image can {name} be seen?")
     )
     place = PLACES[thing.cell]
-    return QuestionAnswer("position", question, _capital(f"{name} is {place} of the picture."), place, PLACES, (thing,))
+    return QuestionAnswer("position", question, _capital(f"{name} is {place}."), place, PLACES, (thing,))
 
 
 def _size(scene: Scene, thing: SceneObject, rng: random.Random) -> QuestionAnswer | None:
@@ -156,16 +151,21 @@ def _count(scene: Scene, thing: SceneObject, rng: random.Random) -> QuestionAnsw
 
 
 def _count_category(scene: Scene, thing: SceneObject, rng: random.Random) -> QuestionAnswer:
-    number, names = scene.count(thing.category), _plural(thing.category)
+    """None, one or several of a category are asked about equally often, where the scene has them."""
+    by_number: dict[int, list[str]] = {}
+    for category in CATEGORIES:
+        by_number.setdefault(min(2, scene.count(category)), []).append(category)
+    category = rng.choice(by_number[rng.choice(sorted(by_number))])
+    number, names = scene.count(category), _plural(category)
     question = rng.choice((f"How many {names} are there?", f"How many {names} does the picture show?"))
-    counted = thing.category if number == 1 else names
+    counted = category if number == 1 else names
     return QuestionAnswer(
         "count of a category",
         question,
         f"There {_is(number)} {NUMBERS[number]} {counted}.",
         NUMBERS[number],
         NUMBERS,
-        (thing.category,),
+        (category,),
     )
 
 
@@ -238,13 +238,11 @@ def _background(scene: Scene, thing: SceneObject, rng: random.Random) -> Questio
 
 def _what_is_there(scene: Scene, thing: SceneObject, rng: random.Random) -> QuestionAnswer:
     place = PLACES[thing.cell]
-    question = rng.choice(
-        (f"What is {place} of the picture?", f"What can be seen {place}?", f"Which object is {place}?")
-    )
+    question = rng.choice((f"What is {place}?", f"What can be seen {place}?", f"Which object is {place}?"))
     return QuestionAnswer(
         "what is there",
         question,
-        _capital(f"{_described(thing)} is {place} of the picture."),
+        _capital(f"{_described(thing)} is {place}."),
         thing.category,
         CATEGORIES,
         (thing,),
@@ -277,61 +275,68 @@ def ask(scene: Scene, topic: str, rng: random.Random) -> QuestionAnswer | None:
     return next((qa for thing in things if (qa := CONVERSATION[topic](scene, thing, rng)) is not None), None)
 
 
-def curious_question(scene: Scene, rng: random.Random) -> QuestionAnswer:
-    """What somebody would ask first: it depends on the thing that catches the eye and on the place, so different
-    pictures get different questions.
+def striking(scene: Scene) -> SceneObject:
+    """What catches the eye: the first large object in reading order, or the first of all."""
+    return next((o for o in scene.objects if o.size == "large"), scene.objects[0])
+
+
+def curious_question(scene: Scene) -> QuestionAnswer:
+    """What somebody would ask first. Topic and phrase follow from the striking object's category and colour and from
+    nothing else, so that one who sees it knows what to ask, and different pictures get different questions.
     """
-    focus = max(scene.objects, key=lambda o: (o.size == "large", -o.cell))
+    focus = striking(scene)
     topics = list(CONVERSATION)
-    favourite = (3 * CATEGORIES.index(focus.category) + 5 * COLOURS.index(focus.colour) + focus.cell) % len(topics)
-    for topic in (topics[favourite], *rng.sample(topics, len(topics))):
-        if rng.random() < 0.9 and (qa := CONVERSATION[topic](scene, focus, rng)) is not None:
+    first = CATEGORIES.index(focus.category) + 3 * COLOURS.index(focus.colour)
+    for step in range(len(topics)):
+        rng = random.Random(f"{focus.category}/{focus.colour}")
+        if (qa := CONVERSATION[topics[(first + step) % len(topics)]](scene, focus, rng)) is not None:
             return qa
-    return _background(scene, focus, rng)
+    raise AssertionError("a question about the background can always be asked")
+
+
+DESCRIBE = (
+    "Can you describe this image in detail?",
+    "What does the picture show?",
+    "Please describe everything in the picture.",
+    "What can you see in this image?",
+    "Could you list all that is here?",
+    "Which objects does this image hold?",
+)
 
 
 def describe(scene: Scene, rng: random.Random) -> QuestionAnswer:
-    """A detailed description: the place and the count, every object in reading order, a relation, a closing."""
-    number = len(scene.objects)
+    """A detailed description: the place and the count, every object in reading order, a closing. How it is asked for
+    follows from the place.
+    """
+    sentences = [opening(scene.background, len(scene.objects), rng), *(say(o) for o in scene.objects), closing(rng)]
+    return QuestionAnswer("detail", DESCRIBE[BACKGROUNDS.index(scene.background)], " ".join(sentences))
+
+
+def opening(background: str, number: int, rng: random.Random) -> str:
+    """The description's first sentence."""
     objects = f"{NUMBERS[number]} object{'s' * (number != 1)}"
-    sentences = [
-        rng.choice(
-            (
-                f"The picture was taken {WHERE[scene.background]} and shows {objects}.",
-                f"The image shows {objects} {WHERE[scene.background]}.",
-            )
-        )
-    ]
-    for thing in scene.objects:
-        place, what = PLACES[thing.cell], _described(thing)
-        sentences.append(
-            rng.choice(
-                (
-                    f"There is {what} {place}.",
-                    _capital(f"{place} there is {what}."),
-                    _capital(f"{what} can be seen {place}."),
-                )
-            )
-        )
-    if number > 1:
-        relation = _left_right(scene, scene.objects[0], rng) or _above_below(scene, scene.objects[0], rng)
-        if relation is not None:
-            sentences.append(relation.answer)
-    sentences.append(rng.choice(("Nothing else is in the picture.", "No other objects can be seen.")))
-    question = rng.choice(
+    return rng.choice(
         (
-            "Can you describe this image in detail?",
-            "What does the picture show?",
-            "Please describe everything in the picture.",
-            "What can you see in this image?",
+            f"The picture was taken {WHERE[background]} and shows {objects}.",
+            f"The image shows {objects} {WHERE[background]}.",
         )
     )
-    return QuestionAnswer("detail", question, " ".join(sentences))
+
+
+def say(thing: SceneObject) -> str:
+    """A sentence of a description about one object."""
+    place, what = PLACES[thing.cell], _described(thing)
+    return f"There is {what} {place}." if thing.size == "large" else f"{_capital(place)} there is {what}."
+
+
+def closing(rng: random.Random) -> str:
+    """The description's last sentence."""
+    return rng.choice(("Nothing else is in the picture.", "No other objects can be seen."))
 
 
 def reason(scene: Scene, rng: random.Random) -> QuestionAnswer:
     """A question that needs a step beyond naming, answered in two or three sentences with the reason."""
-    focus = max(scene.objects, key=lambda o: (o.size == "large", -o.cell))
+    focus = striking(scene)
     name, place, where = name_of(focus, scene, rng), PLACES[focus.cell], WHERE[scene.background]
     mood, because = _MOODS[scene.background]
     words, activity = f"{focus.size} {focus.colour} {focus.category}", USES[focus.category][1]
@@ -353,12 +358,12 @@ def reason(scene: Scene, rng: random.Random) -> QuestionAnswer:
         options.append(
             (
                 f"How would you help somebody to find {name}?",
-                f"I would tell them to look {place} of the picture. "
+                f"I would tell them to look {place}. "
                 f"{_capital(name)} is {focus.size} and {focus.colour}. {_neighbour(scene, focus, rng)}",
             )
         )
     favourite = (CATEGORIES.index(focus.category) + COLOURS.index(focus.colour)) % len(options)
-    question, answer = options[favourite] if rng.random() < 0.75 else rng.choice(options)
+    question, answer = options[favourite]
     return QuestionAnswer("reasoning", question, answer.strip())
 
 

@@ -16,7 +16,9 @@ CATEGORIES = ("ball", "boat", "car", "chair", "clock", "cup", "fish", "flower", 
 COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "black", "white")
 SIZES = ("small", "large")
 BACKGROUNDS = ("beach", "park", "street", "room", "snowy field", "desert")
-GRID = 3  # objects lie in distinct cells of a 3 x 3 layout, away from the cell's middle by a jitter
+GRID = 4  # objects lie in distinct cells of a 4 x 4 layout, away from the cell's middle by a jitter
+MAX_OBJECTS = 12
+EASY, HARD = (1, 5), (6, 12)  # fewest and most objects
 
 # How much likelier than 1 a category is on a background.
 AT_HOME = {
@@ -67,7 +69,7 @@ class SceneObject:
     category: str
     colour: str
     size: str
-    cell: int  # 0..8 in reading order
+    cell: int  # 0..15 in reading order
     box: tuple[float, float, float, float]
 
     @property
@@ -91,16 +93,20 @@ class Scene:
         return sum(o.category == category for o in self.objects)
 
 
-def make_scene(split: Split, seed: int, index: int, *, debiased: bool = False, max_objects: int = 5) -> Scene:
-    """The scene number `index` of a seed: 1 to `max_objects` (at most 9) objects, uniform categories and colours when
-    `debiased`.
+def make_scene(
+    split: Split, seed: int, index: int, *, debiased: bool = False, min_objects: int = 1, max_objects: int = 5
+) -> Scene:
+    """The scene number `index` of a seed: `min_objects` to `max_objects` (at most 12) objects, uniform categories and
+    colours when `debiased`.
     """
-    if not 1 <= max_objects <= GRID * GRID:
-        raise ValueError(f"max_objects is {max_objects}, but a scene holds 1 to {GRID * GRID} objects.")
-    name = f"{split.value}/{'debiased' if debiased else 'biased'}/{seed}/{index}"
+    if not 1 <= min_objects <= max_objects <= MAX_OBJECTS:
+        raise ValueError(
+            f"A scene holds 1 to {MAX_OBJECTS} objects, fewest first, not {min_objects} to {max_objects} of them."
+        )
+    name = f"{split.value}/{'debiased' if debiased else 'biased'}/{min_objects}-{max_objects}/{seed}/{index}"
     rng = random.Random(name)
     background = rng.choice(BACKGROUNDS)
-    cells = sorted(rng.sample(range(GRID * GRID), rng.randint(1, max_objects)))
+    cells = sorted(rng.sample(range(GRID * GRID), rng.randint(min_objects, max_objects)))
     categories: list[str] = []
     for _ in cells:
         categories.append(_category(rng, background, categories, debiased))
@@ -123,11 +129,11 @@ def _place(rng: random.Random, category: str, cell: int, debiased: bool) -> Scen
     usual = USUAL_COLOUR[category]
     colour = usual if not debiased and rng.random() < 0.45 else rng.choice(COLOURS)
     size = rng.choice(SIZES)
-    side = rng.uniform(0.14, 0.17) if size == "small" else rng.uniform(0.25, 0.30)
+    side = rng.uniform(0.105, 0.135) if size == "small" else rng.uniform(0.20, 0.26)
     width, height = side * rng.uniform(0.92, 1.08), side * rng.uniform(0.92, 1.08)
     # Centres stay in their cell; boxes may reach into a neighbour's, so near things hide parts of far ones.
-    x = 0.185 + 0.315 * (cell % GRID) + rng.uniform(-0.07, 0.07)
-    y = 0.185 + 0.315 * (cell // GRID) + rng.uniform(-0.07, 0.07)
+    x = (cell % GRID + 0.5) / GRID + rng.uniform(-0.05, 0.05)
+    y = (cell // GRID + 0.5) / GRID + rng.uniform(-0.05, 0.05)
     x = min(max(x, width / 2 + 0.005), 0.995 - width / 2)
     y = min(max(y, height / 2 + 0.005), 0.995 - height / 2)
     return SceneObject(category, colour, size, cell, (x - width / 2, y - height / 2, width, height))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 from vigc.platform.sources import open_source
 
@@ -68,3 +69,20 @@ def test_a_lost_picture_is_noticed(vigc_here, tmp_path):
 
     assert result.code == 2
     assert "lacks 1 of its images, such as 000001.jpg" in result.err
+
+
+def test_crowded_scenes_hold_as_many_objects_as_asked_for(vigc_here, tmp_path):
+    vigc_here("scenes", tmp_path / "s", "--num", 8, "--min-objects", 6, "--max-objects", 12)
+
+    document = json.loads((tmp_path / "s" / "annotations.json").read_text())
+    numbers = Counter(a["image_id"] for a in document["annotations"])
+    assert len(numbers) == 8
+    assert set(numbers.values()) <= set(range(6, 13))
+
+
+def test_more_objects_at_least_than_at_most_are_refused(vigc_here, tmp_path):
+    result = vigc_here("scenes", tmp_path / "s", "--min-objects", 6)
+
+    assert result.code == 2
+    assert "--min-objects 6 is more than --max-objects 5" in result.err
+    assert not (tmp_path / "s").exists()

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
 
 from vigc.model import embedded
 from vigc.model.conversation import make_policy
-from vigc.model.embedded.evaluate import generate, held_out_scenes, parse_rate, score_descriptions, score_questions
-from vigc.model.embedded.language import LanguageRecipe
-from vigc.model.embedded.shape import make_config, make_model
-from vigc.model.embedded.train import train
-from vigc.model.embedded.vision import VisionRecipe, patch_labels, pretrain_vision
+from vigc.model.embedded.evaluate import (
+    Change,
+    compare,
+    generate,
+    held_out_scenes,
+    largest_opening,
+    parse_rate,
+    score_descriptions,
+    score_questions,
+)
 from vigc.model.engines import ContinuousEngine
-from vigc.model.network import Network, load_network
+from vigc.model.network import Network
 from vigc.model.prompts import load_pack
 from vigc.model.scenes import Split, make_scene
 from vigc.model.scenes.world import CATEGORIES
-from vigc.model.training import IGNORE, Sample, Schedule, language_loss, make_optimizer
+from vigc.model.training import Sample, Schedule, language_loss, make_optimizer
 from vigc.platform.records import Kind
 
 PACK, PAPER = load_pack(), make_policy("paper")
@@ -66,6 +70,30 @@ def test_counting_absent_objects_is_worked_out_by_hand() -> None:
     assert score.recall == len(there[0]) / (len(there[0]) + len(there[1]))
 
 
+def test_descriptions_are_compared_scene_by_scene() -> None:
+    scenes = [make_scene(Split.TRAIN, 1, i) for i in range(4)]
+    absent = [next(c for c in CATEGORIES if not s.count(c)) for s in scenes]
+    wrong = [f"There is a {c}." for c in absent]
+    right = ["There is nothing."] * 4
+    assert compare(scenes, [*wrong[:2], *right[2:]], [right[0], *wrong[1:3], right[3]]) == Change(fixed=1, broken=1)
+
+
+def test_the_paired_test_is_the_exact_one() -> None:
+    assert Change(5, 0).p_value == 2 / 32
+    assert Change(3, 1).p_value == 2 * (1 + 4) / 16
+    assert Change(4, 4).p_value == Change(0, 0).p_value == 1.0
+    assert Change(40, 12).p_value == Change(12, 40).p_value < 0.001
+
+
+def test_the_commonest_opening_is_two_words_whatever_their_case() -> None:
+    assert largest_opening(["How many cars?", "how many boats?", "How big is it?", "Where is it?"]) == 0.5
+
+
+def test_easy_and_hard_scenes_are_told_apart_by_their_number_of_objects() -> None:
+    assert {len(s.objects) <= 5 for s in held_out_scenes(50, 1)} == {True}
+    assert {6 <= len(s.objects) <= 12 for s in held_out_scenes(50, 1, hard=True)} == {True}
+
+
 def test_the_loss_counts_target_tokens_only(network: Network) -> None:
     features = network.encode_images(torch.zeros(1, network.image_size, network.image_size, 3, dtype=torch.uint8))
     prompt, target = "What color is the car?", " The car is red."
@@ -98,38 +126,3 @@ def test_the_optimizer_decays_matrices_and_leaves_frozen_parts_out() -> None:
     decayed, kept = make_optimizer([module], 1e-3).param_groups
     assert (len(decayed["params"]), decayed["weight_decay"]) == (1, 0.05)
     assert (len(kept["params"]), kept["weight_decay"]) == (3, 0.0)
-
-
-def test_patch_labels_name_what_covers_the_patch() -> None:
-    scene = make_scene(Split.TRAIN, 9, 4)
-    labels = patch_labels(scene)
-    for thing in scene.objects:
-        covered = labels["cell"] == thing.cell
-        assert covered.any()
-        assert (labels["category"][covered] == CATEGORIES.index(thing.category)).all()
-    assert (labels["colour"][labels["category"] == len(CATEGORIES)] == IGNORE).all()
-
-
-@pytest.mark.slow
-def test_the_eyes_learn_from_the_first_steps(network: Network) -> None:
-    torch.manual_seed(0)
-    fresh = make_model(make_config(len(network.tokenizer), len(network.tokenizer), 3, 1, 2, 0)).vision_model
-    losses: list[float] = []
-    pretrain_vision(fresh, VisionRecipe(num_steps=50, batch_size=8), lambda step, f: losses.append(f["loss"]))
-    assert losses[-1] < 7.5  # about 9.5 before the first step
-
-
-@pytest.mark.slow
-def test_training_goes_through_both_stages_and_leaves_a_model_that_loads(tmp_path: Path) -> None:
-    stages: list[str] = []
-
-    def report(stage: str):  # type: ignore[no-untyped-def]
-        stages.append(stage)
-        return lambda step, figures: None
-
-    train(tmp_path, VisionRecipe(num_steps=2, batch_size=2), LanguageRecipe(num_steps=2, num_scenes=1), report)
-    made = load_network(tmp_path, device="cpu")
-    assert stages == ["eyes", "words"]
-    assert len(made.tokenizer) <= 1024
-    text = " Question: Where is the umbrella? Answer: The umbrella is at the top left of the picture."
-    assert made.tokenizer.decode(made.tokenizer(text, add_special_tokens=False).input_ids) == text
