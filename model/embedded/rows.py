@@ -57,16 +57,18 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class TextMixture:
-    """The texts of one scene: one VIG description, one VIG question, one of reasoning or knowledge, and VIC's."""
+    """The texts of one scene: one VIG description, and so many of these."""
 
     num_begun: int = 2  # VIC descriptions, begun at random
+    num_curious: int = 1  # VIG questions
     num_questions: int = 8  # VIC questions
+    num_thoughtful: int = 1  # reasoning or knowledge, VIG or VIC
     whole: float = 0.3  # share of VIC descriptions that are learnt from the beginning to the end
     noise: float = 0.3  # share of begun descriptions in which something is wrong
 
     @property
     def num_texts(self) -> int:
-        return 3 + self.num_begun + self.num_questions
+        return 1 + self.num_begun + self.num_curious + self.num_questions + self.num_thoughtful
 
 
 def training_scene(seed: int, index: int, *, hard_share: float = 0.6) -> Scene:
@@ -152,13 +154,12 @@ def _texts(scene: Scene, pack: PromptPack, mixture: TextMixture, rng: random.Ran
     texts = [_vig(pack, Kind.DETAIL, describe(scene, rng), rng, about=scene.objects, listing=True)]
     texts += [_begun_description(scene, pack, mixture, rng) for _ in range(mixture.num_begun)]
     curious = curious_question(scene)
-    texts.append(_vig(pack, Kind.CONVERSATION, curious, rng, about=curious.about))
-    while len(texts) < mixture.num_texts - 1:
+    texts += [_vig(pack, Kind.CONVERSATION, curious, rng, about=curious.about) for _ in range(mixture.num_curious)]
+    while len(texts) < mixture.num_texts - mixture.num_thoughtful:
         qa = ask(scene, rng.choices(topics, weights)[0], rng)
         if qa is not None:
             texts.append(_question(scene, pack, qa, rng))
-    texts.append(_thoughtful(scene, pack, rng))
-    return texts
+    return texts + [_thoughtful(scene, pack, rng) for _ in range(mixture.num_thoughtful)]
 
 
 def _vig(pack: PromptPack, kind: Kind, qa: QuestionAnswer, rng: random.Random, **about: Any) -> _Text:
