@@ -1,6 +1,6 @@
 """Draws what VIC gains against the number of query tokens: JSON lines of `vigc.model.embedded.ablate` to an SVG.
 
-    python tests/benchmarks/plot_queries.py results/queries.jsonl results/queries.svg
+python tests/benchmarks/plot_queries.py results/queries.jsonl results/queries.svg
 """
 
 from __future__ import annotations
