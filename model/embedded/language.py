@@ -22,6 +22,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
+from vigc.model.embedded.loss import Sample, average_gradients, language_loss
 from vigc.model.embedded.shape import CLIP_MEAN, CLIP_STD, IMAGE_SIZE
 from vigc.model.network import Network
 from vigc.model.prompts import PromptPack
@@ -29,7 +30,7 @@ from vigc.model.scenes.drawing import render
 from vigc.model.scenes.wording import CONVERSATION, QuestionAnswer, ask, curious_question, describe, know, reason
 from vigc.model.scenes.world import BACKGROUNDS, CATEGORIES, COLOURS, GRID, SIZES, Scene, SceneObject
 from vigc.model.sentences import split_sentences
-from vigc.model.training import IGNORE, Sample, Schedule, average_gradients, language_loss, make_optimizer
+from vigc.model.training import IGNORE, Schedule, make_optimizer
 from vigc.platform.records import Kind
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<image>")

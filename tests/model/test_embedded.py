@@ -13,6 +13,7 @@ from vigc.model import embedded
 from vigc.model.conversation import make_policy
 from vigc.model.embedded.evaluate import generate, held_out_scenes, parse_rate, score_descriptions, score_questions
 from vigc.model.embedded.language import LanguageRecipe
+from vigc.model.embedded.loss import Sample, language_loss
 from vigc.model.embedded.shape import make_config, make_model
 from vigc.model.embedded.train import train
 from vigc.model.embedded.vision import VisionRecipe, patch_labels, pretrain_vision
@@ -21,7 +22,7 @@ from vigc.model.network import Network, load_network
 from vigc.model.prompts import load_pack
 from vigc.model.scenes import Split, make_scene
 from vigc.model.scenes.world import CATEGORIES
-from vigc.model.training import IGNORE, Sample, Schedule, language_loss, make_optimizer
+from vigc.model.training import IGNORE, Schedule, make_optimizer
 from vigc.platform.records import Kind
 
 PACK, PAPER = load_pack(), make_policy("paper")

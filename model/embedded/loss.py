@@ -1,9 +1,7 @@
-"""What training shares: the schedule, the optimiser, and the language batch with its loss."""
+"""The language loss of the embedded model's own training, which wants the visual tokens, too."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -11,40 +9,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from vigc.model.network import Network, pad_right
-
-IGNORE = -100  # label of positions that do not count
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """Linear warm-up to `peak`, then cosine to `floor` at `num_steps`."""
-
-    peak: float
-    floor: float
-    num_steps: int
-    num_warmup: int
-
-    def at(self, step: int) -> float:
-        if step < self.num_warmup:
-            return self.peak * (step + 1) / self.num_warmup
-        progress = min(1.0, (step - self.num_warmup) / max(1, self.num_steps - self.num_warmup))
-        return self.floor + (self.peak - self.floor) * (1 + math.cos(math.pi * progress)) / 2
-
-    def apply(self, optimizer: torch.optim.Optimizer, step: int) -> None:
-        for group in optimizer.param_groups:
-            group["lr"] = self.at(step)
-
-
-def make_optimizer(modules: Iterable[nn.Module], learning_rate: float, weight_decay: float = 0.05) -> torch.optim.AdamW:
-    """AdamW over what is trainable; biases, norms and other vectors are not decayed (facts of the paper's recipe:
-    weight decay 0.05).
-    """
-    trainable = [p for module in modules for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
+from vigc.model.training.instructions import IGNORE
 
 
 @dataclass(frozen=True, slots=True)
