@@ -1,0 +1,140 @@
+"""The verb `train` at the terminal."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields, is_dataclass
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from vigc.jobs.terminal import INTERRUPTED, Json, help_end, make_console, print_json
+from vigc.platform.records import ConfigError, Kind
+
+TRAIN_EXAMPLES = help_end(
+    "vigc train --recipe paper_7b --print",
+    "vigc train --recipe paper_7b --data detail_23k.json --data complex_reasoning_77k.json --images coco --out run",
+    "vigc train --recipe lora_7b --data data --model my_model --out run --workers 2 --set parallel=zero2",
+    "vigc train --recipe paper_7b --data data --out run --set optimizer.peak=1e-5 --set num_epochs=1 --merge",
+)
+
+
+def train(
+    recipe: Annotated[str, typer.Option(help="Which preset; `--print` shows what it says.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="A JSON file of LLaVA's form, or an OUT of `vigc generate`. May be repeated."),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(help="The run's folder. The same command again continues there.", show_default=False)
+    ] = None,
+    validation: Annotated[str | None, typer.Option(help="Held-out data; decides the best checkpoint.")] = None,
+    images: Annotated[str | None, typer.Option(help="The folder that image names in JSON files are below.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Of all records, where files do not say it.")] = None,
+    model: Annotated[str | None, typer.Option(help="What to start from.", show_default="the recipe's base")] = None,
+    prompts: Annotated[str | None, typer.Option(help="A prompt pack (YAML).", show_default="the project's own")] = None,
+    options: Annotated[
+        list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="Change one value of the recipe.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, each with a GPU of its own if there are any.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    max_failures: Annotated[int, typer.Option(min=0, help="Lost workers after which the run gives up.")] = 8,
+    merge: Annotated[bool, typer.Option("--merge", help="Also write a full model to OUT/model.")] = False,
+    print_: Annotated[bool, typer.Option("--print", help="Show the recipe as it would run, and stop.")] = False,
+    json_: Json = False,
+) -> None:
+    """Fine-tune the Q-Former and the projection (or what the recipe says) on question-answer data.
+
+    Run the same command again to continue after an interruption.
+    """
+    chosen = make_recipe(recipe, options or [])
+    if print_:
+        typer.echo(json.dumps(asdict(chosen), indent=2))
+        return
+    if out is None:
+        raise ConfigError("--out is missing. Say where the run goes.")
+    from vigc.jobs.train import make_plan, merge_run, run_train
+    from vigc.jobs.train_report import TrainLine
+
+    plan = make_plan(
+        chosen,
+        out,
+        data or [],
+        validation=validation,
+        images=images,
+        kind=_kind(kind),
+        model=model,
+        prompts=prompts,
+        num_workers=workers,
+        device=device,
+        max_failures=max_failures,
+    )
+    console = make_console(quiet=json_)
+    line = TrainLine(console, plan)
+    try:
+        with line.shown():
+            outcome = run_train(plan, line.report)
+    except KeyboardInterrupt as stop:
+        typer.echo("Stopped. The same command goes on from the last checkpoint.", err=True)
+        raise typer.Exit(INTERRUPTED) from stop
+    full = merge_run(plan, outcome) if merge else None
+    if json_:
+        result = {"out": str(outcome.out), "updates": outcome.num_updates, "val_loss": outcome.val_loss}
+        print_json(result | {"weights": str(outcome.trained), "model": str(full) if full else None})
+        return
+    measured = "" if outcome.val_loss is None else f", validation loss {outcome.val_loss:.4f}"
+    console.print(f"{outcome.num_updates} updates done{measured}. Trained weights: {outcome.trained}")
+    if full:
+        console.print(f"Full model: {full}   (vigc generate IMAGES --model {full} --out DATA)")
+
+
+def make_recipe(name: str, options: list[str]) -> Any:
+    """A preset with values changed.
+
+    Raises:
+        ConfigError: no such preset, no such option, or a value of another type.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    from vigc.model.training.recipe import PRESETS, Recipe
+
+    if name not in PRESETS:
+        raise ConfigError(f"There is no recipe {name!r}; use {', '.join(PRESETS)}.")
+    (preset,) = PRESETS[name]()
+    values = asdict(preset)
+    for option in options:
+        path, equals, text = option.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {option!r} is not of the form option=value.")
+        _put(values, Recipe, path.strip(), text.strip())
+    try:
+        return TypeAdapter(Recipe).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(
+            f"--set {'.'.join(map(str, first['loc']))}: {first['msg']}, not {first['input']!r}."
+        ) from error
+
+
+def _put(values: dict[str, Any], owner: Any, path: str, text: str) -> None:
+    head, _, rest = path.partition(".")
+    known = [f.name for f in fields(owner)]
+    if head not in known:
+        raise ConfigError(f"--set: there is no option {head!r}; known are {', '.join(known)}.")
+    hint = get_type_hints(owner)[head]
+    nested = next((h for h in (hint, *getattr(hint, "__args__", ())) if is_dataclass(h)), None)
+    if rest:
+        if nested is None:
+            raise ConfigError(f"--set: {head} has no parts; use {head}=VALUE.")
+        values[head] = values[head] if values[head] is not None else asdict(nested())  # type: ignore[operator]
+        _put(values[head], nested, rest, text)
+    else:
+        values[head] = None if text in ("none", "None") else text.split(",") if "tuple" in str(hint) else text
+
+
+def _kind(name: str | None) -> Kind | None:
+    if name is None:
+        return None
+    if name not in list(Kind):
+        raise ConfigError(f"There is no kind {name!r}; use {', '.join(Kind)}.")
+    return Kind(name)
