@@ -286,8 +286,8 @@ def other_width(state: State) -> State:
         (lambda s: s | {"Qformer.cls.bias": torch.zeros(1)}, r"1 unknown \(Qformer.cls.bias\)"),
         (lambda s: s | {"Qformer.bert.encoder.layer.1.crossattention.self.key.bias": torch.zeros(16)}, "1 unknown"),
         (
-            lambda s: s | {"Qformer.bert.embeddings.layernorm.weight": torch.zeros(16)},
-            "1 unknown .*embeddings.layernorm",
+            lambda s: {key.replace("embeddings.LayerNorm", "embeddings.layernorm"): t for key, t in s.items()},
+            "2 unknown .*embeddings.layernorm.*2 missing .*embeddings.LayerNorm",
         ),
         (lambda s: s | {"llama_proj.bias": torch.zeros(8)}, r"1 unknown \(ll"),
         (lambda s: s | {"llm_model.base_model.model.x.lora_A.default.weight": torch.zeros(1)}, "1 unknown .*lora_A"),
