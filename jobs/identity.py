@@ -6,7 +6,6 @@ data set has hashed, and that have not been touched since, are not read again.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -15,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from vigc.model.embedded import PATH as EMBEDDED
+from vigc.model.weight_files import find_weights, hash_files
 from vigc.platform.records import ModelError
 
 # What transformers' InstructBlipVisionConfig assumes where config.json does not say.
 DEFAULT_IMAGE_SIZE = 224
-NOT_WEIGHTS = ("training_args.bin", "optimizer.bin", "scheduler.bin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +44,13 @@ def identify(model: str | None, earlier_runs: Iterable[Mapping[str, Any]] = ()) 
     if not folder.exists():
         return _identify_on_hub(str(model))
     image_size = _image_size(folder / "config.json")
-    weights = sorted(
-        f for pattern in ("*.safetensors", "*.bin") for f in folder.glob(pattern) if f.name not in NOT_WEIGHTS
-    )
-    if not weights:
-        raise ModelError(
-            f"{folder}: no weights there (*.safetensors). A model folder is what transformers' save_pretrained writes."
-        )
+    weights = find_weights(folder)
     files = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in weights]
     known = (run["model"]["weights"] for run in earlier_runs if run.get("model", {}).get("files") == files)
     return ModelIdentity(
         name="embedded" if folder == EMBEDDED else folder.name,
         location=str(folder),
-        weights=next(known, None) or _hash(weights),
+        weights=next(known, None) or hash_files(weights),
         image_size=image_size,
         files=files,
     )
@@ -100,15 +93,3 @@ def _image_size(config: Path) -> int:
     if not isinstance(size, int) or size < 1:
         raise ModelError(f"{config}: vision_config.image_size is {size!r}, not a number of pixels. Get the file again.")
     return size
-
-
-def _hash(files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        try:
-            with file.open("rb") as stream:
-                while chunk := stream.read(1 << 24):
-                    digest.update(chunk)
-        except OSError as error:
-            raise ModelError(f"{file}: the weights cannot be read ({error.strerror}).") from error
-    return digest.hexdigest()
