@@ -61,7 +61,7 @@ class TrainPlan:
 @dataclass(frozen=True)
 class TrainOutcome:
     out: Path
-    num_updates: int
+    update: int  # whose weights these are: the best, where there was validation, else the last
     val_loss: float | None
     trained: Path
 
@@ -130,6 +130,7 @@ def run_train(plan: TrainPlan, on_figures: Callable[[dict[str, Any]], None] | No
     with only_writer(plan.out):
         _claim(plan)
         os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+        os.environ.setdefault("DS_ACCELERATOR", plan.device)  # else DeepSpeed guesses, and says so
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a report is taken once per check
         with ray_session(plan.out / LOG, actors=2 * (plan.num_workers + CPUS_BESIDE_WORKERS)):
             result = _fit(plan, on_figures)

@@ -79,13 +79,14 @@ def train(
         raise typer.Exit(INTERRUPTED) from stop
     full = merge_run(plan, outcome) if merge else None
     if json_:
-        result = {"out": str(outcome.out), "updates": outcome.num_updates, "val_loss": outcome.val_loss}
+        result = {"out": str(outcome.out), "update": outcome.update, "val_loss": outcome.val_loss}
         print_json(result | {"weights": str(outcome.trained), "model": str(full) if full else None})
         return
-    measured = "" if outcome.val_loss is None else f", validation loss {outcome.val_loss:.4f}"
-    console.print(f"{outcome.num_updates} updates done{measured}. Trained weights: {outcome.trained}")
+    best = "" if outcome.val_loss is None else f", the best of the run with a validation loss of {outcome.val_loss:.4f}"
+    console.print(f"Done. Weights of update {outcome.update}{best}: {outcome.trained}", soft_wrap=True)
     if full:
-        console.print(f"Full model: {full}   (vigc generate IMAGES --model {full} --out DATA)")
+        console.print(f"Full model: {full}", soft_wrap=True)
+        console.print(f"try  vigc generate IMAGES --model {full} --out DATA", soft_wrap=True)
 
 
 def make_recipe(name: str, options: list[str]) -> Any:

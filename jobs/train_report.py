@@ -32,7 +32,8 @@ class TrainLine:
         self._console.print(
             f"{recipe.name} on {plan.model.name}: {plan.num_updates:,} updates of {recipe.batch_size} samples from "
             f"{plan.records.table.num_rows:,} records; {plan.num_workers} worker(s), {plan.device}, {recipe.parallel}, "
-            f"{recipe.precision}"
+            f"{recipe.precision}",
+            soft_wrap=True,
         )
         with self._console.status("starting Ray and the workers …") as status:
             self._status = status
@@ -46,7 +47,7 @@ class TrainLine:
         self._status.update(line)
         if not self._console.is_terminal and (now - self._printed >= LINE_EVERY_S or "val_loss" in figures):
             self._printed = now
-            self._console.print(line)
+            self._console.print(line, soft_wrap=True)
 
     def _line(self, figures: dict[str, Any], now: float) -> str:
         num, update = self._plan.num_updates, figures["update"]

@@ -156,7 +156,7 @@ def test_a_run_that_loses_a_worker_and_one_that_is_stopped_end_like_an_undisturb
     assert calm.read_bytes() == killed.read_bytes()
     assert losses(tmp_path / "calm")[16] == losses(tmp_path / "killed")[16]
     again = run(data, tmp_path / "killed", *options)  # nothing is left to do
-    assert "16 updates done" in again.stdout
+    assert "Weights of update 16" in again.stdout
     other = run(data, tmp_path / "killed", "num_updates=20", "checkpoint_every=4", expected=2)
     assert "holds another run; different are" in other.stderr
     assert "recipe.num_updates" in other.stderr
