@@ -1,6 +1,6 @@
 """Some updates of the embedded model on 48 scenes, in as many processes as torchrun starts.
 
-    python train_steps.py OUT PARALLEL UPDATES [--resume-from FOLDER] [--trainable paper|lora|all] [--precision fp32]
+    python train_steps.py OUT PARALLEL UPDATES [--resume-from FOLDER] [--stop-after N] [--trainable paper|lora|all] [--precision fp32]
 
 Writes OUT/losses.json, OUT/trained.safetensors and OUT/frozen.json (hashes before and after); with more than one
 micro-batch per update in every arrangement, so that accumulation is part of what is compared.
@@ -14,6 +14,7 @@ import json
 import os
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from vigc.model.network import load_network
 from vigc.model.scenes import Split, make_scene, render
 from vigc.model.scenes.wording import describe
 from vigc.model.training.instructions import InstructionObjective
-from vigc.model.training.loop import State, train
+from vigc.model.training.loop import Report, State, train
 from vigc.model.training.objective import Batch
 from vigc.model.training.parallel import make_parallel, rank, rows_per_process, world_size
 from vigc.model.training.recipe import OptimizerRecipe, Recipe
@@ -39,6 +40,10 @@ TRAINABLE = {
     "lora": Trainable(qformer=False, lora=Lora()),
     "all": Trainable(vision=True, language_model=True),
 }
+
+
+class Interrupted(Exception):
+    pass
 
 
 def make_rows(image_size: int) -> list[dict[str, Any]]:
@@ -70,6 +75,7 @@ def main() -> None:
     parser.add_argument("parallel")
     parser.add_argument("updates", type=int)
     parser.add_argument("--resume-from", type=Path)
+    parser.add_argument("--stop-after", type=int, help="leave the run at this update, as an interruption would")
     parser.add_argument("--trainable", default="paper")
     parser.add_argument("--precision", default="fp32")
     options = parser.parse_args()
@@ -106,16 +112,26 @@ def main() -> None:
             yield [objective.collate(own[i : i + 2]) for i in range(0, mine, 2)]
 
     losses: list[float] = []
-    last = train(
-        parallel,
-        recipe,
-        options.updates,
-        batches(),
-        state=state,
-        evaluation=lambda: iter([objective.collate(rows[rank() * 4 : rank() * 4 + 4])]),
-        on_update=lambda report: losses.append(report.figures["loss"]),
-        on_checkpoint=lambda state, measured: None,
-    )
+    reached = [state]
+
+    def on_update(report: Report) -> None:
+        losses.append(report.figures["loss"])
+        reached[0] = report.state
+        if report.state.update == options.stop_after:
+            raise Interrupted
+
+    with suppress(Interrupted):
+        train(
+            parallel,
+            recipe,
+            options.updates,
+            batches(),
+            state=state,
+            evaluation=lambda: iter([objective.collate(rows[rank() * 4 : rank() * 4 + 4])]),
+            on_update=on_update,
+            on_checkpoint=lambda state, measured: None,
+        )
+    last = reached[0]
     options.out.mkdir(parents=True, exist_ok=True)
     parallel.save(options.out)
     trained = parallel.trained()

@@ -68,7 +68,8 @@ def test_two_processes_learn_what_one_learns(alone, tmp_path, parallel):
 @pytest.mark.parametrize(("parallel", "processes"), [("ddp", 1), ("fsdp", 2)])
 def test_a_run_that_is_taken_up_again_ends_as_if_it_had_not_stopped(tmp_path, parallel, processes):
     whole = steps(tmp_path / "whole", parallel, 5, processes=processes)
-    steps(tmp_path / "first", parallel, 2, processes=processes)
+    begun = steps(tmp_path / "first", parallel, 5, "--stop-after", "2", processes=processes)
+    assert begun == whole[:2]
     rest = steps(tmp_path / "rest", parallel, 5, "--resume-from", str(tmp_path / "first"), processes=processes)
     assert rest == whole[2:]
     ends = [load_file(tmp_path / name / "trained.safetensors") for name in ("whole", "rest")]
