@@ -1,6 +1,6 @@
 """Some updates of the embedded model on 48 scenes, in as many processes as torchrun starts.
 
-    python train_steps.py OUT PARALLEL UPDATES [--resume-from FOLDER] [--stop-after N] [--trainable paper|lora|all] [--precision fp32]
+    python train_steps.py OUT PARALLEL UPDATES [--resume-from FOLDER] [--stop-after N] [--trainable paper|lora|all]
 
 Writes OUT/losses.json, OUT/trained.safetensors and OUT/frozen.json (hashes before and after); with more than one
 micro-batch per update in every arrangement, so that accumulation is part of what is compared.
@@ -69,7 +69,7 @@ def frozen_hashes(objective: InstructionObjective) -> dict[str, str]:
     }
 
 
-def main() -> None:
+def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("parallel")
@@ -78,7 +78,11 @@ def main() -> None:
     parser.add_argument("--stop-after", type=int, help="leave the run at this update, as an interruption would")
     parser.add_argument("--trainable", default="paper")
     parser.add_argument("--precision", default="fp32")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse_options()
     torch.set_num_threads(1)
     if "WORLD_SIZE" in os.environ:
         distributed.init_process_group("gloo", timeout=timedelta(seconds=120))
