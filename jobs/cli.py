@@ -16,6 +16,7 @@ import typer
 import vigc
 from vigc.jobs.generate_command import GENERATE_EXAMPLES, generate
 from vigc.jobs.terminal import FAULT, NOT_OK, WRONG_USE, Json, help_end, make_console, print_json
+from vigc.jobs.train_command import TRAIN_EXAMPLES, train
 from vigc.platform.records import VigcError
 
 app = typer.Typer(
@@ -56,6 +57,7 @@ def options(
 
 
 app.command(epilog=GENERATE_EXAMPLES)(generate)
+app.command(epilog=TRAIN_EXAMPLES)(train)
 
 
 @app.command(epilog=help_end("vigc scenes scenes", "vigc scenes debiased --num 1000 --seed 8 --debiased"))
@@ -212,6 +214,19 @@ def bench_embedded(
     from vigc.jobs.bench import embedded
 
     embedded(model=model, num=num, seed=seed, json_file=json_)
+
+
+@bench.command("train", epilog=help_end("vigc bench train", "vigc bench train --precision bf16 --json figures.json"))
+def bench_train(
+    rounds: Annotated[int, typer.Option(min=1, help="Of each, alternating.")] = 5,
+    updates: Annotated[int, typer.Option(min=1, help="Per round, of 48 texts.")] = 4,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there.")] = None,
+) -> None:
+    """This training loop beside transformers' Trainer: same model, texts, batches and precision."""
+    from vigc.jobs.bench_train import train
+
+    train(rounds=rounds, updates=updates, precision=precision, json_file=json_file)
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ data set has hashed, and that have not been touched since, are not read again.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -15,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from vigc.model.embedded import PATH as EMBEDDED
+from vigc.model.weight_files import find_weights, hash_files
 from vigc.platform.records import ModelError
 
 # What transformers' InstructBlipVisionConfig assumes where config.json does not say.
-DEFAULT_IMAGE_SIZE = 224
-NOT_WEIGHTS = ("training_args.bin", "optimizer.bin", "scheduler.bin")
+DEFAULT_SIZES = {"image_size": 224, "patch_size": 14}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +27,7 @@ class ModelIdentity:
     location: str  # what loading takes: an absolute path or a hub id
     weights: str  # sha256 of the weight files, or the hub's commit
     image_size: int  # side of the square pictures, in pixels
+    patch_size: int  # side of what the vision model reads as one
     files: list[list[Any]]  # name, bytes and mtime_ns of each weight file; empty for a hub id
 
 
@@ -44,21 +44,16 @@ def identify(model: str | None, earlier_runs: Iterable[Mapping[str, Any]] = ()) 
         raise ModelError(f"{folder}: the embedded model is not there. Install vigc again, or pass --model.")
     if not folder.exists():
         return _identify_on_hub(str(model))
-    image_size = _image_size(folder / "config.json")
-    weights = sorted(
-        f for pattern in ("*.safetensors", "*.bin") for f in folder.glob(pattern) if f.name not in NOT_WEIGHTS
-    )
-    if not weights:
-        raise ModelError(
-            f"{folder}: no weights there (*.safetensors). A model folder is what transformers' save_pretrained writes."
-        )
+    image_size, patch_size = _sizes(folder / "config.json")
+    weights = find_weights(folder)
     files = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in weights]
     known = (run["model"]["weights"] for run in earlier_runs if run.get("model", {}).get("files") == files)
     return ModelIdentity(
         name="embedded" if folder == EMBEDDED else folder.name,
         location=str(folder),
-        weights=next(known, None) or _hash(weights),
+        weights=next(known, None) or hash_files(weights),
         image_size=image_size,
+        patch_size=patch_size,
         files=files,
     )
 
@@ -82,13 +77,15 @@ def _identify_on_hub(name: str) -> ModelIdentity:
         raise ModelError(
             f"{name}: no such folder, and the hub gave nothing for it ({reason}). Check the name, or the network."
         ) from error
-    return ModelIdentity(name, name, f"hub commit {config.parent.name}", _image_size(config), [])
+    return ModelIdentity(name, name, f"hub commit {config.parent.name}", *_sizes(config), [])
 
 
-def _image_size(config: Path) -> int:
+def _sizes(config: Path) -> tuple[int, int]:
+    """Sides of the pictures and of their patches, in pixels."""
     try:
         content = json.loads(config.read_bytes())
-        size = content.get("vision_config", {}).get("image_size", DEFAULT_IMAGE_SIZE)
+        vision = content.get("vision_config", {})
+        image, patch = (vision.get(name, value) for name, value in DEFAULT_SIZES.items())
     except FileNotFoundError as error:
         raise ModelError(
             f"{config.parent}: no config.json there. A model folder is what transformers' save_pretrained writes."
@@ -97,18 +94,7 @@ def _image_size(config: Path) -> int:
         raise ModelError(
             f"{config}: cannot be read as a model's configuration ({error}). Get the file again."
         ) from error
-    if not isinstance(size, int) or size < 1:
-        raise ModelError(f"{config}: vision_config.image_size is {size!r}, not a number of pixels. Get the file again.")
-    return size
-
-
-def _hash(files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        try:
-            with file.open("rb") as stream:
-                while chunk := stream.read(1 << 24):
-                    digest.update(chunk)
-        except OSError as error:
-            raise ModelError(f"{file}: the weights cannot be read ({error.strerror}).") from error
-    return digest.hexdigest()
+    for name, size in zip(DEFAULT_SIZES, (image, patch), strict=True):
+        if not isinstance(size, int) or size < 1:
+            raise ModelError(f"{config}: vision_config.{name} is {size!r}, not a number of pixels. Get the file again.")
+    return image, patch

@@ -8,6 +8,7 @@ arXiv 2308.12714 §3; architecture: arXiv 2305.06500 §2).
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,14 +107,14 @@ class Network:
         absolute, so padding on the left would make a prompt's features depend on its neighbours. Texts over
         QFORMER_MAX_TOKENS lose their beginning.
         """
-        rows = []
-        for text in texts:
-            ids = self.qformer_tokenizer(text).input_ids
-            excess = len(ids) - QFORMER_MAX_TOKENS
-            rows.append(
-                ids if excess <= 0 else [ids[0], *ids[excess + 1 :]]
-            )  # the first id is the tokenizer's start mark
+        rows = [self.qformer_row(text) for text in texts]
         return pad_right(rows, int(self.qformer_tokenizer.pad_token_id), self.device)
+
+    def qformer_row(self, text: str) -> list[int]:
+        """Token ids of one text for the Q-Former; the first is its tokenizer's start mark and is never cut."""
+        ids: list[int] = self.qformer_tokenizer(text).input_ids
+        excess = len(ids) - QFORMER_MAX_TOKENS
+        return ids if excess <= 0 else [ids[0], *ids[excess + 1 :]]
 
     def visual_tokens(self, features: Tensor, text_ids: Tensor, text_mask: Tensor) -> Tensor:
         """What the language model sees of each image under each prompt.
@@ -148,6 +149,27 @@ class Network:
         """Token embeddings (…, language_width) of the language model."""
         embedded: Tensor = self.language_model.get_input_embeddings()(ids)
         return embedded
+
+    def save(self, folder: Path, dtype: torch.dtype) -> None:
+        """Writes a folder that `load_network` reads: weights of this dtype, both tokenizers, the image processor."""
+        before = self.dtype
+        self.model.to(dtype).save_pretrained(folder)
+        self.model.to(before)
+        self.tokenizer.save_pretrained(folder)
+        self.qformer_tokenizer.save_pretrained(folder / "qformer_tokenizer")
+        processor = {
+            "image_processor_type": "BlipImageProcessor",
+            "size": {"height": self.image_size, "width": self.image_size},
+            "image_mean": self.image_mean,
+            "image_std": self.image_std,
+            "do_resize": True,
+            "do_rescale": True,
+            "do_normalize": True,
+            "do_convert_rgb": True,
+            "resample": 3,
+            "rescale_factor": 1 / 255,
+        }
+        (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n", encoding="utf-8")
 
 
 def pad_right(rows: list[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:

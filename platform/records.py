@@ -145,3 +145,15 @@ class Row:
     phash: str | None  # 64-bit perceptual hash, 16 hex digits
     conversations: list[Conversation]
     request: str  # the pass that made this row, e.g. "001": its request.json says model, prompts, policy, seed
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One question about an image with its answers: what training learns from."""
+
+    image: str  # path or uri of the picture
+    question: str
+    answers: tuple[str, ...]
+    weights: tuple[float, ...]  # how often each answer is drawn; they sum to 1
+    kind: Kind
+    place: str  # "detail_23k.json: record 17", for errors

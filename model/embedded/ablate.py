@@ -15,6 +15,7 @@ import itertools
 import json
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -23,12 +24,17 @@ import torch
 from vigc.model.conversation import make_policy
 from vigc.model.embedded.evaluate import compare, generate, held_out_scenes, score_descriptions
 from vigc.model.embedded.files import fresh_network
-from vigc.model.embedded.rows import TextMixture
+from vigc.model.embedded.rows import TextMixture, make_words_row
 from vigc.model.embedded.shape import SMALL
-from vigc.model.embedded.train import WordsRecipe, train_words
+from vigc.model.embedded.words import WordsObjective
 from vigc.model.engines import make_engine
 from vigc.model.network import Network, load_network
 from vigc.model.prompts import PromptPack, load_pack
+from vigc.model.training.loop import Report, State, train
+from vigc.model.training.objective import Batch
+from vigc.model.training.parallel import make_parallel
+from vigc.model.training.recipe import Recipe, embedded
+from vigc.model.training.trainable import set_trainable
 from vigc.platform.records import Kind
 
 _DESCRIPTIONS = TextMixture(num_begun=3, num_curious=0, num_questions=0, num_thoughtful=0)
@@ -43,8 +49,8 @@ class Run:
     steps: int = 900
     batch: int = 6
     noise: float = TextMixture.noise
-    auxiliary: float = WordsRecipe.auxiliary_weight
-    learning_rate: float = 1.5e-3
+    auxiliary: float = Recipe.auxiliary_weight
+    learning_rate: float = 1e-3
 
 
 def make(run: Run, eyes: Path, pack: PromptPack) -> Network:
@@ -52,17 +58,49 @@ def make(run: Run, eyes: Path, pack: PromptPack) -> Network:
     network = fresh_network(replace(SMALL, num_queries=run.queries), pack, run.seed)
     seeing = load_network(eyes, device="cpu", dtype="float32").model.vision_model
     network.model.vision_model.load_state_dict(seeing.state_dict())
-    recipe = WordsRecipe(
-        num_steps=run.steps,
+    _, words = embedded()
+    recipe = replace(
+        words,
+        num_updates=run.steps,
         batch_size=run.batch,
-        learning_rate=run.learning_rate,
+        micro_batch_size=run.batch,
+        optimizer=replace(words.optimizer, peak=run.learning_rate),
         auxiliary_weight=run.auxiliary,
-        mixture=replace(_DESCRIPTIONS, noise=run.noise),
+        texts=replace(_DESCRIPTIONS, noise=run.noise),
         seed=run.seed,
     )
-    train_words(network, pack, recipe, _report)
+    _train(network, pack, recipe)
     network.model.set_attn_implementation("sdpa")
     return network
+
+
+def _train(network: Network, pack: PromptPack, recipe: Recipe) -> None:
+    """The words' stage in this process, on one core."""
+    set_trainable(network, recipe.trainable)
+    network.model.set_attn_implementation("eager")
+    objective = WordsObjective(network, auxiliary_weight=recipe.auxiliary_weight, autocast=torch.bfloat16)
+    num_updates, size = recipe.num_updates or 0, recipe.batch_size
+    batches: Iterator[list[Batch]] = (
+        [
+            objective.collate(
+                [
+                    make_words_row(recipe.seed, i, image_size=network.image_size, pack=pack, mixture=recipe.texts)
+                    for i in range(update * size, (update + 1) * size)
+                ]
+            )
+        ]
+        for update in range(num_updates)
+    )
+    train(
+        make_parallel(objective, recipe, network.device),
+        recipe,
+        num_updates,
+        batches,
+        state=State(),
+        on_update=_report,
+        on_checkpoint=lambda state, figures: None,
+    )
+    network.model.eval().requires_grad_(False)
 
 
 def measure(network: Network, pack: PromptPack, num: int, seed: int = 1) -> dict[str, float]:
@@ -120,9 +158,11 @@ def main() -> None:
             file.write(json.dumps({**about, "training_cpu_s": round(trained), **figures}) + "\n")
 
 
-def _report(step: int, figures: dict[str, float]) -> None:
-    sys.stdout.write(f"{step:5d}  " + "  ".join(f"{name} {value:.3f}" for name, value in figures.items()) + "\n")
-    sys.stdout.flush()
+def _report(report: Report) -> None:
+    if report.state.update % 25 == 0:
+        figures = "  ".join(f"{name} {value:.3g}" for name, value in report.figures.items())
+        sys.stdout.write(f"{report.state.update:5d}  {figures}\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

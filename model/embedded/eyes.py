@@ -8,7 +8,7 @@ divided by their number, so that any number of processes and micro-batches makes
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,64 +16,61 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vigc.model.embedded.rows import EMPTY, IGNORE, PATCH_LABELS, Row
+from vigc.model.embedded.rows import EMPTY, IGNORE, PATCH_LABELS
 from vigc.model.network import Network
 from vigc.model.scenes.world import BACKGROUNDS
+from vigc.model.training.objective import Batch, Objective, Row
+from vigc.model.training.trainable import set_modes
 
 _EMPTY_WEIGHT = 0.2  # most patches are empty
 
 
-@dataclass(frozen=True, slots=True)
-class EyesBatch:
+@dataclass(frozen=True)
+class EyesBatch(Batch):
     """Rows as tensors: pixels uint8 (batch, size, size, 3), labels int64 (batch, num_patches), background (batch,)."""
 
     pixels: Tensor
     labels: dict[str, Tensor]
     background: Tensor
-
-    @property
-    def num_rows(self) -> int:
-        return len(self.pixels)
-
-    @property
-    def num_counted(self) -> float:
-        return float(len(self.pixels))
-
-    @property
-    def num_tokens(self) -> int:
-        return self.labels["category"].numel()
+    num_rows: int
+    num_counted: float
+    num_tokens: int
 
     def to(self, device: Any) -> EyesBatch:
         labels = {name: label.to(device) for name, label in self.labels.items()}
-        return EyesBatch(self.pixels.to(device), labels, self.background.to(device))
+        return replace(self, pixels=self.pixels.to(device), labels=labels, background=self.background.to(device))
 
 
-class EyesObjective(nn.Module):
+class EyesObjective(Objective[EyesBatch]):
     """The vision model with linear read-outs of every patch token, and of the class token for the background. Rows are
     those of `make_eyes_row`.
     """
 
     def __init__(self, network: Network, *, autocast: torch.dtype | None = None) -> None:
-        super().__init__()
-        self.network = network
+        super().__init__(network)
         self._autocast = autocast
-        self.model: Any = network.model
-        self.model.requires_grad_(False)
-        self.model.vision_model.requires_grad_(True)
-        width = self.model.config.vision_config.hidden_size
+        width = network.model.config.vision_config.hidden_size
         self.patch = nn.Linear(width, sum(PATCH_LABELS.values()))
         self.background = nn.Linear(width, len(BACKGROUNDS))
+        self.set_modes()
 
     def set_modes(self) -> None:
-        self.model.eval()
-        self.model.vision_model.train()
+        set_modes(self.network, gradient_checkpointing=False)
 
     def collate(self, rows: list[Row]) -> EyesBatch:
         def stacked(name: str) -> Tensor:
             return torch.from_numpy(np.stack([row[name] for row in rows]))
 
         labels = {name: stacked(name).long() for name in PATCH_LABELS}
-        return EyesBatch(stacked("pixels"), labels, stacked("background").long())
+        pixels, background = stacked("pixels"), stacked("background").long()
+        return EyesBatch(
+            pixels,
+            labels,
+            background,
+            num_rows=len(rows),
+            num_counted=float(len(rows)),
+            num_tokens=labels["category"].numel(),
+        )
 
     def forward(self, batch: EyesBatch) -> tuple[Tensor, dict[str, float]]:
         """Losses summed over the scenes, and the accuracy of each head (of the categories: on patches that hold

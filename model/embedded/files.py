@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -53,24 +51,3 @@ def fresh_network(shape: Shape, pack: PromptPack, seed: int) -> Network:
     size = len(tokenizer)
     model = make_model(make_config(shape, size, size, image_token_id=image, bos_id=bos, eos_id=eos, pad_id=pad))
     return Network(model, tokenizer, tokenizer, CLIP_MEAN, CLIP_STD, "embedded")
-
-
-def save(network: Network, folder: Path) -> None:
-    """Writes a folder that `load_network` reads: fp16 weights, both tokenizers, the image processor."""
-    network.model.to(torch.float16).save_pretrained(folder)
-    network.tokenizer.save_pretrained(folder)
-    network.qformer_tokenizer.save_pretrained(folder / "qformer_tokenizer")
-    processor = {
-        "image_processor_type": "BlipImageProcessor",
-        "size": {"height": network.image_size, "width": network.image_size},
-        "image_mean": network.image_mean,
-        "image_std": network.image_std,
-        "do_resize": True,
-        "do_rescale": True,
-        "do_normalize": True,
-        "do_convert_rgb": True,
-        "resample": 3,
-        "rescale_factor": 1 / 255,
-    }
-    (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n", encoding="utf-8")
-    network.model.to(torch.float32)

@@ -8,6 +8,7 @@ begun, sometimes wrongly: what is true goes on behind the last place that was na
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,7 +53,7 @@ SUBJECT_LABELS = {"category": EMPTY + 1, "cell": GRID * GRID, "colour": len(COLO
 # How often VIC is asked about a topic, beside the others: what is hard to learn comes more often.
 TOPIC_WEIGHTS = {"left or right": 2.0, "above or below": 2.0, "existence": 2.0, "count of a category": 1.5}
 
-Row = dict[str, Any]
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -265,3 +266,20 @@ def _attributes(thing: SceneObject) -> dict[str, int]:
         "size": SIZES.index(thing.size),
         "cell": thing.cell,
     }
+
+
+def scene_rows(num: int, num_texts: int, *, image_size: int, pack: PromptPack, seed: int = 11) -> list[Row]:
+    """`num` easy scenes, each with a description and short questions, `num_texts` in all: plain instruction data."""
+    rows: list[Row] = []
+    for index in range(num):
+        scene, rng = make_scene(Split.TRAIN, seed, index), random.Random(index)
+        asked = [qa for topic in CONVERSATION if (qa := ask(scene, topic, rng)) is not None]
+        told = [describe(scene, rng), *asked][:num_texts]
+        rows.append(
+            {
+                "pixels": np.array(render(scene, image_size)),
+                "prompts": [pack.vic_prompt("", qa.question) for qa in told],
+                "targets": [f" {qa.answer}" for qa in told],
+            }
+        )
+    return rows

@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vigc.model.embedded.rows import IGNORE, SUBJECT_LABELS, Row
+from vigc.model.embedded.rows import IGNORE, SUBJECT_LABELS
 from vigc.model.network import Network, pad_right
 from vigc.model.scenes.world import BACKGROUNDS, MAX_OBJECTS
+from vigc.model.training.objective import Batch, Objective, Row
+from vigc.model.training.trainable import set_modes
 
 _GROUP = 32  # texts of like length that go through the network together, so that little of it is padding
 
@@ -42,56 +44,49 @@ class TextGroup:
         return TextGroup(*(getattr(self, name).to(device) for name in self.__slots__))
 
 
-@dataclass(frozen=True, slots=True)
-class WordsBatch:
+@dataclass(frozen=True)
+class WordsBatch(Batch):
     """Pictures, uint8 (batch, size, size, 3), and all their texts."""
 
     pixels: Tensor
     groups: tuple[TextGroup, ...]
-
-    @property
-    def num_rows(self) -> int:
-        return len(self.pixels)
-
-    @property
-    def num_counted(self) -> float:
-        return float(sum(len(g.images) for g in self.groups))
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(int(g.mask.sum()) for g in self.groups)
+    num_rows: int
+    num_counted: float
+    num_tokens: int
 
     def to(self, device: Any) -> WordsBatch:
         return replace(self, pixels=self.pixels.to(device), groups=tuple(g.to(device) for g in self.groups))
 
 
-class WordsObjective(nn.Module):
+class WordsObjective(Objective[WordsBatch]):
     """Everything but the vision model, with read-outs of the visual tokens. Rows are those of `make_words_row`."""
 
     def __init__(self, network: Network, *, auxiliary_weight: float = 0.5, autocast: torch.dtype | None = None) -> None:
-        super().__init__()
-        self.network = network
+        super().__init__(network)
         self._autocast = autocast
-        self.model: Any = network.model
         self.auxiliary_weight = auxiliary_weight
-        self.model.requires_grad_(True)
-        self.model.vision_model.requires_grad_(False)
         width = network.language_model.config.hidden_size
         # Token i says the subjects i, i + num_queries, …: few tokens hold more each.
         self.num_rounds = -(-MAX_OBJECTS // network.num_queries)
         self.subject = nn.Linear(width, self.num_rounds * sum(SUBJECT_LABELS.values()))
         self.count = nn.Linear(width, MAX_OBJECTS + 1)
         self.background = nn.Linear(width, len(BACKGROUNDS))
+        self.set_modes()
 
     def set_modes(self) -> None:
-        self.model.train()
-        self.model.vision_model.eval()
+        set_modes(self.network, gradient_checkpointing=False)
 
     def collate(self, rows: list[Row]) -> WordsBatch:
         texts = [(image, text) for image, row in enumerate(rows) for text in range(len(row["prompts"]))]
         texts.sort(key=lambda t: len(rows[t[0]]["prompts"][t[1]]) + len(rows[t[0]]["targets"][t[1]]))
         groups = tuple(self._group(rows, texts[start : start + _GROUP]) for start in range(0, len(texts), _GROUP))
-        return WordsBatch(torch.from_numpy(np.stack([row["pixels"] for row in rows])), groups)
+        return WordsBatch(
+            torch.from_numpy(np.stack([row["pixels"] for row in rows])),
+            groups,
+            num_rows=len(rows),
+            num_counted=float(len(texts)),
+            num_tokens=sum(int(g.mask.sum()) for g in groups),
+        )
 
     def _group(self, rows: list[Row], texts: list[tuple[int, int]]) -> TextGroup:
         network, cpu = self.network, torch.device("cpu")

@@ -12,6 +12,7 @@ import random
 from dataclasses import dataclass
 from enum import StrEnum
 
+VERSION = 2  # of the world: scenes of another version look different, or are told differently
 CATEGORIES = ("ball", "boat", "car", "chair", "clock", "cup", "fish", "flower", "house", "kite", "tree", "umbrella")
 COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "black", "white")
 SIZES = ("small", "large")

@@ -15,7 +15,7 @@ import torch
 from vigc.model.completion import Completion, Request
 from vigc.model.conversation import QformerReads, converse, make_policy
 from vigc.model.embedded.evaluate import generate, held_out_scenes
-from vigc.model.embedded.shape import IMAGE_SIZE
+from vigc.model.embedded.shape import SHIPPED
 from vigc.model.engines import BLANK, ContinuousEngine, Engine, ReferenceEngine, make_engine
 from vigc.model.network import Network
 from vigc.model.prompts import load_pack
@@ -30,7 +30,7 @@ ASK = Request(qformer_text=DETAIL, prompt=DETAIL)
 
 
 def pixels(index: int, seed: int = 31) -> np.ndarray:
-    return np.asarray(render(held_out_scenes(index + 1, seed)[index], IMAGE_SIZE))
+    return np.asarray(render(held_out_scenes(index + 1, seed)[index], SHIPPED.image_size))
 
 
 def answered(engine: Engine, work: Callable[[Any], Awaitable[Any]], index: int = 0) -> Any:
@@ -214,7 +214,7 @@ def test_pictures_of_another_size_and_unknown_engines_are_refused(continuous: Co
         async with continuous.image(np.zeros((64, 64, 3), dtype=np.uint8)):
             pass
 
-    with pytest.raises(ValueError, match=f"{IMAGE_SIZE} x {IMAGE_SIZE}"):
+    with pytest.raises(ValueError, match=f"{SHIPPED.image_size} x {SHIPPED.image_size}"):
         asyncio.run(wrong())
     with pytest.raises(ConfigError, match="continuous, reference"):
         make_engine("vllm", continuous.network)

@@ -1,0 +1,389 @@
+"""`vigc train`: a recipe and data in, trained weights out, over 1 to N workers, resumable.
+
+A recipe of several stages has a RUN for each, named after the stage, and each starts from the model of the one before.
+
+RUN/run.json        what was asked; another request in the same folder is refused, naming the difference
+RUN/ray/            Ray Train's checkpoints
+RUN/metrics.jsonl   figures of the run, one line each
+RUN/weights/        at the end: what was trained (safetensors) and which base it belongs to
+RUN/model/          where it is asked for: the base with that put in, a model like any other
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vigc.jobs.identity import ModelIdentity, identify
+from vigc.jobs.machine import num_gpus
+from vigc.jobs.train_data import MakeRows, MakeSceneRows, Records, Scenes, make_order, num_blocks, read_records
+from vigc.jobs.train_worker import STATE, TRAINED, TrainSettings, train_worker
+from vigc.model.prompts import PromptPack, load_pack
+from vigc.model.training.recipe import Recipe
+from vigc.platform.files import only_writer, written_whole
+from vigc.platform.instructions import open_instructions
+from vigc.platform.local_ray import RunError, ray_session
+from vigc.platform.records import ConfigError, Kind, StoreError
+
+if TYPE_CHECKING:
+    import ray.train
+
+RUN, METRICS, WEIGHTS, LOG = "run.json", "metrics.jsonl", "weights", "ray.log"
+RAY, MODEL_FOLDER = "ray", "model"
+CPUS_BESIDE_WORKERS = 2
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """A run thought through: every setting checked, nothing started."""
+
+    recipe: Recipe
+    out: Path
+    model: ModelIdentity
+    pack: PromptPack
+    data: Records | Scenes
+    validation: Records | None
+    order: Any  # numpy, the entry at each position, which for scenes is the scene's number
+    num_workers: int
+    device: str
+    max_failures: int
+    request: dict[str, Any]
+
+    @property
+    def num_updates(self) -> int:
+        return len(self.order) // self.recipe.batch_size
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    out: Path
+    update: int  # whose weights these are: the best, where there was validation, else the last
+    val_loss: float | None
+    trained: Path
+
+
+def make_plan(
+    recipe: Recipe,
+    out: str,
+    data: list[str],
+    *,
+    validation: str | None = None,
+    images: str | None = None,
+    kind: Kind | None = None,
+    model: str | None = None,
+    prompts: str | None = None,
+    num_workers: int = 1,
+    device: str = "auto",
+    max_failures: int = 8,
+) -> TrainPlan:
+    """Reads and checks all data and settings.
+
+    Raises:
+        VigcError: with what is wrong, where, and what to do.
+    """
+    on_scenes = recipe.objective != "instructions"
+    if on_scenes and (data or validation):
+        raise ConfigError(f"The recipe {recipe.name} learns from rendered scenes; leave --data and --validation out.")
+    if not data and not on_scenes:
+        raise ConfigError("No data. Name files or directories to learn from with --data (may be repeated).")
+    if recipe.batch_size % num_workers:
+        raise ConfigError(
+            f"batch_size {recipe.batch_size} cannot be dealt evenly to {num_workers} workers; "
+            "change --workers, or --set batch_size."
+        )
+    pack = load_pack(prompts)
+    learnt: Records | Scenes = Scenes()
+    order: Any = range((recipe.num_updates or 0) * recipe.batch_size)
+    if not on_scenes:
+        learnt = read_records(open_instructions(path, images=images, kind=kind) for path in data)
+        order = make_order(recipe, learnt.set_sizes)
+    held_out = read_records([open_instructions(validation, images=images, kind=kind)]) if validation else None
+    identity = identify(model if model is not None else recipe.base)
+    chosen = ("cuda" if num_gpus() else "cpu") if device == "auto" else device
+    request = {
+        "recipe": asdict(recipe),
+        "model": identity.weights,
+        "prompts": pack.hash,
+        "data": learnt.fingerprint(),
+        "validation": held_out.fingerprint() if held_out else None,
+    }
+    return TrainPlan(
+        recipe=recipe,
+        out=Path(out).expanduser().absolute(),
+        model=identity,
+        pack=pack,
+        data=learnt,
+        validation=held_out,
+        order=order,
+        num_workers=num_workers,
+        device=chosen,
+        max_failures=max_failures,
+        request=json.loads(json.dumps(request)),
+    )
+
+
+def run_train(plan: TrainPlan, on_figures: Callable[[dict[str, Any]], None] | None = None) -> TrainOutcome:
+    """Trains to the end, from the last checkpoint where there is one.
+
+    Raises:
+        StoreError: RUN holds another run, or is written by another process.
+        RunError: the workers failed for good; what is checkpointed stays.
+    """
+    plan.out.mkdir(parents=True, exist_ok=True)
+    with only_writer(plan.out):
+        _claim(plan)
+        os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+        os.environ.setdefault("DS_ACCELERATOR", plan.device)  # else DeepSpeed guesses, and says so
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a report is taken once per check
+        with ray_session(plan.out / LOG, actors=2 * (plan.num_workers + CPUS_BESIDE_WORKERS)):
+            result = _fit(plan, on_figures)
+        return _finish(plan, result)
+
+
+def _claim(plan: TrainPlan) -> None:
+    file = plan.out / RUN
+    if file.exists():
+        there = json.loads(file.read_text(encoding="utf-8"))
+        if differing := sorted(_differences(there, plan.request)):
+            raise StoreError(
+                f"{plan.out} holds another run; different are {', '.join(differing[:4])}. "
+                "Give another --out, or the same settings to go on."
+            )
+        return
+    with written_whole(file) as stream:
+        json.dump(plan.request, stream, indent=2)
+
+
+def _differences(old: Any, new: Any, name: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            d
+            for key in old.keys() | new.keys()
+            for d in _differences(old.get(key), new.get(key), f"{name}.{key}".strip("."))
+        ]
+    return [] if old == new else [f"{name} ({old} there, {new} now)"]
+
+
+def _fit(plan: TrainPlan, on_figures: Callable[[dict[str, Any]], None] | None) -> ray.train.Result:
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.util.queue import Queue
+
+    queue = Queue(actor_options={"num_cpus": 0})
+    evaluates = plan.validation is not None
+    settings = TrainSettings(
+        recipe=plan.recipe,
+        model=plan.model.location,
+        device=plan.device,
+        num_updates=plan.num_updates,
+        evaluates=evaluates,
+        num_threads=1 if plan.device == "cpu" and plan.num_workers > 1 else 0,
+        queue=queue,
+        peak_flops=None,
+    )
+    run = plan.out / RAY
+    rows = _rows(plan)
+    datasets: dict[str, Any] = {"train": _Rest(str(run), len(plan.order), plan.recipe.batch_size)}
+    val_rows = None
+    if plan.validation is not None:
+        val_rows, datasets["val"] = _validation(plan)
+    gpus = plan.device == "cuda"
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"settings": settings},
+        datasets=datasets,
+        dataset_config=make_dealer(rows, val_rows, len(plan.order), plan.recipe),
+        scaling_config=ScalingConfig(
+            num_workers=plan.num_workers, use_gpu=gpus, resources_per_worker={"CPU": 1} | ({"GPU": 1} if gpus else {})
+        ),
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        run_config=RunConfig(
+            name=RAY,
+            storage_path=str(plan.out),
+            failure_config=FailureConfig(max_failures=plan.max_failures),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=2,
+                checkpoint_score_attribute="val_loss" if evaluates else None,
+                checkpoint_score_order="min",
+            ),
+        ),
+    )
+    finished = threading.Event()
+    listener = threading.Thread(target=_listen, args=(plan, queue, finished, on_figures), daemon=True)
+    listener.start()
+    try:
+        return trainer.fit()
+    except Exception as error:
+        raise RunError(
+            f"Training stopped: {_first_line(error)}. The same command goes on from the last checkpoint; "
+            f"{plan.out / LOG} and the logs it names hold the rest."
+        ) from error
+    finally:
+        finished.set()
+        listener.join(timeout=10)
+
+
+def _rows(plan: TrainPlan) -> MakeRows | MakeSceneRows:
+    import ray
+
+    if isinstance(plan.data, Scenes):
+        return MakeSceneRows(plan.recipe, plan.pack, plan.model.image_size, plan.model.patch_size)
+    records, order = ray.put(plan.data.table), ray.put(plan.order)
+    return MakeRows(records, order, plan.recipe, plan.pack, plan.model.image_size, augmented=True)
+
+
+class _Rest:
+    """The positions that are left, counted anew whenever a worker group starts."""
+
+    def __init__(self, run: str, num_positions: int, batch_size: int) -> None:
+        self._run, self._num, self._batch_size = run, num_positions, batch_size
+
+    def __call__(self) -> Any:
+        import ray.data
+
+        left = self._num - consumed(self._run)
+        return ray.data.range(left, override_num_blocks=num_blocks(left, self._batch_size))
+
+
+def consumed(run: str) -> int:
+    """Samples that the newest registered checkpoint has seen."""
+    from ray.train import Result
+
+    try:
+        checkpoint = Result.from_path(run).checkpoint
+    except RuntimeError:  # no checkpoint yet
+        return 0
+    if checkpoint is None:
+        return 0
+    with checkpoint.as_directory() as folder:
+        return int(json.loads((Path(folder) / STATE).read_text())["state"]["num_samples"])
+
+
+def _validation(plan: TrainPlan) -> tuple[MakeRows, Any]:
+    """The same samples at every evaluation, dealt evenly: a multiple of the micro-batches of all workers."""
+    import ray
+    import ray.data
+
+    assert plan.validation is not None
+    recipe = replace(plan.recipe, num_updates=None, num_epochs=1.0, batch_size=1, seed=0)
+    unit = plan.num_workers
+    num = min(plan.recipe.num_evaluated, 2 * plan.validation.table.num_rows) // unit * unit
+    if not num:
+        raise ConfigError(f"The validation set is smaller than the {unit} workers; give a larger one.")
+    order = make_order(recipe, plan.validation.set_sizes)[:num]
+    if len(order) < num:
+        num = len(order) // unit * unit
+    rows = MakeRows(
+        ray.put(plan.validation.table), ray.put(order), recipe, plan.pack, plan.model.image_size, augmented=False
+    )
+    return rows, ray.data.range(num, override_num_blocks=num_blocks(num, unit))
+
+
+def make_dealer(train: MakeRows | MakeSceneRows, val: MakeRows | None, num_positions: int, recipe: Recipe) -> Any:
+    """Ray Train's DataConfig for rows in a promised order: each worker gets a stream of its own share."""
+
+    from ray.data import ExecutionOptions
+    from ray.train import DataConfig
+
+    from vigc.jobs.train_data import Deal
+
+    class Dealer(DataConfig):
+        def configure(self, datasets: Any, world_size: int, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+            shares: list[dict[str, Any]] = [{} for _ in range(world_size)]
+            for name, positions in datasets.items():
+                rows, batch = (train, recipe.batch_size) if name == "train" else (val, world_size)
+                start = num_positions - positions.count() if name == "train" else 0
+                for rank in range(world_size):
+                    deal = Deal(rows, start, batch, rank, world_size)  # type: ignore[arg-type]
+                    share = positions.map_batches(deal, batch_size=None, batch_format="numpy")
+                    share.context.execution_options = ExecutionOptions(preserve_order=True)
+                    shares[rank][name] = share.iterator()
+            return shares
+
+    return Dealer()
+
+
+def _listen(
+    plan: TrainPlan, queue: Any, finished: threading.Event, on_figures: Callable[[dict[str, Any]], None] | None
+) -> None:
+    """Figures from the workers into RUN/metrics.jsonl and to whoever shows them."""
+    from ray.util.queue import Empty
+
+    with (plan.out / METRICS).open("a", encoding="utf-8") as stream:
+        while True:
+            try:
+                figures = queue.get(timeout=0.5)
+            except Empty:
+                if finished.is_set():
+                    return
+                continue
+            except Exception:  # noqa: BLE001  the queue's actor ends with the session
+                return
+            stream.write(json.dumps({"time": time.time(), **figures}) + "\n")
+            stream.flush()
+            if on_figures is not None:
+                on_figures(figures)
+
+
+def _finish(plan: TrainPlan, result: ray.train.Result) -> TrainOutcome:
+    """The best checkpoint's trained weights, under the names transformers uses, beside what they belong to."""
+    from safetensors.torch import load_file, save_file
+
+    from vigc.model.training.objective import MODEL
+
+    best = result.get_best_checkpoint("val_loss", "min") if plan.validation is not None else result.checkpoint
+    if best is None:
+        raise RunError(f"{plan.out}: the run ended without a checkpoint.")
+    weights = plan.out / WEIGHTS
+    with best.as_directory() as folder:
+        trained = load_file(Path(folder) / TRAINED)
+        state = json.loads((Path(folder) / STATE).read_text())["state"]
+    part = plan.out / f"{WEIGHTS}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    named = {name.removeprefix(MODEL): value for name, value in trained.items() if name.startswith(MODEL)}
+    save_file(named, part / "weights.safetensors", metadata={"format": "pt"})
+    about = {"base": plan.model.name, "base_weights": plan.model.weights, "state": state, "run": plan.request}
+    (part / "checkpoint.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(weights, ignore_errors=True)
+    part.rename(weights)
+    val_loss = float(state["best_loss"]) if plan.validation is not None else None
+    return TrainOutcome(plan.out, int(state["update"]), val_loss, weights)
+
+
+def merge_run(plan: TrainPlan, outcome: TrainOutcome) -> Path:
+    """The base with the trained weights put in, as a full model folder that `--model` takes."""
+    from vigc.model.training.checkpoint import merge
+
+    full = plan.out / MODEL_FOLDER
+    merge(plan.model.location, outcome.trained, plan.recipe.trainable, full, plan.recipe.saved_as)
+    return full
+
+
+def fresh_model(recipe: Recipe, out: str) -> str:
+    """The folder of a new embedded model that knows nothing yet, for recipes that start from none."""
+    import torch
+
+    from vigc.model.embedded.files import fresh_network
+
+    folder = Path(out).expanduser().absolute() / "fresh"
+    if not folder.exists():
+        assert recipe.fresh is not None
+        network = fresh_network(recipe.fresh, load_pack(), recipe.seed)
+        part = folder.with_name(folder.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        network.save(part, torch.float32)
+        part.rename(folder)
+    return str(folder)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip(" .") if lines else type(error).__name__

@@ -1,0 +1,66 @@
+"""Arithmetic of an update, counted from shapes: for model FLOP utilisation, where recomputation does not count.
+
+A weight matrix costs 2 per weight and token forward, 2 again for the gradient of its input where something before it is
+trained, and 2 again for its own gradient where it is trained itself. Attention's products with no weights are counted
+alike.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from vigc.model.network import Network
+
+
+def matrix_weights(part: nn.Module, trained: bool | None = None) -> int:
+    """Weights in linear layers and convolutions (of those trained or frozen, if asked): embeddings are looked up."""
+    kinds = (nn.Linear, nn.Conv2d)
+    return sum(
+        m.weight.numel()
+        for m in part.modules()
+        if isinstance(m, kinds) and (trained is None or m.weight.requires_grad is trained)
+    )
+
+
+def text_flops(network: Network, texts: Any) -> float:
+    """One update's arithmetic for a `TextBatch`."""
+    model, config = network.model, network.model.config
+    vision_tokens: int = texts.pixels.shape[0] * ((network.image_size // config.vision_config.patch_size) ** 2 + 1)
+    vision_trained = matrix_weights(model.vision_model, trained=True) > 0
+    total = float(vision_tokens) * _per_token(model.vision_model, vision_trained)
+    num_texts = texts.ids.shape[0]
+    read = float(texts.qformer_mask.sum())
+    queries = float(num_texts * network.num_queries)
+    total += _qformer(model.qformer, queries, read, vision_trained)
+    total += queries * _per_token(model.language_projection, True)
+    tokens = float(texts.mask.sum()) + queries
+    language = network.language_model
+    total += tokens * _per_token(language.model, True)
+    total += float(texts.num_counted) * _per_token(language.lm_head, True)
+    lengths = texts.mask.sum(1).double() + network.num_queries
+    text = config.text_config
+    # Scores and mixtures of causal attention: half of length² each, forward and twice backward.
+    return total + 3 * 2 * float((lengths**2).sum()) * float(text.hidden_size * text.num_hidden_layers)
+
+
+def _qformer(qformer: nn.Module, queries: float, read: float, vision_trained: bool) -> float:
+    """Queries and text share the self-attention and have feed-forwards of their own; cross-attention's keys and values
+    are counted with the queries' tokens, though they are of the patches: close for one text per image.
+    """
+    total = 0.0
+    for name, part in qformer.named_modules():
+        if isinstance(part, nn.Linear):
+            tokens = queries + read
+            if "crossattention" in name or "_query" in name:
+                tokens = queries
+            elif "intermediate" in name or (".output." in name and "attention" not in name):
+                tokens = read
+            total += tokens * _per_token(part, any(p.requires_grad for p in qformer.parameters()))
+    return total
+
+
+def _per_token(part: nn.Module, gradient_flows: bool) -> float:
+    forward = 2.0 * matrix_weights(part)
+    return forward * (2 if gradient_flows else 1) + 2.0 * matrix_weights(part, trained=True)

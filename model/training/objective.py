@@ -1,0 +1,62 @@
+"""What a training run minimises: rows in, a summed loss and what to divide it by out.
+
+An objective is one module whose `forward` does everything that needs gradients, because DDP, FSDP and DeepSpeed hook
+into that call. The loss is a sum and its count is known beforehand, so the same samples give the same update however
+they are cut into micro-batches and spread over processes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor, nn
+
+from vigc.model.network import Network
+
+Row = Mapping[str, Any]  # one sample as it crosses Ray Data: numpy arrays of fixed shape, texts, numbers
+MODEL = "model."  # prefix of the network's weights among an objective's parameters
+
+
+class Batch(ABC):
+    """Tensors of a few rows, on one device."""
+
+    num_rows: int
+    num_counted: float  # what the loss sum of these rows is divided by, e.g. target tokens
+    num_tokens: int  # that go through the language model, or patches through the vision model: for rates
+
+    @abstractmethod
+    def to(self, device: Any) -> Batch: ...
+
+
+B = TypeVar("B", bound=Batch)
+
+
+class Objective(nn.Module, ABC, Generic[B]):
+    """A network with a loss, and heads of the loss's own that no checkpoint of the network holds."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+        self.model: nn.Module = network.model
+
+    @abstractmethod
+    def collate(self, rows: list[Row]) -> B:
+        """Rows to tensors on the CPU: tokenising, padding, stacking."""
+
+    @abstractmethod
+    def forward(self, batch: B) -> tuple[Tensor, dict[str, float]]:
+        """The loss summed over the batch, to be divided by `num_counted`, and figures to look at."""
+
+    def flops(self, batch: B) -> float:
+        """Arithmetic of one update with this batch, forward and backward, recomputation not counted; 0: not known."""
+        return 0.0
+
+    @abstractmethod
+    def set_modes(self) -> None:
+        """Puts each part into the mode it is trained in; called again after every evaluation."""
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """What training changes, by its name in the objective."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}

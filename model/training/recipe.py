@@ -1,0 +1,157 @@
+"""Recipes: everything that decides what a training run does, as small typed values with their sources.
+
+A recipe is printed by `vigc train --recipe NAME --print` and changed by `--set optimizer.peak=1e-5`. The figures of the
+presets are those of the paper's code (facts §1.6 of arXiv 2308.12714's release) unless their comment says otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from vigc.model.embedded.rows import TextMixture
+from vigc.model.embedded.shape import SHIPPED, Shape
+from vigc.model.training.trainable import Lora, Trainable
+
+VICUNA_7B = "Salesforce/instructblip-vicuna-7b"
+VICUNA_13B = "Salesforce/instructblip-vicuna-13b"
+
+
+@dataclass(frozen=True)
+class OptimizerRecipe:
+    """AdamW, linear warm-up, cosine. Steps are updates of the weights: the paper's code counts micro-steps, so its 1000
+    warm-up steps at accumulation 2 are 500 here.
+    """
+
+    peak: float = 3e-5  # learning rate
+    floor: float = 1e-5
+    start: float = 1e-6  # at the first update
+    num_warmup: int = 500
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.05  # not on vectors
+    clip: float = 0.0  # largest norm of the gradient; 0: none, as in the paper's code
+    # Learning rate of the layers' matrices under Muon, as a multiple of what AdamW gets for the rest; 0: AdamW for all.
+    muon: float = 0.0
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """How a record becomes texts. VIG: instruction → question and answer. VIC: question → answer (facts §1.1)."""
+
+    vig: float = 1.0  # weight of each task beside the other
+    vic: float = 1.0
+    with_instruction: float = 0.0  # share of VIC texts with the instruction before the question, as at inference (Q6)
+    prefix: float = 0.0  # share of VIC answers of several sentences that are already begun in the prompt (Q6)
+    noise: float = 0.0  # share of those whose beginning has a sentence of another record in it
+    paraphrases: bool = True  # draw among the pack's wordings of an instruction
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What happens to pictures in training (facts §1.5)."""
+
+    min_scale: float = 0.5  # of the picture's area that a random crop keeps; 1: the whole picture
+    flip: float = 0.5  # never where the texts speak of left and right (Q21)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run, or one stage of it."""
+
+    name: str
+    about: str
+    stage: str = ""  # of a recipe with several: each goes on with the model that the one before it left
+    base: str = VICUNA_7B  # the model that is trained on; --model
+    fresh: Shape | None = None  # start from a new embedded model of this shape instead
+    objective: Literal["instructions", "eyes", "words"] = "instructions"  # the latter two: on scenes, not on data
+    texts: TextMixture = field(default_factory=TextMixture)  # of one scene, for "words"
+    auxiliary_weight: float = 0.5  # of the loss on what the visual tokens say, beside "words"
+    trainable: Trainable = field(default_factory=Trainable)
+    tasks: Tasks = field(default_factory=Tasks)
+    augment: Augment = field(default_factory=Augment)
+    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+    mixture: Literal["size", "sqrt"] = "size"  # weight of each data set: its size, or the square root of it
+    batch_size: int = 128  # samples per update, over all workers
+    micro_batch_size: int = 8  # samples per worker that go forward and backward at once
+    num_epochs: float = 5.0
+    num_updates: int | None = None  # instead of epochs
+    precision: Literal["fp32", "bf16", "fp16"] = "fp16"
+    parallel: Literal["ddp", "fsdp", "zero0", "zero1", "zero2", "zero3"] = "ddp"
+    gradient_checkpointing: bool = False
+    evaluate_every: int = 500  # updates; 0: only at the end
+    num_evaluated: int = 2048  # validation samples
+    checkpoint_every: int = 500  # updates
+    saved_as: Literal["base", "fp16"] = "base"  # a merged model: in its base's precision, or in half
+    patience: int = 0  # evaluations without a better one after which training stops; 0: never
+    seed: int = 42
+
+
+def paper_7b() -> tuple[Recipe, ...]:
+    return (
+        Recipe(
+            "paper_7b",
+            "VIGC of the paper: LLaVA data told as VIG and VIC, 5 epochs of both, 8 x 8 x 2 samples per update",
+        ),
+    )
+
+
+def paper_13b() -> tuple[Recipe, ...]:
+    return (Recipe("paper_13b", "the same with a language model of 13B", base=VICUNA_13B),)
+
+
+def instructblip_okvqa() -> tuple[Recipe, ...]:
+    return (_instructblip("instructblip_okvqa", "InstructBLIP on LLaVA data and OKVQA"),)
+
+
+def instructblip_aokvqa() -> tuple[Recipe, ...]:
+    return (_instructblip("instructblip_aokvqa", "InstructBLIP on LLaVA data and A-OKVQA"),)
+
+
+def _instructblip(name: str, about: str) -> Recipe:
+    """60,000 micro-steps at accumulation 2: 30,000 updates; sets drawn by the square roots of their sizes."""
+    return Recipe(name, about, trainable=Trainable(vision_norm=True), mixture="sqrt", num_updates=30_000)
+
+
+def lora_7b() -> tuple[Recipe, ...]:
+    """The paper's LoRA variant: the Q-Former stays frozen."""
+    trainable = Trainable(qformer=False, projection=True, lora=Lora())
+    return (Recipe("lora_7b", "low-rank adapters in the language model, Q-Former frozen", trainable=trainable),)
+
+
+def embedded() -> tuple[Recipe, ...]:
+    """The model that ships, from nothing but rendered scenes: first the eyes, then the words."""
+    rates = OptimizerRecipe(peak=1e-3, floor=1e-5, start=1e-5, num_warmup=100, betas=(0.9, 0.98), clip=1.0, muon=10.0)
+    eyes = Recipe(
+        "embedded",
+        "the embedded model's vision transformer learns what lies in each patch",
+        stage="eyes",
+        base="",
+        fresh=SHIPPED,
+        objective="eyes",
+        trainable=Trainable(qformer=False, projection=False, vision=True),
+        optimizer=rates,
+        batch_size=64,
+        micro_batch_size=32,
+        num_updates=2400,
+        precision="bf16",
+        checkpoint_every=250,
+        seed=0,
+    )
+    words = replace(
+        eyes,
+        about="the rest of it learns VIG and VIC, with the eyes frozen",
+        stage="words",
+        fresh=None,
+        objective="words",
+        trainable=Trainable(language_model=True),
+        batch_size=16,
+        micro_batch_size=8,
+        num_updates=3000,
+        checkpoint_every=100,
+        saved_as="fp16",
+        seed=1,
+    )
+    return eyes, words
+
+
+PRESETS = {f.__name__: f for f in (paper_7b, paper_13b, instructblip_okvqa, instructblip_aokvqa, lora_7b, embedded)}

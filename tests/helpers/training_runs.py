@@ -1,0 +1,68 @@
+"""Training runs of the command line, and the killing of their workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from vigc.model.embedded import PATH
+
+SMALL = ("batch_size=8", "micro_batch_size=2", "precision=fp32", "optimizer.peak=1e-3", "optimizer.num_warmup=2")
+
+
+def command(data: Path, out: Path, *options: str, workers: int = 2, model: Path = PATH) -> list[str]:
+    sets = [word for option in (*SMALL, *options) for word in ("--set", option)]
+    where = ["--data", str(data), "--out", str(out), "--model", str(model), "--workers", str(workers)]
+    return [sys.executable, "-m", "vigc.jobs.cli", "train", "--recipe", "paper_7b", *where, *sets]
+
+
+def losses(out: Path) -> dict[int, float]:
+    """By update; where an update was done twice, the later one."""
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return {line["update"]: line["loss"] for line in map(json.loads, lines)}
+
+
+def kill_a_worker(driver: subprocess.Popen[str], out: Path, after_update: int, timeout_s: float = 240) -> int:
+    """SIGKILL to one training worker once that update is done; returns its process id."""
+    wait_for_update(driver, out, after_update, timeout_s)
+    workers = [pid for pid in _descendants(driver.pid) if "RayTrainWorker" in _name(pid)]
+    assert workers, [_name(pid) for pid in _descendants(driver.pid)]
+    os.kill(workers[-1], signal.SIGKILL)
+    return workers[-1]
+
+
+def wait_for_update(driver: subprocess.Popen[str], out: Path, update: int, timeout_s: float = 240) -> None:
+    end = time.monotonic() + timeout_s
+    while not (out / "metrics.jsonl").exists() or max(losses(out), default=0) < update:
+        assert driver.poll() is None, driver.communicate()
+        assert time.monotonic() < end, "the run did not get there in time"
+        time.sleep(0.1)
+
+
+def _descendants(pid: int) -> list[int]:
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+            except OSError:
+                continue
+            parents.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(entry.name))
+    found, todo = [], [pid]
+    while todo:
+        children = parents.get(todo.pop(), [])
+        found += children
+        todo += children
+    return found
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return ""

@@ -1,0 +1,162 @@
+"""`vigc train`: data, order, recipes, and runs that lose a worker."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections import Counter
+
+import numpy as np
+import pytest
+from training_runs import command, kill_a_worker, losses
+
+from vigc.jobs.train_command import make_recipe
+from vigc.jobs.train_data import Deal, make_order, num_blocks
+from vigc.model.training.recipe import Recipe, Tasks
+from vigc.platform.records import ConfigError
+
+
+def test_an_epoch_tells_every_record_both_ways_once_and_each_epoch_in_another_order():
+    order = make_order(Recipe("r", "", batch_size=4, num_epochs=2.0), (10, 6))
+    assert len(order) == 64
+    first, second = order[:32], order[32:]
+    assert sorted(first) == sorted(second) == list(range(32))
+    assert list(first) != list(second)
+    assert list(order) == list(make_order(Recipe("r", "", batch_size=4, num_epochs=2.0), (10, 6)))
+    assert list(order) != list(make_order(Recipe("r", "", batch_size=4, num_epochs=2.0, seed=1), (10, 6)))
+
+
+def test_by_square_root_small_sets_come_round_more_often():
+    order = make_order(Recipe("r", "", mixture="sqrt", batch_size=10, num_updates=600), (900, 100))
+    small = np.count_nonzero(order // 2 >= 900)
+    assert small / len(order) == pytest.approx(0.25, abs=0.01)  # 10 of 30 + 10
+    per_record = Counter(int(entry) for entry in order if entry // 2 >= 900)
+    assert max(per_record.values()) - min(per_record.values()) <= 1
+
+
+def test_task_weights_decide_how_often_vig_and_vic_are_learnt():
+    recipe = Recipe("r", "", batch_size=10, num_updates=100, tasks=Tasks(vig=1.0, vic=3.0))
+    order = make_order(recipe, (200,))
+    assert np.count_nonzero(order % 2) / len(order) == pytest.approx(0.75, abs=0.01)
+    only = make_order(Recipe("r", "", batch_size=10, num_epochs=1.0, tasks=Tasks(vig=0.0)), (200,))
+    assert sorted(only) == list(range(1, 400, 2))
+
+
+def test_too_few_records_for_a_batch_say_so():
+    with pytest.raises(ConfigError, match="fewer than one batch of 128"):
+        make_order(Recipe("r", "", num_epochs=1.0), (10,))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("start", [0, 24])
+def test_workers_share_each_update_without_overlap_wherever_a_run_goes_on(world_size, start):
+    def share(rank):
+        deal = Deal(lambda positions: {"position": positions}, start, 8, rank, world_size)
+        blocks = np.array_split(np.arange(96 - start), num_blocks(96 - start, 8))
+        return [int(p) for block in blocks for p in deal({"id": block})["position"]]
+
+    shares = [share(rank) for rank in range(world_size)]
+    own = 8 // world_size
+    for update in range((96 - start) // 8):
+        taken = [p for s in shares for p in s[update * own : (update + 1) * own]]
+        assert sorted(taken) == list(range(start + 8 * update, start + 8 * update + 8))
+        assert all(s[update * own : (update + 1) * own] == sorted(s[update * own : (update + 1) * own]) for s in shares)
+
+
+def test_a_recipe_can_be_changed_value_by_value():
+    recipe = make_recipe(
+        "lora_7b", ["optimizer.peak=1e-4", "trainable.lora.rank=4", "num_updates=7", "tasks.noise=0.5"]
+    )
+    assert (recipe.optimizer.peak, recipe.trainable.lora.rank, recipe.num_updates) == (1e-4, 4, 7)
+    assert recipe.tasks.noise == 0.5
+    assert make_recipe("paper_7b", ["trainable.lora.rank=2"]).trainable.lora.alpha == 16
+    assert make_recipe("lora_7b", ["trainable.lora=none"]).trainable.lora is None
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("optimizer.peek=1", "there is no option 'peek'"),
+        ("batch_size=many", "batch_size: .*integer.*'many'"),
+        ("batch_size", "not of the form option=value"),
+        ("parallel=tensor", "parallel: .*'ddp'"),
+        ("batch_size.x=1", "batch_size has no parts"),
+    ],
+)
+def test_a_wrong_option_is_named(option, told):
+    with pytest.raises(ConfigError, match=told):
+        make_recipe("paper_7b", [option])
+
+
+def test_a_recipe_is_printed_as_it_would_run(vigc_here):
+    result = vigc_here("train", "--recipe", "paper_13b", "--print", "--set", "num_epochs=1")
+    assert result.code == 0
+    printed = json.loads(result.out)
+    assert printed["base"] == "Salesforce/instructblip-vicuna-13b"
+    assert printed["num_epochs"] == 1.0
+    assert printed["optimizer"]["peak"] == 3e-05
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--recipe", "nothing", "--out", "run"], "There is no recipe 'nothing'; use paper_7b"),
+        (["--recipe", "paper_7b"], "--out is missing"),
+        (["--recipe", "paper_7b", "--out", "run"], "No data"),
+        (["--recipe", "paper_7b", "--out", "run", "--data", "nowhere.json"], "nowhere.json is not there"),
+    ],
+)
+def test_wrong_use_of_train_is_one_line(vigc_here, arguments, told):
+    result = vigc_here("train", *arguments)
+    assert result.code == 2
+    assert told in result.err
+    assert result.err.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """40 scenes told in LLaVA's form; two of the pictures cannot be read."""
+    import random
+
+    from vigc.model.scenes import Split, make_scene, write_scenes
+    from vigc.model.scenes.wording import describe
+
+    folder = tmp_path_factory.mktemp("data")
+    write_scenes(folder, num=40, seed=4, size=160, split=Split.TRAIN)
+    records = []
+    for index in range(40):
+        told = describe(make_scene(Split.TRAIN, 4, index), random.Random(index))
+        name = f"{index:06d}.{'png' if index % 5 == 4 else 'jpg'}"
+        turns = [{"from": "human", "value": f"<image>\n{told.question}"}, {"from": "gpt", "value": told.answer}]
+        records.append({"id": str(index), "image": name, "conversations": turns})
+    (folder / "images" / "000003.jpg").write_bytes(b"no picture")
+    (folder / "images" / "000007.jpg").unlink()
+    file = folder / "images" / "detail.json"
+    file.write_text(json.dumps(records))
+    return file
+
+
+def run(*arguments, expected=0):
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == expected, done.stdout + done.stderr
+    return done
+
+
+@pytest.mark.slow
+def test_a_run_that_loses_a_worker_and_one_that_is_stopped_end_like_an_undisturbed_one(data, tmp_path):
+    options = ("num_updates=16", "checkpoint_every=4")
+    run(data, tmp_path / "calm", *options)
+    driver = subprocess.Popen(
+        command(data, tmp_path / "killed", *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    kill_a_worker(driver, tmp_path / "killed", after_update=6)
+    out, err = driver.communicate(timeout=240)
+    assert driver.returncode == 0, out + err
+    calm, killed = (tmp_path / name / "weights" / "weights.safetensors" for name in ("calm", "killed"))
+    assert calm.read_bytes() == killed.read_bytes()
+    assert losses(tmp_path / "calm")[16] == losses(tmp_path / "killed")[16]
+    again = run(data, tmp_path / "killed", *options)  # nothing is left to do
+    assert "Weights of update 16" in again.stdout
+    other = run(data, tmp_path / "killed", "num_updates=20", "checkpoint_every=4", expected=2)
+    assert "holds another run; different are" in other.stderr
+    assert "recipe.num_updates" in other.stderr
