@@ -171,7 +171,7 @@ class _Sharded(_Own):
 
         if not distributed.is_initialized():
             raise ConfigError("FSDP spreads weights over processes; use it with two workers or more, or parallel=ddp.")
-        _require_adamw(recipe)
+        require_adamw(recipe)
         network = objective.network
         for layer in [*network.language_model.model.layers, *network.model.vision_model.encoder.layers]:
             fully_shard(layer)
@@ -226,7 +226,7 @@ class _Zero(Parallel):
             raise ConfigError("DeepSpeed runs in fp32 or bf16 here: fp16 needs a loss scaling of its own.")
         if not distributed.is_initialized():
             raise ConfigError("DeepSpeed needs a process group; run it through `vigc train`, also with one worker.")
-        _require_adamw(recipe)
+        require_adamw(recipe)
         if device.type == "cpu":
             # Otherwise its first use compiles a C++ extension for two minutes; gloo does the same work.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -284,7 +284,8 @@ class _Zero(Parallel):
             raise ModelError(f"{folder}: DeepSpeed found no state of its own there to go on from.")
 
 
-def _require_adamw(recipe: Recipe) -> None:
+def require_adamw(recipe: Recipe) -> None:
+    """Raises ConfigError for a recipe whose optimiser cannot work on parts of matrices."""
     if recipe.optimizer.muon:
         raise ConfigError(
             f"Muon needs whole matrices; with parallel={recipe.parallel} set optimizer.muon=0, or use ddp."

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from training_runs import command, kill_a_worker, losses
 
-from vigc.jobs.train_command import make_recipe
+from vigc.jobs.train_command import make_recipes
 from vigc.jobs.train_data import Deal, make_order, num_blocks
 from vigc.model.training.recipe import Recipe, Tasks
 from vigc.platform.records import ConfigError
@@ -64,13 +64,13 @@ def test_workers_share_each_update_without_overlap_wherever_a_run_goes_on(world_
 
 
 def test_a_recipe_can_be_changed_value_by_value():
-    recipe = make_recipe(
+    (recipe,) = make_recipes(
         "lora_7b", ["optimizer.peak=1e-4", "trainable.lora.rank=4", "num_updates=7", "tasks.noise=0.5"]
     )
     assert (recipe.optimizer.peak, recipe.trainable.lora.rank, recipe.num_updates) == (1e-4, 4, 7)
     assert recipe.tasks.noise == 0.5
-    assert make_recipe("paper_7b", ["trainable.lora.rank=2"]).trainable.lora.alpha == 16
-    assert make_recipe("lora_7b", ["trainable.lora=none"]).trainable.lora is None
+    assert make_recipes("paper_7b", ["trainable.lora.rank=2"])[0].trainable.lora.alpha == 16
+    assert make_recipes("lora_7b", ["trainable.lora=none"])[0].trainable.lora is None
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,16 @@ def test_a_recipe_can_be_changed_value_by_value():
 )
 def test_a_wrong_option_is_named(option, told):
     with pytest.raises(ConfigError, match=told):
-        make_recipe("paper_7b", [option])
+        make_recipes("paper_7b", [option])
+
+
+def test_an_option_may_name_one_stage():
+    eyes, words = make_recipes("embedded", ["num_updates=7", "words.optimizer.peak=1e-4", "eyes.batch_size=8"])
+    assert (eyes.num_updates, words.num_updates) == (7, 7)
+    assert (eyes.optimizer.peak, words.optimizer.peak) == (1e-3, 1e-4)
+    assert (eyes.batch_size, words.batch_size) == (8, 16)
+    with pytest.raises(ConfigError, match="there is no option 'ears'"):
+        make_recipes("embedded", ["ears.num_updates=7"])
 
 
 def test_a_recipe_is_printed_as_it_would_run(vigc_here):

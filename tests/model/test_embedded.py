@@ -21,11 +21,10 @@ from vigc.model.embedded.evaluate import (
     score_questions,
 )
 from vigc.model.engines import ContinuousEngine
-from vigc.model.network import Network
 from vigc.model.prompts import load_pack
 from vigc.model.scenes import Split, make_scene
 from vigc.model.scenes.world import CATEGORIES
-from vigc.model.training import Sample, Schedule, language_loss, make_optimizer
+from vigc.model.training import Schedule, make_optimizer
 from vigc.platform.records import Kind
 
 PACK, PAPER = load_pack(), make_policy("paper")
@@ -92,24 +91,6 @@ def test_the_commonest_opening_is_two_words_whatever_their_case() -> None:
 def test_easy_and_hard_scenes_are_told_apart_by_their_number_of_objects() -> None:
     assert {len(s.objects) <= 5 for s in held_out_scenes(50, 1)} == {True}
     assert {6 <= len(s.objects) <= 12 for s in held_out_scenes(50, 1, hard=True)} == {True}
-
-
-def test_the_loss_counts_target_tokens_only(network: Network) -> None:
-    features = network.encode_images(torch.zeros(1, network.image_size, network.image_size, 3, dtype=torch.uint8))
-    prompt, target = "What color is the car?", " The car is red."
-    short, _ = language_loss(network, features, [Sample(0, prompt, target)])
-    padded, _ = language_loss(network, features, [Sample(0, prompt, target), Sample(0, prompt, target)])
-    assert torch.allclose(short, padded, atol=1e-5)
-    other, _ = language_loss(network, features, [Sample(0, prompt, " Umbrella umbrella red red red.")])
-    assert other > 2 * short
-    # By hand: the mean over target and end mark of what the network gives each of them.
-    ids = [*network.prompt_ids(prompt + target), network.eos_id]
-    visual = network.visual_tokens(features, *network.qformer_ids([prompt]))
-    embeds = torch.cat([visual, network.embed(torch.tensor([ids]))], dim=1)
-    logits = network.language_model(inputs_embeds=embeds).logits[0, visual.shape[1] - 1 : -1].log_softmax(-1)
-    num_target = len(ids) - len(network.prompt_ids(prompt))
-    expected = -logits[torch.arange(len(ids)), torch.tensor(ids)][-num_target:].mean()
-    assert torch.allclose(short, expected, atol=1e-4)
 
 
 def test_the_schedule_warms_up_and_ends_at_the_floor() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from vigc.model.embedded.eyes import EyesObjective
-from vigc.model.embedded.files import fresh_network, save
+from vigc.model.embedded.files import fresh_network
 from vigc.model.embedded.rows import (
     EMPTY,
     IGNORE,
@@ -24,21 +24,47 @@ from vigc.model.embedded.rows import (
     training_scene,
 )
 from vigc.model.embedded.shape import SHIPPED, SMALL, num_parameters
-from vigc.model.embedded.train import EyesRecipe, WordsRecipe, train_eyes, train_words
 from vigc.model.embedded.words import WordsObjective
-from vigc.model.network import Network, load_network
+from vigc.model.network import Network
 from vigc.model.prompts import load_pack
 from vigc.model.scenes.wording import PLACES
 from vigc.model.scenes.world import CATEGORIES
+from vigc.model.training.loop import State, train
+from vigc.model.training.parallel import make_parallel, require_adamw
+from vigc.model.training.recipe import Recipe, embedded
+from vigc.model.training.schedule import make_optimizers, set_learning_rate
+from vigc.model.training.trainable import set_trainable
+from vigc.platform.records import ConfigError
 
 PACK = load_pack()
 TINY = replace(SMALL, image_size=64, vision_width=64, vision_layers=1, width=64, qformer_layers=1, language_layers=1)
+EYES, WORDS = embedded()
 SAID = re.compile(rf"({'|'.join(PLACES)})", re.IGNORECASE)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def tiny() -> Network:
     return fresh_network(TINY, PACK, seed=0)
+
+
+def objective_of(recipe: Recipe, network: Network) -> EyesObjective | WordsObjective:
+    set_trainable(network, recipe.trainable)
+    return EyesObjective(network) if recipe.objective == "eyes" else WordsObjective(network)
+
+
+def learn(recipe: Recipe, network: Network, num_updates: int, rows: list[list[dict[str, object]]]) -> list[float]:
+    """Updates from these rows, one list each time; gives the losses."""
+    objective, losses = objective_of(recipe, network), []
+    train(
+        make_parallel(objective, recipe, network.device),
+        recipe,
+        num_updates,
+        ([objective.collate(part)] for part in rows),
+        state=State(),
+        on_update=lambda report: losses.append(report.figures["loss"]),
+        on_checkpoint=lambda state, figures: None,
+    )
+    return losses
 
 
 def words_rows(num: int, mixture: TextMixture | None = None) -> list[dict[str, object]]:
@@ -121,12 +147,12 @@ def _places(text: str) -> list[int]:
     return [PLACES.index(place.lower()) for place in SAID.findall(text)]
 
 
-@pytest.mark.parametrize("stage", ["eyes", "words"])
-def test_a_batch_gives_the_gradient_of_its_parts_together(tiny: Network, stage: str) -> None:
+@pytest.mark.parametrize("recipe", [EYES, WORDS], ids=lambda r: r.stage)
+def test_a_batch_gives_the_gradient_of_its_parts_together(tiny: Network, recipe: Recipe) -> None:
     """So the same update comes out however rows are spread over processes and micro-batches."""
     torch.manual_seed(0)
-    objective = EyesObjective(tiny) if stage == "eyes" else WordsObjective(tiny)
-    rows = eyes_rows(4) if stage == "eyes" else words_rows(4)
+    objective = objective_of(recipe, tiny)
+    rows = eyes_rows(4) if recipe is EYES else words_rows(4)
 
     def gradient(parts: list[list[dict[str, object]]]) -> tuple[float, torch.Tensor]:
         objective.zero_grad()
@@ -138,7 +164,7 @@ def test_a_batch_gives_the_gradient_of_its_parts_together(tiny: Network, stage: 
 
     counted, together = gradient([rows])
     counted_apart, apart = gradient([rows[:1], rows[1:]])
-    assert counted == counted_apart == (4 if stage == "eyes" else 4 * TextMixture().num_texts)
+    assert counted == counted_apart == (4 if recipe is EYES else 4 * TextMixture().num_texts)
     assert torch.allclose(together, apart, rtol=1e-3, atol=1e-4 * float(together.abs().max()))
 
 
@@ -146,8 +172,8 @@ def test_each_stage_trains_its_own_part_and_leaves_the_other_alone(tiny: Network
     def trained(objective: torch.nn.Module) -> set[str]:
         return {n.removeprefix("model.").split(".")[0] for n, p in objective.named_parameters() if p.requires_grad}
 
-    assert trained(EyesObjective(tiny)) == {"vision_model", "patch", "background"}
-    words = trained(WordsObjective(tiny))
+    assert trained(objective_of(EYES, tiny)) == {"vision_model", "patch", "background"}
+    words = trained(objective_of(WORDS, tiny))
     assert "vision_model" not in words
     assert words >= {"query_tokens", "qformer", "language_projection", "language_model", "subject"}
 
@@ -155,7 +181,7 @@ def test_each_stage_trains_its_own_part_and_leaves_the_other_alone(tiny: Network
 @pytest.mark.parametrize("num_queries", [2, 8, 32])
 def test_every_subject_is_asked_for_with_any_number_of_queries(num_queries: int) -> None:
     network = fresh_network(replace(TINY, num_queries=num_queries), PACK, seed=0)
-    objective = WordsObjective(network)
+    objective = objective_of(WORDS, network)
     batch = objective.collate(words_rows(30))
     objective(batch)[0].backward()
     rounds = objective.subject.weight.grad.view(objective.num_rounds, -1).abs().sum(1)  # type: ignore[union-attr]
@@ -180,22 +206,34 @@ def test_the_shipped_shape_fits_into_24_megabytes_of_half_precision() -> None:
 
 
 @pytest.mark.slow
-def test_the_eyes_learn_from_the_first_steps() -> None:
-    network = fresh_network(SMALL, PACK, seed=0)
-    losses: list[float] = []
-    train_eyes(network, EyesRecipe(num_steps=50, batch_size=8), lambda step, f: losses.append(f["background"]))
-    assert losses[-1] > 0.5  # of six backgrounds
+@pytest.mark.parametrize(("recipe", "most"), [(EYES, 7.0), (WORDS, 28.0)], ids=["eyes", "words"])
+def test_a_stage_learns_from_its_first_updates(tiny: Network, recipe: Recipe, most: float) -> None:
+    make = eyes_rows if recipe is EYES else words_rows
+    frozen = {n: p.clone() for n, p in tiny.model.named_parameters() if n.startswith("vision") is (recipe is WORDS)}
+    rows = make(60 * 4)
+    losses = learn(recipe, tiny, 60, [rows[i : i + 4] for i in range(0, len(rows), 4)])
+    assert losses[0] > most + 3
+    assert losses[-1] < most
+    after = dict(tiny.model.named_parameters())
+    assert all(torch.equal(p, after[n]) for n, p in frozen.items())
 
 
-@pytest.mark.slow
-def test_training_goes_through_both_stages_and_leaves_a_model_that_loads(tmp_path, tiny: Network) -> None:  # type: ignore[no-untyped-def]
-    seen: list[dict[str, float]] = []
-    eyes = {n: p.clone() for n, p in tiny.model.vision_model.state_dict().items()}
-    train_words(tiny, PACK, WordsRecipe(num_steps=25, batch_size=2), lambda step, f: seen.append(f))
-    assert all(torch.equal(p, eyes[n]) for n, p in tiny.model.vision_model.state_dict().items())
-    train_eyes(tiny, EyesRecipe(num_steps=2, batch_size=2), lambda step, f: None)
-    assert seen[-1]["words"] < 6.5  # nats; a guess among all tokens costs 6.8
-    save(tiny, tmp_path)
-    made = load_network(tmp_path, device="cpu")
-    assert made.image_size == 64
-    assert made.num_queries == TINY.num_queries
+def test_matrices_of_layers_go_under_muon_and_all_the_rest_under_adamw(tiny: Network) -> None:
+    objective = objective_of(WORDS, tiny)
+    adamw, muon = make_optimizers(objective, 1e-3, 0.05, (0.9, 0.98), 10.0)
+    under_muon = {id(p) for group in muon.param_groups for p in group["params"]}
+    under_adamw = {id(p) for group in adamw.param_groups for p in group["params"]}
+    trained = objective.trained()
+    assert under_muon | under_adamw == {id(p) for p in trained.values()}
+    assert not under_muon & under_adamw
+    for name, parameter in trained.items():
+        inside = re.search(r"\.layers?\.\d+\.", name) is not None and parameter.ndim == 2
+        assert (id(parameter) in under_muon) is inside, name
+    set_learning_rate([adamw, muon], 0.5)
+    assert {group["lr"] for group in adamw.param_groups} == {0.5}
+    assert {group["lr"] for group in muon.param_groups} == {5.0}
+
+
+def test_muon_is_refused_where_matrices_are_spread_over_processes(tiny: Network) -> None:
+    with pytest.raises(ConfigError, match="Muon needs whole matrices"):
+        require_adamw(replace(EYES, parallel="zero2"))
