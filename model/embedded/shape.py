@@ -34,7 +34,7 @@ class Shape:
     qformer_layers: int = 4
     cross_attention_frequency: int = 1  # 1: every layer of the Q-Former looks at the picture
     language_layers: int = 4
-    num_queries: int = 8
+    num_queries: int = 4
 
 
 SHIPPED = Shape()

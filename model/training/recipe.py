@@ -146,7 +146,7 @@ def embedded() -> tuple[Recipe, ...]:
         trainable=Trainable(language_model=True),
         batch_size=16,
         micro_batch_size=8,
-        num_updates=3000,
+        num_updates=1600,
         checkpoint_every=100,
         saved_as="fp16",
         seed=1,
