@@ -145,3 +145,15 @@ class Row:
     phash: str | None  # 64-bit perceptual hash, 16 hex digits
     conversations: list[Conversation]
     request: str  # the pass that made this row, e.g. "001": its request.json says model, prompts, policy, seed
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One question about an image with the answers that training may give: what a data set teaches."""
+
+    image: str  # path or URI, as the data set has it, or below the folder that was named for its images
+    question: str
+    answers: tuple[str, ...]  # different from each other, at least one
+    weights: tuple[float, ...]  # how often each of them is drawn; their sum is 1
+    kind: Kind
+    place: str  # where it was read, for errors, e.g. "detail_23k.json: record 17" (counted from 0)
