@@ -103,7 +103,7 @@ def test_a_recipe_is_printed_as_it_would_run(vigc_here):
         (["--recipe", "nothing", "--out", "run"], "There is no recipe 'nothing'; use paper_7b"),
         (["--recipe", "paper_7b"], "--out is missing"),
         (["--recipe", "paper_7b", "--out", "run"], "No data"),
-        (["--recipe", "paper_7b", "--out", "run", "--data", "nowhere.json"], "nowhere.json is not there"),
+        (["--recipe", "paper_7b", "--out", "run", "--data", "nowhere.json"], "nowhere.json: no such file or folder"),
     ],
 )
 def test_wrong_use_of_train_is_one_line(vigc_here, arguments, told):
