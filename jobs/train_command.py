@@ -23,13 +23,18 @@ def train(
     recipe: Annotated[str, typer.Option(help="Which preset; `--print` shows what it says.")],
     data: Annotated[
         list[str] | None,
-        typer.Option(help="A JSON file of LLaVA's form, or an OUT of `vigc generate`. May be repeated."),
+        typer.Option(
+            help="A JSON file of LLaVA, A-OKVQA, OKVQA, VQAv2 or VIGC, or an OUT of `vigc generate`. May be repeated."
+        ),
     ] = None,
     out: Annotated[
         str | None, typer.Option(help="The run's folder. The same command again continues there.", show_default=False)
     ] = None,
     validation: Annotated[str | None, typer.Option(help="Held-out data; decides the best checkpoint.")] = None,
-    images: Annotated[str | None, typer.Option(help="The folder that image names in JSON files are below.")] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(help="The folder that image names are below.", show_default="the folder of the JSON file"),
+    ] = None,
     kind: Annotated[str | None, typer.Option(help="Of all records, where files do not say it.")] = None,
     model: Annotated[str | None, typer.Option(help="What to start from.", show_default="the recipe's base")] = None,
     prompts: Annotated[str | None, typer.Option(help="A prompt pack (YAML).", show_default="the project's own")] = None,

@@ -29,6 +29,8 @@ class TrainLine:
     @contextmanager
     def shown(self) -> Iterator[None]:
         plan, recipe = self._plan, self._plan.recipe
+        for described in plan.records.described:
+            self._console.print(f"learns from {described}", soft_wrap=True)
         self._console.print(
             f"{recipe.name} on {plan.model.name}: {plan.num_updates:,} updates of {recipe.batch_size} samples from "
             f"{plan.records.table.num_rows:,} records; {plan.num_workers} worker(s), {plan.device}, {recipe.parallel}, "

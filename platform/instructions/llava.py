@@ -1,8 +1,9 @@
 """LLaVA's instruction format: a list of `{id, image, conversations: [{from, value}]}`, read turn by turn.
 
-For LLaVA-Instruct-150K, its three parts (conversation_58k, detail_23k, complex_reasoning_77k), and what
-`vigc export --format llava` writes. The image mark goes; each question with its answer becomes one instruction, without
-the turns before it. Source: arXiv 2304.08485 §3; haotian-liu/LLaVA, docs/Finetune_Custom_Data.md.
+For LLaVA-Instruct-150K, its three parts (conversation_58k, detail_23k, complex_reasoning_77k), LLaVA-1.5's mixture
+(llava_v1_5_mix665k, whose 40,688 records without an image are skipped and counted), and what `vigc export --format
+llava` writes. The image mark goes; each question with its answer becomes one instruction, without the turns before it.
+Source: arXiv 2304.08485 §3; haotian-liu/LLaVA, docs/Finetune_Custom_Data.md and issue 657.
 """
 
 from __future__ import annotations
@@ -37,12 +38,16 @@ class LlavaFile:
     def __init__(self, origin: Origin, content: Any) -> None:
         self._origin, self._content = origin, content
         self._kind = kind_in_name(origin.path.stem)
+        self._num_text_only = sum(map(_is_text_only, content)) if isinstance(content, list) else 0
 
     def describe(self) -> str:
-        return f"llava {self._origin.path}"
+        skipped = f", {self._num_text_only:,} records without an image skipped" if self._num_text_only else ""
+        return f"llava {self._origin.path}{skipped}"
 
     def __iter__(self) -> Iterator[Instruction]:
         for place, record in self._origin.records(self._content):
+            if _is_text_only(record):
+                continue
             image = self._origin.text(place, record, "image")
             pairs = self._pairs(place, record)
             kind = _kind_in_id(record.get("id")) or self._kind or _kind_of(pairs)
@@ -68,6 +73,11 @@ class LlavaFile:
                 raise self._origin.fault(here, f"holds {IMAGE_TOKEN} inside its text")
             values.append(value)
         return list(zip(values[::2], values[1::2], strict=True))
+
+
+def _is_text_only(record: Any) -> bool:
+    """Neither names a picture nor marks the place of one; with the mark alone, it is a record that lost its picture."""
+    return isinstance(record, dict) and record.get("image") is None and IMAGE_TOKEN not in str(record)
 
 
 def _kind_in_id(name: Any) -> Kind | None:

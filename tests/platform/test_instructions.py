@@ -84,6 +84,20 @@ def test_each_turn_of_a_llava_record_becomes_a_question_without_the_image_mark(t
     assert list(opened) == [first, second, third]  # as often as wanted
 
 
+def test_records_without_an_image_are_skipped_and_counted(tmp_path):
+    shared = {"id": "wgByO4Y_0", "model": "", "conversations": [{"from": "human", "value": "Tell me a joke."}]}
+    unnamed = talk("Who wrote it?", "She did.", image=None)
+    path = write(tmp_path, [shared, LLAVA[0], unnamed, LLAVA[1]], "llava_v1_5_mix665k.json")
+    opened = open_instructions(path)
+    assert opened.format == "llava"
+    assert [one.question for one in opened] == ["What is on the table?", "Is it full?", "Why might he wait?"]
+    assert [one.place for one in opened][2] == f"{path}: record 3"
+    assert opened.describe() == f"llava {path}, 2 records without an image skipped"
+    assert "skipped" not in open_instructions(write(tmp_path, LLAVA)).describe()
+    with pytest.raises(InputError, match="no instruction to learn from"):
+        count_by_kind(open_instructions(write(tmp_path, [shared])))
+
+
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
