@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -172,6 +171,7 @@ def _fit(plan: TrainPlan, on_figures: Callable[[dict[str, Any]], None] | None) -
     settings = TrainSettings(
         recipe=plan.recipe,
         model=plan.model.location,
+        base_sha256=plan.model.weights if plan.model.files else None,
         device=plan.device,
         num_updates=plan.num_updates,
         evaluates=evaluates,
@@ -316,37 +316,39 @@ def _listen(
 
 
 def _finish(plan: TrainPlan, result: ray.train.Result) -> TrainOutcome:
-    """The best checkpoint's trained weights, under the names transformers uses, beside what they belong to."""
-    from safetensors.torch import load_file, save_file
+    """The best checkpoint's trained weights, under the names transformers uses, bound to the base they belong to."""
+    from safetensors.torch import load_file
 
+    from vigc.model.checkpoints import About, save_trained
     from vigc.model.training.objective import MODEL
 
     best = result.get_best_checkpoint("val_loss", "min") if plan.validation is not None else result.checkpoint
     if best is None:
         raise RunError(f"{plan.out}: the run ended without a checkpoint.")
-    weights = plan.out / WEIGHTS
     with best.as_directory() as folder:
         trained = load_file(Path(folder) / TRAINED)
-        state = json.loads((Path(folder) / STATE).read_text())["state"]
-    part = plan.out / f"{WEIGHTS}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
+        found = json.loads((Path(folder) / STATE).read_text())
+    update, val_loss = int(found["state"]["update"]), found["state"]["best_loss"] if plan.validation else None
     named = {name.removeprefix(MODEL): value for name, value in trained.items() if name.startswith(MODEL)}
-    save_file(named, part / "weights.safetensors", metadata={"format": "pt"})
-    about = {"base": plan.model.name, "base_weights": plan.model.weights, "state": state, "run": plan.request}
-    (part / "checkpoint.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    shutil.rmtree(weights, ignore_errors=True)
-    part.rename(weights)
-    val_loss = float(state["best_loss"]) if plan.validation is not None else None
-    return TrainOutcome(plan.out, int(state["update"]), val_loss, weights)
+    about = About(
+        base=plan.model.location,
+        base_sha256=found["base_sha256"],
+        trainable=plan.recipe.trainable.beginnings,
+        recipe=plan.recipe.name,
+        step=update,
+        lora=plan.recipe.trainable.lora,
+        details={"val_loss": val_loss, "run": plan.request},
+    )
+    return TrainOutcome(plan.out, update, val_loss, save_trained(plan.out / WEIGHTS, named, about))
 
 
 def merge_run(plan: TrainPlan, outcome: TrainOutcome) -> Path:
     """The base with the trained weights put in, as a full model folder that `--model` takes."""
-    from vigc.model.training.checkpoint import merge
+    from vigc.jobs.weights import is_merged, merge_checkpoint
 
     full = plan.out / "model"
-    merge(plan.model.location, outcome.trained, plan.recipe.trainable, full)
+    if not is_merged(outcome.trained, full):
+        merge_checkpoint(outcome.trained, full, base=plan.model.location)
     return full
 
 

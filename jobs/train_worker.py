@@ -32,6 +32,7 @@ class TrainSettings:
 
     recipe: Recipe
     model: str
+    base_sha256: str | None  # of the model's weights; None: of those that are downloaded, which a worker has
     device: str
     num_updates: int
     evaluates: bool
@@ -52,6 +53,7 @@ def train_worker(config: dict[str, Any]) -> None:
     import torch
     from safetensors.torch import load_file
 
+    from vigc.model.model_folders import base_hash
     from vigc.model.training.loop import State, train
     from vigc.model.training.parallel import make_parallel, rank
 
@@ -70,6 +72,7 @@ def train_worker(config: dict[str, Any]) -> None:
             state = State(**found["state"])
             _require_world(recipe, found["world_size"])
             parallel.load(Path(folder), load_file(Path(folder) / TRAINED))
+    base_sha256 = settings.base_sha256 or (base_hash(objective.network) if rank() == 0 else "")
     last_sent = [0.0]
 
     def on_update(report: Report) -> None:
@@ -82,7 +85,7 @@ def train_worker(config: dict[str, Any]) -> None:
     def on_checkpoint(state: State, measured: dict[str, float]) -> None:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
-            _save(folder, parallel, state)
+            _save(folder, parallel, state, base_sha256)
             metrics = {"update": state.update, **measured}
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
@@ -134,7 +137,7 @@ def _require_world(recipe: Recipe, before: int) -> None:
         )
 
 
-def _save(folder: Path, parallel: Any, state: State) -> None:
+def _save(folder: Path, parallel: Any, state: State, base_sha256: str) -> None:
     from safetensors.torch import save_file
 
     from vigc.model.training.parallel import rank, world_size
@@ -143,7 +146,8 @@ def _save(folder: Path, parallel: Any, state: State) -> None:
     trained = parallel.trained()
     if rank() == 0:
         save_file({name: value.contiguous() for name, value in trained.items()}, folder / TRAINED)
-        (folder / STATE).write_text(json.dumps({"state": asdict(state), "world_size": world_size()}))
+        found = {"state": asdict(state), "world_size": world_size(), "base_sha256": base_sha256}
+        (folder / STATE).write_text(json.dumps(found))
 
 
 def _batches(objective: Objective[Any], recipe: Recipe, start: int) -> Iterator[list[Batch]]:

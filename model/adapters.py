@@ -20,16 +20,16 @@ MARK = ".lora_"
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """The shape of adapters. The defaults are those of the paper's LoRA variant (q, k, v, o of every layer)."""
+    """Adapters on these linear layers; the defaults are those of the paper's LoRA variant (facts §1.6)."""
 
-    r: int = 8
+    rank: int = 8
     alpha: int = 16
     dropout: float = 0.1
-    target_modules: tuple[str, ...] = ("k_proj", "o_proj", "q_proj", "v_proj")
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
 
     def same_shape(self, other: Lora) -> bool:
         """Whether the same tensors mean the same in both; dropout acts in training only."""
-        return (self.r, self.alpha, {*self.target_modules}) == (other.r, other.alpha, {*other.target_modules})
+        return (self.rank, self.alpha, {*self.targets}) == (other.rank, other.alpha, {*other.targets})
 
 
 def add_lora(network: Network, lora: Lora) -> None:
@@ -45,7 +45,7 @@ def add_lora(network: Network, lora: Lora) -> None:
 
     language_model = network.language_model
     config = LoraConfig(
-        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.target_modules)
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.targets)
     )
     LoraModel(language_model, config, ADAPTER)
     language_model.train(language_model.training)  # the new layers start in training mode, with dropout
@@ -84,18 +84,18 @@ def adapter_shapes(network: Network, lora: Lora) -> dict[str, torch.Size]:
     """
     shapes = {}
     for path, layer in _targets(network, lora):
-        shapes[f"language_model.{path}.lora_A.{ADAPTER}.weight"] = torch.Size([lora.r, layer.in_features])
-        shapes[f"language_model.{path}.lora_B.{ADAPTER}.weight"] = torch.Size([layer.out_features, lora.r])
+        shapes[f"language_model.{path}.lora_A.{ADAPTER}.weight"] = torch.Size([lora.rank, layer.in_features])
+        shapes[f"language_model.{path}.lora_B.{ADAPTER}.weight"] = torch.Size([layer.out_features, lora.rank])
     return shapes
 
 
 def _targets(network: Network, lora: Lora) -> list[tuple[str, nn.Linear]]:
     layers = [(path, layer) for path, layer in network.language_model.named_modules() if isinstance(layer, nn.Linear)]
-    for target in lora.target_modules:
+    for target in lora.targets:
         if not any(path.split(".")[-1] == target for path, _ in layers):
             names = sorted({path.split(".")[-1] for path, _ in layers})
             raise ModelError(
-                f"{network.name}: no linear layer of the language model is called {target!r}. There are: "
+                f"{network.name}: LoRA has no target {target!r}: linear layers of the language model are called "
                 f"{', '.join(names)}."
             )
-    return [(path, layer) for path, layer in layers if path.split(".")[-1] in lora.target_modules]
+    return [(path, layer) for path, layer in layers if path.split(".")[-1] in lora.targets]

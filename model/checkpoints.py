@@ -21,15 +21,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vigc.model.adapters import MARK, Lora, adapter_shapes, add_lora, lora_of, merge_lora, plain_name
-from vigc.model.model_folders import base_hash, require_free, save_network
+from vigc.model.model_folders import base_hash, require_dtype, require_free, save_network
 from vigc.model.network import DTYPES, Network
-from vigc.model.stored_tensors import first_line, read_safetensors
+from vigc.model.stored_tensors import first_line, listed, read_safetensors, require_same
 from vigc.model.weight_files import hash_files
 from vigc.platform.records import ModelError
 
 FORMAT, VERSION = "vigc trained weights", 1
 WEIGHTS_FILE, ABOUT_FILE = "weights.safetensors", "checkpoint.json"
-MAX_LISTED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +68,7 @@ def save_trained(folder: str | Path, tensors: Mapping[str, Tensor], about: About
         ModelError: tensors that `about` does not announce, or empty ones; something else is at `folder`; it cannot be
             written.
     """
-    if dtype is not None and dtype not in DTYPES:
-        raise ModelError(f"The dtype {dtype!r} is unknown; use {', '.join(DTYPES)}.")
+    require_dtype(dtype)
     target = Path(folder).absolute()
     stored = {
         plain_name(name): tensor.detach().to("cpu", DTYPES[dtype] if dtype else tensor.dtype).contiguous()
@@ -147,7 +145,7 @@ def load_trained(network: Network, folder: str | Path, *, known_base_hash: str |
     wanted = {name: tensor.shape for name, tensor in trained_tensors(network, about.trainable).items()}
     if about.lora is not None and present is None:
         wanted |= adapter_shapes(network, about.lora)
-    _require_same(place, {name: tensor.shape for name, tensor in tensors.items()}, wanted)
+    require_same(str(place), {name: tensor.shape for name, tensor in tensors.items()}, wanted)
 
     if about.lora is not None and present is None:
         add_lora(network, about.lora)
@@ -158,22 +156,32 @@ def load_trained(network: Network, folder: str | Path, *, known_base_hash: str |
     return replace(network, name=f"{network.name} + {place}")
 
 
-def merge(base: Network, checkpoint: str | Path, out: str | Path, *, known_base_hash: str | None = None) -> Network:
+def merge(
+    base: Network,
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    dtype: str | None = None,
+    known_base_hash: str | None = None,
+) -> Network:
     """Writes base and checkpoint as one whole model, adapters added into the weights, for `load_network`.
 
     Args:
         base: the network that the checkpoint was trained from. It is changed on the way, to save a second copy.
+        dtype: see `save_network`.
     Returns:
         the merged network.
     Raises:
         ModelError: see `load_trained` and `save_network`.
     """
     require_free(out)
+    require_dtype(dtype)
     about = read_about(checkpoint)
     network = load_trained(base, checkpoint, known_base_hash=known_base_hash)
     if about.lora is not None:
         merge_lora(network)
-    return save_network(network, out, origin={"base": about.base, "checkpoint": _read(Path(checkpoint) / ABOUT_FILE)})
+    origin = {"base": about.base, "checkpoint": _read(Path(checkpoint) / ABOUT_FILE)}
+    return save_network(network, out, origin, dtype=dtype)
 
 
 def _parse(file: Path) -> tuple[About, str]:
@@ -193,7 +201,7 @@ def _parse(file: Path) -> tuple[About, str]:
             trainable=tuple(content["trainable"]),
             recipe=content["recipe"],
             step=content["step"],
-            lora=lora and Lora(**{**lora, "target_modules": tuple(lora["target_modules"])}),
+            lora=lora and Lora(**{**lora, "targets": tuple(lora["targets"])}),
             details=content["details"],
         )
         return about, str(content["weights"]["sha256"])
@@ -224,38 +232,13 @@ def _require_announced(target: Path, tensors: Mapping[str, Tensor], about: About
     if bool(adapters) != (about.lora is not None):
         problems.append(f"{len(adapters)} adapter tensors, but lora is {about.lora}")
     if other:
-        problems.append(f"{len(other)} are not announced as trainable ({_listed(other)})")
+        problems.append(f"{len(other)} are not announced as trainable ({listed(other)})")
     if lacking:
-        problems.append(f"none starts with {_listed(lacking)}")
+        problems.append(f"none starts with {listed(lacking)}")
     if empty:
-        problems.append(f"{len(empty)} are empty ({_listed(empty)}); a sharded model has to be gathered first")
+        problems.append(f"{len(empty)} are empty ({listed(empty)}); a sharded model has to be gathered first")
     if problems or not tensors:
         raise ModelError(f"{target}: not what was trained: {'; '.join(problems) or 'no tensor'}. Nothing was written.")
-
-
-def _require_same(place: Path, found: Mapping[str, torch.Size], wanted: Mapping[str, torch.Size]) -> None:
-    problems = []
-    for title, names in (
-        ("missing", [name for name in wanted if name not in found]),
-        ("unknown", [name for name in found if name not in wanted]),
-        (
-            "of another shape",
-            [
-                f"{name} is {list(shape)}, the model's {list(wanted[name])}"
-                for name, shape in found.items()
-                if shape != wanted.get(name, shape)
-            ],
-        ),
-    ):
-        if names:
-            problems.append(f"{len(names)} {title} ({_listed(names)})")
-    if problems:
-        raise ModelError(f"{place}: the tensors do not fit the model: {'; '.join(problems)}. Nothing was loaded.")
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return ", ".join(names[:MAX_LISTED]) + more
 
 
 def _sync(file: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers.utils.hub import cached_file
 
-from vigc.model.network import Network
+from vigc.model.network import DTYPES, Network
 from vigc.model.stored_tensors import first_line
 from vigc.model.weight_files import find_weights, hash_files
 from vigc.platform.records import ModelError
@@ -22,6 +22,7 @@ from vigc.platform.records import ModelError
 # they say how the weights are stored.
 COMPANIONS = ("*.json", "*.model", "*.txt", "*.jinja", "qformer_tokenizer/*")
 WRITTEN_ANEW = ("config.json", "generation_config.json", "*.index.json")
+ORIGIN = "origin.json"
 MAX_SHARD_SIZE = "5GB"
 
 
@@ -57,14 +58,23 @@ def locate(name: str) -> Path:
 def require_free(out: str | Path) -> None:
     """Raises ModelError when something is at `out` already."""
     if os.path.lexists(out):
-        raise ModelError(f"{out} exists. Name a folder that does not exist yet.")
+        raise ModelError(f"{out} exists. Name a place where nothing is yet.")
 
 
-def save_network(network: Network, out: str | Path, origin: Mapping[str, Any] | None = None) -> Network:
+def require_dtype(dtype: str | None) -> None:
+    """Raises ModelError for an unknown one."""
+    if dtype is not None and dtype not in DTYPES:
+        raise ModelError(f"The dtype {dtype!r} is unknown; use {', '.join(DTYPES)}.")
+
+
+def save_network(
+    network: Network, out: str | Path, origin: Mapping[str, Any] | None = None, *, dtype: str | None = None
+) -> Network:
     """Writes the whole model with its tokenizers and image processor; the folder appears when it is complete.
 
     Args:
-        origin: what the weights were made of, as JSON; written to `origin.json`.
+        origin: what the weights were made of, as JSON; written to ORIGIN.
+        dtype: a name of DTYPES, to which all weights of the network are changed first; None leaves them as they are.
     Returns:
         the network under the folder's name.
     Raises:
@@ -73,15 +83,22 @@ def save_network(network: Network, out: str | Path, origin: Mapping[str, Any] | 
     require_free(out)
     if adapters := [name for name, _ in network.model.named_parameters() if ".lora_" in name]:
         raise ModelError(f"{network.name}: {len(adapters)} adapter tensors would be lost in {out}. Merge them first.")
-    source = locate(network.tokenizer.name_or_path)
+    require_dtype(dtype)
+    if dtype is not None:
+        network.model.to(DTYPES[dtype])
+    # A network that was made and not loaded has no folder to copy from.
+    source = locate(network.tokenizer.name_or_path) if network.tokenizer.name_or_path else None
     target = Path(out).absolute()
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
         network.model.save_pretrained(temporary, max_shard_size=MAX_SHARD_SIZE)
-        _copy_companions(source, temporary)
+        if source is None:
+            _write_companions(network, temporary)
+        else:
+            _copy_companions(source, temporary)
         if origin is not None:
-            (temporary / "origin.json").write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
+            (temporary / ORIGIN).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
         os.replace(temporary, target)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{out}: the model cannot be written ({first_line(error)}). Choose another place.") from error
@@ -93,7 +110,25 @@ def save_network(network: Network, out: str | Path, origin: Mapping[str, Any] | 
 def _copy_companions(source: Path, target: Path) -> None:
     for pattern in COMPANIONS:
         for file in sorted(source.glob(pattern)):
-            if file.is_file() and not any(file.match(name) for name in (*WRITTEN_ANEW, "origin.json")):
+            if file.is_file() and not any(file.match(name) for name in (*WRITTEN_ANEW, ORIGIN)):
                 place = target / file.relative_to(source)
                 place.parent.mkdir(exist_ok=True)
                 shutil.copyfile(file, place)
+
+
+def _write_companions(network: Network, target: Path) -> None:
+    network.tokenizer.save_pretrained(target)
+    network.qformer_tokenizer.save_pretrained(target / "qformer_tokenizer")
+    processor = {
+        "image_processor_type": "BlipImageProcessor",
+        "size": {"height": network.image_size, "width": network.image_size},
+        "image_mean": network.image_mean,
+        "image_std": network.image_std,
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": True,
+        "do_convert_rgb": True,
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+    }
+    (target / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n", encoding="utf-8")

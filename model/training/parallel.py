@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from vigc.model.stored_tensors import require_same
 from vigc.model.training.objective import Batch, Objective
 from vigc.model.training.recipe import Recipe
 from vigc.model.training.schedule import make_optimizer
@@ -317,11 +318,8 @@ def copy_into(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tenso
     Raises:
         ModelError: names or shapes differ.
     """
-    missing, unknown = sorted(parameters.keys() - values.keys()), sorted(values.keys() - parameters.keys())
-    other = sorted(n for n in parameters.keys() & values.keys() if parameters[n].shape != values[n].shape)
-    for what, names in (("lacks", missing), ("holds unknown", unknown), ("holds mis-shaped", other)):
-        if names:
-            raise ModelError(f"The checkpoint {what} weights: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}.")
+    found, wanted = ({name: tensor.shape for name, tensor in of.items()} for of in (values, parameters))
+    require_same("The checkpoint", found, wanted)
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(values[name])

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vigc.model.training.trainable import Lora, Trainable
+from vigc.model.adapters import Lora
+from vigc.model.training.trainable import Trainable
 
 VICUNA_7B = "Salesforce/instructblip-vicuna-7b"
 VICUNA_13B = "Salesforce/instructblip-vicuna-13b"

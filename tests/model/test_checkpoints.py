@@ -21,12 +21,12 @@ from vigc.model import embedded
 from vigc.model.adapters import Lora, add_lora, lora_of, merge_lora
 from vigc.model.checkpoints import About, load_trained, merge, read_about, save_trained, trained_tensors
 from vigc.model.model_folders import base_hash, save_network
-from vigc.model.network import Network, load_network
+from vigc.model.network import STORED, Network, load_network
 from vigc.model.weight_files import find_weights
 from vigc.platform.records import ModelError
 
 PAPER = ("query_tokens", "qformer.", "language_projection.")
-LORA = Lora(r=4, alpha=8, dropout=0.5, target_modules=("q_proj", "v_proj"))
+LORA = Lora(rank=4, alpha=8, dropout=0.5, targets=("q_proj", "v_proj"))
 QUESTION = "What color is the car?"
 
 
@@ -172,6 +172,8 @@ def test_half_precision_halves_the_file_and_loads_into_a_full_precision_model(
     assert loaded.model.query_tokens.dtype is torch.float32
     torch.testing.assert_close(loaded.model.query_tokens.data, tensors["query_tokens"], rtol=2**-8, atol=0)
     with pytest.raises(ModelError, match="float8"):
+        merge(fresh(), half, tmp_path / "x", dtype="float8")
+    with pytest.raises(ModelError, match="float8"):
         save_trained(tmp_path / "x", tensors, about(hash_of_base), dtype="float8")
 
 
@@ -251,7 +253,7 @@ def cut(folder: Path) -> None:
         (lambda f: edit(f, trainable=None), "of another form"),
         (lambda f: edit(f, trainable=["qformer.", "ears."]), "'ears.'"),
         (lambda f: edit(f, weights={}), "'sha256' is missing"),
-        (lambda f: edit(f, lora={"r": 4}), "'target_modules' is missing"),
+        (lambda f: edit(f, lora={"rank": 4}), "'targets' is missing"),
         (lambda f: edit(f, trainable=[*PAPER, "vision_model.post"]), "2 missing .*vision_model.post_layernorm.weight"),
         (lambda f: edit(f, trainable=["qformer."]), "3 unknown .*query_tokens"),
         (
@@ -264,12 +266,12 @@ def cut(folder: Path) -> None:
             r"query_tokens is \[1, 2\], the model's",
         ),
         (
-            lambda f: edit(f, lora={"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj"]}),
+            lambda f: edit(f, lora={"rank": 4, "alpha": 8, "dropout": 0.0, "targets": ["q_proj"]}),
             "missing .*q_proj.lora_A.default.weight",
         ),
         (
-            lambda f: edit(f, lora={"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["c_attn"]}),
-            "'c_attn'. There are: down_proj",
+            lambda f: edit(f, lora={"rank": 4, "alpha": 8, "dropout": 0.0, "targets": ["c_attn"]}),
+            "no target 'c_attn': .* are called down_proj",
         ),
         (lambda f: rewrite(f, lambda t: t | {"language_model.q.lora_A.default.weight": torch.zeros(1)}), "1 unknown"),
     ],
@@ -359,6 +361,27 @@ def test_merging_never_writes_over_anything(tmp_path: Path, checkpoint: Path) ->
     (tmp_path / "file").touch()
     with pytest.raises(ModelError, match="cannot be written"):
         merge(network, checkpoint, tmp_path / "file" / "merged")
+
+
+def test_a_network_that_no_folder_holds_is_saved_with_all_that_loading_needs(tmp_path: Path) -> None:
+    network = fresh()
+    network.tokenizer.name_or_path = ""
+    disturb(network)
+    save_network(network, tmp_path / "made")
+    loaded = load_network(tmp_path / "made", device="cpu", dtype="float32")
+    assert torch.equal(outputs(loaded), outputs(network))
+    assert (loaded.image_mean, loaded.image_std) == (network.image_mean, network.image_std)
+
+
+def test_a_merged_model_keeps_the_dtype_that_its_base_is_stored_in(tmp_path: Path, checkpoint: Path) -> None:
+    base = load_network(embedded.PATH, device="cpu", dtype=STORED)
+    merge(base, checkpoint, tmp_path / "merged")
+    stored = [load_file(folder / "model.safetensors") for folder in (embedded.PATH, tmp_path / "merged")]
+    frozen = [name for name in stored[0] if not name.startswith(PAPER)]
+    assert {stored[1][name].dtype for name in frozen} == {torch.float16}
+    assert all(torch.equal(stored[0][name], stored[1][name]) for name in frozen)
+    merge(fresh(), checkpoint, tmp_path / "half", dtype="float16")
+    assert {tensor.dtype for tensor in load_file(tmp_path / "half" / "model.safetensors").values()} == {torch.float16}
 
 
 def test_the_hash_covers_every_file_that_loading_reads(tmp_path: Path) -> None:
