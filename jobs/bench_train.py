@@ -35,6 +35,7 @@ def train(*, rounds: int, updates: int, precision: str, json_file: Path | None) 
     from vigc.model.embedded.rows import scene_rows
     from vigc.model.network import load_network
     from vigc.model.prompts import load_pack
+    from vigc.model.training.flops import peak_flops
 
     if precision not in ("fp32", "bf16"):
         raise ConfigError(f"There is no precision {precision!r} to compare in; use fp32 or bf16.")
@@ -53,7 +54,7 @@ def train(*, rounds: int, updates: int, precision: str, json_file: Path | None) 
             times[name].append(time.perf_counter() - began)
     took = {name: statistics.median(values[1:]) for name, values in times.items()}
     ratios = [b / a for a, b in zip(times["ours"][1:], times["trainer"][1:], strict=True)]
-    peak = measured_peak(precision)
+    peak = peak_flops(precision, torch.device("cpu"))
     flops = ours.flops()
     figures = {
         "texts_per_s": texts / took["ours"],
@@ -70,21 +71,6 @@ def train(*, rounds: int, updates: int, precision: str, json_file: Path | None) 
     }
     _print(figures, precision)
     write_figures(json_file, {**figures, "rounds": rounds, "updates": updates, "precision": precision})
-
-
-def measured_peak(precision: str) -> float:
-    """FLOP/s of one large matrix product on this machine and thread count, best of five."""
-    import torch
-
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    side = 1024
-    left, right = torch.randn(side, side, dtype=dtype), torch.randn(side, side, dtype=dtype)
-    best = float("inf")
-    for _ in range(5):
-        began = time.perf_counter()
-        left @ right
-        best = min(best, time.perf_counter() - began)
-    return 2 * side**3 / best
 
 
 def _network() -> Network:

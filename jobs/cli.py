@@ -17,6 +17,7 @@ import vigc
 from vigc.jobs.generate_command import GENERATE_EXAMPLES, generate
 from vigc.jobs.terminal import FAULT, NOT_OK, WRONG_USE, Json, help_end, make_console, print_json
 from vigc.jobs.train_command import TRAIN_EXAMPLES, train
+from vigc.jobs.weights_command import weights
 from vigc.platform.records import VigcError
 
 app = typer.Typer(
@@ -58,6 +59,7 @@ def options(
 
 app.command(epilog=GENERATE_EXAMPLES)(generate)
 app.command(epilog=TRAIN_EXAMPLES)(train)
+app.add_typer(weights, name="weights")
 
 
 @app.command(epilog=help_end("vigc scenes scenes", "vigc scenes debiased --num 1000 --seed 8 --debiased"))

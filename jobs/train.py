@@ -5,6 +5,7 @@ A recipe of several stages has a RUN for each, named after the stage, and each s
 RUN/run.json        what was asked; another request in the same folder is refused, naming the difference
 RUN/ray/            Ray Train's checkpoints
 RUN/metrics.jsonl   figures of the run, one line each
+RUN/predictions.jsonl   answers to a few samples of the validation set at every evaluation
 RUN/weights/        at the end: what was trained (safetensors) and which base it belongs to
 RUN/model/          where it is asked for: the base with that put in, a model like any other
 """
@@ -13,17 +14,16 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import threading
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from vigc.jobs.identity import ModelIdentity, identify
 from vigc.jobs.machine import num_gpus
 from vigc.jobs.train_data import MakeRows, MakeSceneRows, Records, Scenes, make_order, num_blocks, read_records
+from vigc.jobs.train_listener import Listener, OnFigures, OnNote
 from vigc.jobs.train_worker import STATE, TRAINED, TrainSettings, train_worker
 from vigc.model.prompts import PromptPack, load_pack
 from vigc.model.training.recipe import Recipe
@@ -35,9 +35,12 @@ from vigc.platform.records import ConfigError, Kind, StoreError
 if TYPE_CHECKING:
     import ray.train
 
-RUN, METRICS, WEIGHTS, LOG = "run.json", "metrics.jsonl", "weights", "ray.log"
+    from vigc.model.training.objective import Row
+
+RUN, WEIGHTS, LOG = "run.json", "weights", "ray.log"
 RAY, MODEL_FOLDER = "ray", "model"
 CPUS_BESIDE_WORKERS = 2
+NUM_SAMPLES = 8  # of the validation set, whose answers are shown at every evaluation
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class TrainPlan:
     num_workers: int
     device: str
     max_failures: int
+    tracking: str | None  # URI of an MLflow server
     request: dict[str, Any]
 
     @property
@@ -82,6 +86,7 @@ def make_plan(
     num_workers: int = 1,
     device: str = "auto",
     max_failures: int = 8,
+    tracking: str | None = None,
 ) -> TrainPlan:
     """Reads and checks all data and settings.
 
@@ -125,12 +130,19 @@ def make_plan(
         num_workers=num_workers,
         device=chosen,
         max_failures=max_failures,
+        tracking=tracking,
         request=json.loads(json.dumps(request)),
     )
 
 
-def run_train(plan: TrainPlan, on_figures: Callable[[dict[str, Any]], None] | None = None) -> TrainOutcome:
+def run_train(
+    plan: TrainPlan, on_figures: OnFigures = lambda figures: None, on_note: OnNote = lambda note: None
+) -> TrainOutcome:
     """Trains to the end, from the last checkpoint where there is one.
+
+    Args:
+        on_figures: called with the figures of an update, now and then, from another thread.
+        on_note: called with a line that a person should read.
 
     Raises:
         StoreError: RUN holds another run, or is written by another process.
@@ -143,7 +155,7 @@ def run_train(plan: TrainPlan, on_figures: Callable[[dict[str, Any]], None] | No
         os.environ.setdefault("DS_ACCELERATOR", plan.device)  # else DeepSpeed guesses, and says so
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a report is taken once per check
         with ray_session(plan.out / LOG, actors=2 * (plan.num_workers + CPUS_BESIDE_WORKERS)):
-            result = _fit(plan, on_figures)
+            result = _fit(plan, on_figures, on_note)
         return _finish(plan, result)
 
 
@@ -171,29 +183,34 @@ def _differences(old: Any, new: Any, name: str = "") -> list[str]:
     return [] if old == new else [f"{name} ({old} there, {new} now)"]
 
 
-def _fit(plan: TrainPlan, on_figures: Callable[[dict[str, Any]], None] | None) -> ray.train.Result:
+def _fit(plan: TrainPlan, on_figures: OnFigures, on_note: OnNote) -> ray.train.Result:
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.util.queue import Queue
 
     queue = Queue(actor_options={"num_cpus": 0})
-    evaluates = plan.validation is not None
+    rows = _rows(plan)
+    val_rows: MakeRows | None = None
+    val_positions: Any = None
+    samples: list[Row] = []
+    if plan.validation is not None:
+        val_rows, val_positions = _validation(plan)
+        samples = _samples(val_rows, val_positions.count())
     settings = TrainSettings(
         recipe=plan.recipe,
         model=plan.model.location,
+        base_sha256=plan.model.weights if plan.model.files else None,
         device=plan.device,
         num_updates=plan.num_updates,
-        evaluates=evaluates,
+        evaluates=plan.validation is not None,
         num_threads=1 if plan.device == "cpu" and plan.num_workers > 1 else 0,
+        samples=samples,
         queue=queue,
-        peak_flops=None,
     )
     run = plan.out / RAY
-    rows = _rows(plan)
     datasets: dict[str, Any] = {"train": _Rest(str(run), len(plan.order), plan.recipe.batch_size)}
-    val_rows = None
-    if plan.validation is not None:
-        val_rows, datasets["val"] = _validation(plan)
+    if val_positions is not None:
+        datasets["val"] = val_positions
     gpus = plan.device == "cuda"
     trainer = TorchTrainer(
         train_worker,
@@ -210,24 +227,25 @@ def _fit(plan: TrainPlan, on_figures: Callable[[dict[str, Any]], None] | None) -
             failure_config=FailureConfig(max_failures=plan.max_failures),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=2,
-                checkpoint_score_attribute="val_loss" if evaluates else None,
+                checkpoint_score_attribute="val_loss" if plan.validation is not None else None,
                 checkpoint_score_order="min",
             ),
         ),
     )
-    finished = threading.Event()
-    listener = threading.Thread(target=_listen, args=(plan, queue, finished, on_figures), daemon=True)
+    listener = Listener(plan, queue, samples, on_figures, on_note)
     listener.start()
     try:
-        return trainer.fit()
+        result = trainer.fit()
     except Exception as error:
         raise RunError(
             f"Training stopped: {_first_line(error)}. The same command goes on from the last checkpoint; "
             f"{plan.out / LOG} and the logs it names hold the rest."
         ) from error
     finally:
-        finished.set()
-        listener.join(timeout=10)
+        listener.stop()
+    if listener.error is not None:
+        raise RunError(f"Training did not start: {listener.error}")
+    return result
 
 
 def _rows(plan: TrainPlan) -> MakeRows | MakeSceneRows:
@@ -310,77 +328,60 @@ def make_dealer(train: MakeRows | MakeSceneRows, val: MakeRows | None, num_posit
     return Dealer()
 
 
-def _listen(
-    plan: TrainPlan, queue: Any, finished: threading.Event, on_figures: Callable[[dict[str, Any]], None] | None
-) -> None:
-    """Figures from the workers into RUN/metrics.jsonl and to whoever shows them."""
-    from ray.util.queue import Empty
-
-    with (plan.out / METRICS).open("a", encoding="utf-8") as stream:
-        while True:
-            try:
-                figures = queue.get(timeout=0.5)
-            except Empty:
-                if finished.is_set():
-                    return
-                continue
-            except Exception:  # noqa: BLE001  the queue's actor ends with the session
-                return
-            stream.write(json.dumps({"time": time.time(), **figures}) + "\n")
-            stream.flush()
-            if on_figures is not None:
-                on_figures(figures)
+def _samples(rows: MakeRows, num: int) -> list[Row]:
+    """The first few readable samples of the validation set."""
+    made = rows(np.arange(min(num, 2 * NUM_SAMPLES)))
+    names = list(made)
+    whole: list[Row] = [dict(zip(names, values, strict=True)) for values in zip(*made.values(), strict=True)]
+    return [row for row in whole if row["prompts"]][:NUM_SAMPLES]
 
 
 def _finish(plan: TrainPlan, result: ray.train.Result) -> TrainOutcome:
-    """The best checkpoint's trained weights, under the names transformers uses, beside what they belong to."""
-    from safetensors.torch import load_file, save_file
+    """The best checkpoint's trained weights, under the names transformers uses, bound to the base they belong to."""
+    from safetensors.torch import load_file
 
+    from vigc.model.checkpoints import About, save_trained
     from vigc.model.training.objective import MODEL
 
     best = result.get_best_checkpoint("val_loss", "min") if plan.validation is not None else result.checkpoint
     if best is None:
         raise RunError(f"{plan.out}: the run ended without a checkpoint.")
-    weights = plan.out / WEIGHTS
     with best.as_directory() as folder:
         trained = load_file(Path(folder) / TRAINED)
-        state = json.loads((Path(folder) / STATE).read_text())["state"]
-    part = plan.out / f"{WEIGHTS}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
+        found = json.loads((Path(folder) / STATE).read_text())
+    update, val_loss = int(found["state"]["update"]), found["state"]["best_loss"] if plan.validation else None
     named = {name.removeprefix(MODEL): value for name, value in trained.items() if name.startswith(MODEL)}
-    save_file(named, part / "weights.safetensors", metadata={"format": "pt"})
-    about = {"base": plan.model.name, "base_weights": plan.model.weights, "state": state, "run": plan.request}
-    (part / "checkpoint.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    shutil.rmtree(weights, ignore_errors=True)
-    part.rename(weights)
-    val_loss = float(state["best_loss"]) if plan.validation is not None else None
-    return TrainOutcome(plan.out, int(state["update"]), val_loss, weights)
+    about = About(
+        base=plan.model.location,
+        base_sha256=found["base_sha256"],
+        trainable=plan.recipe.trainable.beginnings,
+        recipe=plan.recipe.name,
+        step=update,
+        lora=plan.recipe.trainable.lora,
+        details={"val_loss": val_loss, "run": plan.request},
+    )
+    return TrainOutcome(plan.out, update, val_loss, save_trained(plan.out / WEIGHTS, named, about))
 
 
 def merge_run(plan: TrainPlan, outcome: TrainOutcome) -> Path:
     """The base with the trained weights put in, as a full model folder that `--model` takes."""
-    from vigc.model.training.checkpoint import merge
+    from vigc.jobs.weights import is_merged, merge_checkpoint
 
     full = plan.out / MODEL_FOLDER
-    merge(plan.model.location, outcome.trained, plan.recipe.trainable, full, plan.recipe.saved_as)
+    if not is_merged(outcome.trained, full):
+        merge_checkpoint(outcome.trained, full, base=plan.model.location, dtype=plan.recipe.saved_as)
     return full
 
 
 def fresh_model(recipe: Recipe, out: str) -> str:
     """The folder of a new embedded model that knows nothing yet, for recipes that start from none."""
-    import torch
-
     from vigc.model.embedded.files import fresh_network
+    from vigc.model.model_folders import save_network
 
     folder = Path(out).expanduser().absolute() / "fresh"
     if not folder.exists():
         assert recipe.fresh is not None
-        network = fresh_network(recipe.fresh, load_pack(), recipe.seed)
-        part = folder.with_name(folder.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
-        network.save(part, torch.float32)
-        part.rename(folder)
+        save_network(fresh_network(recipe.fresh, load_pack(), recipe.seed), folder)
     return str(folder)
 
 

@@ -27,13 +27,18 @@ def train(
     recipe: Annotated[str, typer.Option(help="Which preset; `--print` shows what it says.")],
     data: Annotated[
         list[str] | None,
-        typer.Option(help="A JSON file of LLaVA's form, or an OUT of `vigc generate`. May be repeated."),
+        typer.Option(
+            help="A JSON file of LLaVA, A-OKVQA, OKVQA, VQAv2 or VIGC, or an OUT of `vigc generate`. May be repeated."
+        ),
     ] = None,
     out: Annotated[
         str | None, typer.Option(help="The run's folder. The same command again continues there.", show_default=False)
     ] = None,
     validation: Annotated[str | None, typer.Option(help="Held-out data; decides the best checkpoint.")] = None,
-    images: Annotated[str | None, typer.Option(help="The folder that image names in JSON files are below.")] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(help="The folder that image names are below.", show_default="the folder of the JSON file"),
+    ] = None,
     kind: Annotated[str | None, typer.Option(help="Of all records, where files do not say it.")] = None,
     model: Annotated[str | None, typer.Option(help="What to start from.", show_default="the recipe's base")] = None,
     prompts: Annotated[str | None, typer.Option(help="A prompt pack (YAML).", show_default="the project's own")] = None,
@@ -43,6 +48,9 @@ def train(
     workers: Annotated[int, typer.Option(min=1, help="Processes, each with a GPU of its own if there are any.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     max_failures: Annotated[int, typer.Option(min=0, help="Lost workers after which the run gives up.")] = 8,
+    tracking: Annotated[
+        str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="An MLflow server to show the run on.")
+    ] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Also write a full model to OUT/model.")] = False,
     print_: Annotated[bool, typer.Option("--print", help="Show the recipe as it would run, and stop.")] = False,
     json_: Json = False,
@@ -79,11 +87,12 @@ def train(
             num_workers=workers,
             device=device,
             max_failures=max_failures,
+            tracking=tracking,
         )
         line = TrainLine(console, plan)
         try:
             with line.shown():
-                outcome = run_train(plan, line.report)
+                outcome = run_train(plan, line.report, line.note)
         except KeyboardInterrupt as stop:
             typer.echo("Stopped. The same command goes on from the last checkpoint.", err=True)
             raise typer.Exit(INTERRUPTED) from stop

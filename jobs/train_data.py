@@ -22,8 +22,9 @@ from vigc.model.scenes.world import VERSION
 from vigc.model.training.recipe import Recipe
 from vigc.model.training.tasks import Task, make_text
 from vigc.platform.images import decode_crop
+from vigc.platform.instructions import Instructions
 from vigc.platform.instructions.sides import mentions_sides
-from vigc.platform.records import ConfigError, InputError, Instruction, Kind, RowError
+from vigc.platform.records import ConfigError, InputError, Kind, RowError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,6 +49,7 @@ class Records:
 
     table: pa.Table  # RECORDS
     set_sizes: tuple[int, ...]
+    described: tuple[str, ...]  # one line for each set
 
     @property
     def about(self) -> str:
@@ -67,20 +69,22 @@ class Scenes:
     """The scenes that the embedded model learns from, drawn as they are needed; no two are the same."""
 
     about: str = "rendered scenes"
+    described: tuple[str, ...] = ()
 
     def fingerprint(self) -> dict[str, Any]:
         return {"scenes": VERSION}
 
 
-def read_records(sets: Iterable[Iterable[Instruction]]) -> Records:
+def read_records(sets: Iterable[Instructions]) -> Records:
     """Raises InputError for a set without records."""
-    tables = []
-    for number, instructions in enumerate(sets):
+    tables, described = [], []
+    for instructions in sets:
         rows = [{name: getattr(record, name) for name in RECORDS.names} for record in instructions]
         if not rows:
-            raise InputError(f"The data set number {number + 1} holds no record that can be trained on.")
+            raise InputError(f"Nothing to learn from: {instructions.describe()}.")
         tables.append(pa.Table.from_pylist(rows, schema=RECORDS))
-    return Records(pa.concat_tables(tables), tuple(table.num_rows for table in tables))
+        described.append(f"{instructions.describe()}: {len(rows):,} questions")
+    return Records(pa.concat_tables(tables), tuple(table.num_rows for table in tables), tuple(described))
 
 
 def make_order(recipe: Recipe, set_sizes: tuple[int, ...]) -> NDArray[np.int64]:

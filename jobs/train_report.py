@@ -30,6 +30,8 @@ class TrainLine:
     def shown(self) -> Iterator[None]:
         plan, recipe = self._plan, self._plan.recipe
         name = f"{recipe.name}, {recipe.stage}," if recipe.stage else recipe.name
+        for described in plan.data.described:
+            self._console.print(f"learns from {described}", soft_wrap=True)
         self._console.print(
             f"{name} on {plan.model.name}: {plan.num_updates:,} updates of {recipe.batch_size} samples from "
             f"{plan.data.about}; {plan.num_workers} worker(s), {plan.device}, {recipe.parallel}, {recipe.precision}",
@@ -48,6 +50,10 @@ class TrainLine:
         if not self._console.is_terminal and (now - self._printed >= LINE_EVERY_S or "val_loss" in figures):
             self._printed = now
             self._console.print(line, soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(text, soft_wrap=True)
 
     def _line(self, figures: dict[str, Any], now: float) -> str:
         num, update = self._plan.num_updates, figures["update"]

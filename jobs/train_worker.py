@@ -21,6 +21,7 @@ from vigc.platform.records import VigcError
 if TYPE_CHECKING:
     from vigc.model.training.loop import Report, State
     from vigc.model.training.objective import Batch, Objective, Row
+    from vigc.model.training.parallel import Parallel
 
 TRAINED, STATE = "trained.safetensors", "state.json"
 FIGURES_EVERY_S = 0.5
@@ -32,12 +33,13 @@ class TrainSettings:
 
     recipe: Recipe
     model: str
+    base_sha256: str | None  # of the model's weights; None: of those that are downloaded, which a worker has
     device: str
     num_updates: int
     evaluates: bool
     num_threads: int
+    samples: list[Row]  # of the validation set, to be answered at each evaluation
     queue: Any  # ray.util.queue.Queue to the driver
-    peak_flops: float | None
 
 
 class OrderError(VigcError):
@@ -45,17 +47,31 @@ class OrderError(VigcError):
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """The loop function of a TorchTrainer; `config["settings"]` is a TrainSettings."""
+    """The loop function of a TorchTrainer; `config["settings"]` is a TrainSettings.
+
+    What is wrong with the settings or the model is told to the driver and ends the run: the same would happen again in
+    every new group of workers, which is what Ray Train answers an exception with.
+    """
+    settings: TrainSettings = config["settings"]
+    try:
+        run = _set_up(settings)
+    except VigcError as error:
+        settings.queue.put({"error": str(error)})
+        return
+    _learn(settings, *run)
+
+
+def _set_up(settings: TrainSettings) -> tuple[Parallel, State, str]:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("DS_ACCELERATOR", "cpu" if config["settings"].device == "cpu" else "cuda")
+    os.environ.setdefault("DS_ACCELERATOR", "cpu" if settings.device == "cpu" else "cuda")
     import ray.train
     import torch
     from safetensors.torch import load_file
 
-    from vigc.model.training.loop import State, train
+    from vigc.model.model_folders import base_hash
+    from vigc.model.training.loop import State
     from vigc.model.training.parallel import make_parallel, rank
 
-    settings: TrainSettings = config["settings"]
     recipe = settings.recipe
     if settings.num_threads:
         torch.set_num_threads(settings.num_threads)
@@ -70,6 +86,18 @@ def train_worker(config: dict[str, Any]) -> None:
             state = State(**found["state"])
             _require_world(recipe, found["world_size"])
             parallel.load(Path(folder), load_file(Path(folder) / TRAINED))
+    return parallel, state, settings.base_sha256 or (base_hash(objective.network) if rank() == 0 else "")
+
+
+def _learn(settings: TrainSettings, parallel: Parallel, state: State, base_sha256: str) -> None:
+    import ray.train
+
+    from vigc.model.training.flops import peak_flops
+    from vigc.model.training.loop import train
+    from vigc.model.training.parallel import rank
+    from vigc.model.training.predictions import say
+
+    recipe, objective = settings.recipe, parallel.objective
     last_sent = [0.0]
 
     def on_update(report: Report) -> None:
@@ -78,11 +106,16 @@ def train_worker(config: dict[str, Any]) -> None:
         if rank() == 0 and (now - last_sent[0] >= FIGURES_EVERY_S or ends or "val_loss" in report.figures):
             last_sent[0] = now
             settings.queue.put({"update": report.state.update, **report.figures})
+        if rank() == 0 and "val_loss" in report.figures and settings.samples and parallel.whole:
+            objective.eval()
+            said = say(objective.network, settings.samples)
+            objective.set_modes()
+            settings.queue.put({"update": report.state.update, "said": said})
 
     def on_checkpoint(state: State, measured: dict[str, float]) -> None:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
-            _save(folder, parallel, state)
+            _save(folder, parallel, state, base_sha256)
             metrics = {"update": state.update, **measured}
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
@@ -96,7 +129,7 @@ def train_worker(config: dict[str, Any]) -> None:
         evaluation=(lambda: _evaluation(objective, recipe)) if settings.evaluates else None,
         on_update=on_update,
         on_checkpoint=on_checkpoint,
-        peak_flops=settings.peak_flops,
+        peak_flops=peak_flops(recipe.precision, parallel.device),
     )
 
 
@@ -141,7 +174,7 @@ def _require_world(recipe: Recipe, before: int) -> None:
         )
 
 
-def _save(folder: Path, parallel: Any, state: State) -> None:
+def _save(folder: Path, parallel: Any, state: State, base_sha256: str) -> None:
     from safetensors.torch import save_file
 
     from vigc.model.training.parallel import rank, world_size
@@ -150,7 +183,8 @@ def _save(folder: Path, parallel: Any, state: State) -> None:
     trained = parallel.trained()
     if rank() == 0:
         save_file({name: value.contiguous() for name, value in trained.items()}, folder / TRAINED)
-        (folder / STATE).write_text(json.dumps({"state": asdict(state), "world_size": world_size()}))
+        found = {"state": asdict(state), "world_size": world_size(), "base_sha256": base_sha256}
+        (folder / STATE).write_text(json.dumps(found))
 
 
 def _batches(objective: Objective[Any], recipe: Recipe, start: int) -> Iterator[list[Batch]]:

@@ -32,7 +32,7 @@ from vigc.model.lavis_names import (
     transformers_name,
 )
 from vigc.model.network import Network
-from vigc.model.stored_tensors import first_line, read_any, read_pickle
+from vigc.model.stored_tensors import first_line, listed, read_any, read_pickle
 from vigc.platform.records import ModelError
 
 QFORMER = ("query_tokens", "qformer.")
@@ -40,7 +40,6 @@ LN_VISION = "vision_model.post_layernorm."
 TRAINED = (*QFORMER, "language_projection.", LN_VISION)
 FROZEN = ("vision_model.", "language_model.")
 IDENTITY, KEEP = "identity", "keep"
-MAX_LISTED = 20
 
 
 class Variant(StrEnum):
@@ -79,7 +78,7 @@ def read_lavis(path: str | Path) -> LavisWeights:
     if not any(key.startswith("llm_proj.") for key in state):
         raise ModelError(
             f"{path}: neither llm_proj.* (VIGC, InstructBLIP) nor llama_proj.* (MiniGPT-4) is among its {len(state)} "
-            f"tensors ({_listed(state)}), so it is no file of these models. Pass one of theirs."
+            f"tensors ({listed(state)}), so it is no file of these models. Pass one of theirs."
         )
     has_ln_vision = any(key.startswith("ln_vision.") for key in state)
     return LavisWeights(Variant.INSTRUCTBLIP if has_ln_vision else Variant.VIGC, state)
@@ -154,7 +153,7 @@ def export_lavis(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             exported[key] = tensor
     if unknown:
         raise ModelError(
-            f"{len(unknown)} tensors have no name in LAVIS ({_listed(unknown)}). Merge adapters into the model first."
+            f"{len(unknown)} tensors have no name in LAVIS ({listed(unknown)}). Merge adapters into the model first."
         )
     positions = exported.get("Qformer.bert.embeddings.position_embeddings.weight")
     if positions is not None:
@@ -217,8 +216,11 @@ def _import(state: Mapping[str, Tensor], model: Any, missing: Fallback, place: s
         elif lost and source is not None:
             tensors |= _read_named(Path(source), lost)
         if lost.intersection(wanted) - tensors.keys():
-            words = ', "identity" or "keep"' if what == "ln_vision" else ' or "keep"'
-            advice += f" For the missing {what} pass Fallback({what}=…): the path of a model that has it{words}."
+            choices = f"{KEEP} (the model's own)" + (f", {IDENTITY}," if what == "ln_vision" else "")
+            advice += (
+                f" Where the missing {what} comes from has to be said, with --{what.replace('_', '-')}: {choices} or "
+                "the path of a model that has it."
+            )
     problems = _problems(
         unknown=unknown,
         missing=[lavis_name(name) or name for name in wanted if name not in tensors],
@@ -287,10 +289,4 @@ def _shape(tensor: Tensor) -> str:
 
 
 def _problems(**names: list[str]) -> str:
-    return "; ".join(f"{len(n)} {title.replace('_', ' ')} ({_listed(n)})" for title, n in names.items() if n)
-
-
-def _listed(names: Iterable[str]) -> str:
-    every = list(names)
-    more = f" and {len(every) - MAX_LISTED} more" if len(every) > MAX_LISTED else ""
-    return ", ".join(every[:MAX_LISTED]) + more
+    return "; ".join(f"{len(n)} {title.replace('_', ' ')} ({listed(n)})" for title, n in names.items() if n)

@@ -8,7 +8,6 @@ arXiv 2308.12714 §3; architecture: arXiv 2305.06500 §2).
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from vigc.platform.records import ModelError
 # The Q-Former reads at most this many tokens, and what is cut is cut from the left: the newest sentence matters most
 # (quirk Q7).
 QFORMER_MAX_TOKENS = 128
+STORED = "stored"  # the dtype that a model's files are in
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -150,27 +150,6 @@ class Network:
         embedded: Tensor = self.language_model.get_input_embeddings()(ids)
         return embedded
 
-    def save(self, folder: Path, dtype: torch.dtype) -> None:
-        """Writes a folder that `load_network` reads: weights of this dtype, both tokenizers, the image processor."""
-        before = self.dtype
-        self.model.to(dtype).save_pretrained(folder)
-        self.model.to(before)
-        self.tokenizer.save_pretrained(folder)
-        self.qformer_tokenizer.save_pretrained(folder / "qformer_tokenizer")
-        processor = {
-            "image_processor_type": "BlipImageProcessor",
-            "size": {"height": self.image_size, "width": self.image_size},
-            "image_mean": self.image_mean,
-            "image_std": self.image_std,
-            "do_resize": True,
-            "do_rescale": True,
-            "do_normalize": True,
-            "do_convert_rgb": True,
-            "resample": 3,
-            "rescale_factor": 1 / 255,
-        }
-        (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n", encoding="utf-8")
-
 
 def pad_right(rows: list[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Rows of ids as one tensor with its mask, both (len(rows), longest), int64."""
@@ -205,11 +184,13 @@ def choose_device(device: str = "auto", dtype: str = "auto") -> tuple[torch.devi
 def load_network(source: str | Path, *, device: str = "auto", dtype: str = "auto") -> Network:
     """Loads an InstructBLIP model from a folder or a hub id, whole or not at all.
 
+    Args:
+        dtype: a name of DTYPES, "auto" for what suits the device, or STORED, for weights that are saved again.
     Raises:
         ModelError: no such folder or id, another architecture, missing, extra or mis-shaped weights, no tokenizer or
             processor.
     """
-    chosen, chosen_dtype = choose_device(device, dtype)
+    chosen, chosen_dtype = choose_device(device, "auto" if dtype == STORED else dtype)
     name = str(source)
     _require_files(name)
     config = _read(name, "configuration", lambda: InstructBlipConfig.from_pretrained(name))
@@ -223,6 +204,8 @@ def load_network(source: str | Path, *, device: str = "auto", dtype: str = "auto
             f"{name}: its language model is {config.text_config.model_type!r}; only decoders of the Llama family "
             "(Vicuna) are supported."
         )
+    if dtype == STORED:
+        chosen_dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity(logging.CRITICAL)  # its report of bad keys is replaced by ours
     transformers_logging.disable_progress_bar()

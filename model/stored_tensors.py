@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from vigc.model.weight_files import find_weights
 from vigc.platform.records import ModelError
 
+MAX_LISTED = 20
 DAMAGED = "The file is damaged or was not copied completely. Get it again."
 
 
@@ -79,6 +80,28 @@ def read_any(path: Path, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return read_safetensors(path, wanted)
     return {name: tensor for name, tensor in read_pickle(path).items() if wanted(name)}
+
+
+def require_same(place: str, found: Mapping[str, torch.Size], wanted: Mapping[str, torch.Size]) -> None:
+    """Raises ModelError, listing the differences, when names or shapes are not those of the model."""
+    problems = {
+        "missing": [name for name in wanted if name not in found],
+        "unknown": [name for name in found if name not in wanted],
+        "of another shape": [
+            f"{name} is {list(shape)}, the model's {list(wanted[name])}"
+            for name, shape in found.items()
+            if shape != wanted.get(name, shape)
+        ],
+    }
+    told = "; ".join(f"{len(names)} {title} ({listed(names)})" for title, names in problems.items() if names)
+    if told:
+        raise ModelError(f"{place}: the tensors do not fit the model: {told}. Nothing was loaded.")
+
+
+def listed(names: Iterable[str]) -> str:
+    every = list(names)
+    more = f" and {len(every) - MAX_LISTED} more" if len(every) > MAX_LISTED else ""
+    return ", ".join(every[:MAX_LISTED]) + more
 
 
 def first_line(error: Exception) -> str:

@@ -149,11 +149,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """One question about an image with its answers: what training learns from."""
+    """One question about an image with the answers that training may give: what a data set teaches."""
 
-    image: str  # path or uri of the picture
+    image: str  # absolute path or URI of the picture
     question: str
-    answers: tuple[str, ...]
-    weights: tuple[float, ...]  # how often each answer is drawn; they sum to 1
+    answers: tuple[str, ...]  # different from each other, at least one
+    weights: tuple[float, ...]  # how often each of them is drawn; their sum is 1
     kind: Kind
-    place: str  # "detail_23k.json: record 17", for errors
+    place: str  # where it was read, for errors, e.g. "detail_23k.json: record 17" (counted from 0)

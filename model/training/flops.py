@@ -7,8 +7,10 @@ alike.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
+import torch
 from torch import nn
 
 from vigc.model.network import Network
@@ -64,3 +66,27 @@ def _qformer(qformer: nn.Module, queries: float, read: float, vision_trained: bo
 def _per_token(part: nn.Module, gradient_flows: bool) -> float:
     forward = 2.0 * matrix_weights(part)
     return forward * (2 if gradient_flows else 1) + 2.0 * matrix_weights(part, trained=True)
+
+
+# Dense bf16 and fp16 of the makers' data sheets, per second.
+DEVICES = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "4090": 165e12, "A10": 125e12}
+
+
+def peak_flops(precision: str, device: torch.device) -> float:
+    """What the device could do: its data sheet's figure, or, where there is none here, that of a large matrix product,
+    measured on the spot with this process's threads.
+    """
+    if device.type == "cuda" and precision != "fp32":
+        name = torch.cuda.get_device_name(device)
+        known = next((flops for part, flops in DEVICES.items() if part in name.replace("-", " ").split()), None)
+        if known is not None:
+            return known
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    side = 1024 if device.type == "cpu" else 8192
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(5):
+        began = time.perf_counter()
+        (left @ right)[0, 0].item()  # waits for the device
+        best = min(best, time.perf_counter() - began)
+    return 2.0 * side**3 / best

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from vigc.model.stored_tensors import require_same
 from vigc.model.training.objective import Batch, Objective
 from vigc.model.training.recipe import Recipe
 from vigc.model.training.schedule import make_optimizer, make_optimizers, set_learning_rate
@@ -47,6 +48,7 @@ class Parallel(ABC):
 
     objective: Objective[Any]
     device: torch.device
+    whole = True  # every process holds all weights, so the network can be used between updates
 
     def backward(self, batch: Batch, num_counted: float, *, last: bool) -> tuple[float, dict[str, float]]:
         """Adds the gradients of one micro-batch; returns its summed loss and the objective's figures.
@@ -166,6 +168,8 @@ class _Replicated(_Own):
 class _Sharded(_Own):
     """FSDP: weights, gradients and optimiser state are spread over the processes, layer by layer."""
 
+    whole = False
+
     def __init__(self, objective: Objective[Any], recipe: Recipe, device: torch.device) -> None:
         from torch.distributed.fsdp import fully_shard
 
@@ -231,6 +235,7 @@ class _Zero(Parallel):
             # Otherwise its first use compiles a C++ extension for two minutes; gloo does the same work.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.objective, self.device, self._stage = objective, device, int(recipe.parallel[-1])
+        self.whole = self._stage < 3
         settings = recipe.optimizer
         optimizer = make_optimizer([objective], settings.peak, settings.weight_decay, settings.betas)
         rows = recipe.micro_batch_size
@@ -334,11 +339,8 @@ def copy_into(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tenso
     Raises:
         ModelError: names or shapes differ.
     """
-    missing, unknown = sorted(parameters.keys() - values.keys()), sorted(values.keys() - parameters.keys())
-    other = sorted(n for n in parameters.keys() & values.keys() if parameters[n].shape != values[n].shape)
-    for what, names in (("lacks", missing), ("holds unknown", unknown), ("holds mis-shaped", other)):
-        if names:
-            raise ModelError(f"The checkpoint {what} weights: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}.")
+    found, wanted = ({name: tensor.shape for name, tensor in of.items()} for of in (values, parameters))
+    require_same("The checkpoint", found, wanted)
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(values[name])

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from vigc.model.adapters import Lora
 from vigc.model.embedded.rows import TextMixture
 from vigc.model.embedded.shape import SHIPPED, Shape
-from vigc.model.training.trainable import Lora, Trainable
+from vigc.model.training.trainable import Trainable
 
 VICUNA_7B = "Salesforce/instructblip-vicuna-7b"
 VICUNA_13B = "Salesforce/instructblip-vicuna-13b"
@@ -81,7 +82,7 @@ class Recipe:
     evaluate_every: int = 500  # updates; 0: only at the end
     num_evaluated: int = 2048  # validation samples
     checkpoint_every: int = 500  # updates
-    saved_as: Literal["base", "fp16"] = "base"  # a merged model: in its base's precision, or in half
+    saved_as: Literal["float32", "bfloat16", "float16"] | None = None  # a merged model; none: as its base is stored
     patience: int = 0  # evaluations without a better one after which training stops; 0: never
     seed: int = 42
 
@@ -148,7 +149,7 @@ def embedded() -> tuple[Recipe, ...]:
         micro_batch_size=8,
         num_updates=1000,
         checkpoint_every=100,
-        saved_as="fp16",
+        saved_as="float16",
         seed=1,
     )
     return eyes, words

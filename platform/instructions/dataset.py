@@ -1,24 +1,36 @@
-"""A directory of `vigc generate` as training data: the kept conversations, each question with its corrected answer."""
+"""A dataset directory of `vigc generate`: the question and the corrected answer of every conversation that was kept."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
+from vigc.platform.instructions.fields import Origin, evenly
 from vigc.platform.records import Instruction, Kind, RowStatus, Verdict
 from vigc.platform.store import Store
 
 
-def is_dataset(place: Path) -> bool:
-    return (place / "passes").is_dir()
+class DatasetDirectory:
+    format = "dataset"
 
+    def __init__(self, origin: Origin) -> None:
+        """Raises StoreError when there is no data set."""
+        self._origin = origin
+        self._store = Store(origin.path)
+        self._store.existing_passes()
 
-def read_dataset(place: Path) -> Iterator[Instruction]:
-    for row in Store(place).rows():
-        if row["status"] != RowStatus.OK:
-            continue
-        for spoken in row["conversations"]:
-            if spoken["status"] == Verdict.KEPT and spoken["question"] and spoken["answer"]:
+    def describe(self) -> str:
+        return f"dataset {self._origin.path}"
+
+    def __iter__(self) -> Iterator[Instruction]:
+        for row in self._store.rows(["image_id", "uri", "status", "conversations"]):
+            if row["status"] != RowStatus.OK:
+                continue
+            # Where the images are now, when that is said; else where they were.
+            image = row["uri"] if self._origin.images is None else row["image_id"]
+            for spoken in row["conversations"]:
+                if spoken["status"] != Verdict.KEPT:
+                    continue
                 kind = Kind(spoken["kind"])
-                where = f"{place}: {row['image_id']}, {kind.value}"
-                yield Instruction(row["uri"], spoken["question"], (spoken["answer"],), (1.0,), kind, where)
+                place = f"image {row['image_id']!r}, {kind}"
+                question = spoken["question"] or spoken["instruction"]
+                yield self._origin.instruction(place, image, question, evenly([spoken["answer"]]), kind)

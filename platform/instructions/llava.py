@@ -1,64 +1,93 @@
-"""LLaVA-Instruct-150K and files of its form: lists of {id, image, conversations: [{from, value}]} (facts §3.2).
+"""LLaVA's instruction format: a list of `{id, image, conversations: [{from, value}]}`, read turn by turn.
 
-Conversations of several turns become one record a turn, as VIGC trains on them. The kind is read off the file's name;
-in the merged file off the record: several turns are a conversation, one that asks for a description is a detail.
+For LLaVA-Instruct-150K, its three parts (conversation_58k, detail_23k, complex_reasoning_77k), LLaVA-1.5's mixture
+(llava_v1_5_mix665k, whose 40,688 records without an image are skipped and counted), and what `vigc export --format
+llava` writes. The image mark goes; each question with its answer becomes one instruction, without the turns before it.
+Source: arXiv 2304.08485 §3; haotian-liu/LLaVA, docs/Finetune_Custom_Data.md and issue 657.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from vigc.platform.records import InputError, Instruction, Kind
+from vigc.platform.exports.llava import IMAGE_TOKEN, SPEAKERS
+from vigc.platform.instructions.fields import Origin, evenly, kind_in_name
+from vigc.platform.records import Instruction, Kind
 
-_BY_NAME = {"conversation": Kind.CONVERSATION, "detail": Kind.DETAIL, "complex_reasoning": Kind.REASONING}
-_MARK = "<image>"
+# The requests of the detail part, which all ask for the picture as a whole. The reasoning part asks about something in
+# the picture.
 _ASKS_TO_DESCRIBE = re.compile(
-    r"\b(describ\w+|descripti\w+|explain the (image|picture|visual)|analy[sz]e the|caption)", re.I
+    r"""
+    ^(?:please\s|(?:can|could|would)\syou\s(?:please\s)?)*
+    (?: (?:describe|portray|narrate|depict|characteri[sz]e|illustrate|summari[sz]e)\b
+      | (?:elaborate|explain|analy[sz]e|break|walk|examine|clarify|write|give|provide|present|share)\b
+        .*\b(?:descri\w+|details?|detailed|elements|aspects|contents?|depiction|narrative)\b )
+    | ^what(?:'s|\sis|\sdo\syou|\scan\syou|\sare)\s
+      (?:see|happening|going\son|this\s\w+\sabout|the\s(?:key|main)\selements|(?:in\s)?(?:this|the)\s(?:image|picture|photo))\b
+      (?!\s(?:that|which|who)\b)
+    """,
+    re.VERBOSE | re.IGNORECASE,
 )
 
 
-def read_llava(file: Path, images: str | None, kind: Kind | None) -> Iterator[Instruction]:
-    """Raises InputError with file and record."""
-    try:
-        records = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: not readable as JSON ({error}). Get the file again.") from error
-    if not isinstance(records, list) or not records:
-        raise InputError(f"{file}: must be a list of records of LLaVA's form, and hold at least one.")
-    root = Path(images).expanduser() if images else file.parent
-    of_file = kind or next((k for name, k in _BY_NAME.items() if name in file.stem), None)
-    for number, record in enumerate(records):
-        place = f"{file}: record {number}"
-        image, turns = _checked(record, place)
-        of_record = of_file or _kind(turns)
-        for asked, answered in zip(turns[::2], turns[1::2], strict=True):
-            yield Instruction(str(root / image), asked, (answered,), (1.0,), of_record, place)
+class LlavaFile:
+    format = "llava"
+
+    def __init__(self, origin: Origin, content: Any) -> None:
+        self._origin, self._content = origin, content
+        self._kind = kind_in_name(origin.path.stem)
+        self._num_text_only = sum(map(_is_text_only, content)) if isinstance(content, list) else 0
+
+    def describe(self) -> str:
+        skipped = f", {self._num_text_only:,} records without an image skipped" if self._num_text_only else ""
+        return f"llava {self._origin.path}{skipped}"
+
+    def __iter__(self) -> Iterator[Instruction]:
+        for place, record in self._origin.records(self._content):
+            if _is_text_only(record):
+                continue
+            image = self._origin.text(place, record, "image")
+            pairs = self._pairs(place, record)
+            kind = _kind_in_id(record.get("id")) or self._kind or _kind_of(pairs)
+            for turn, (question, answer) in enumerate(pairs):
+                here = place if len(pairs) == 1 else f"{place}, turn {2 * turn}"
+                yield self._origin.instruction(here, image, question, evenly([answer]), kind)
+
+    def _pairs(self, place: str, record: dict[str, Any]) -> list[tuple[str, str]]:
+        turns = record.get("conversations")
+        if not isinstance(turns, list) or not turns or len(turns) % 2:
+            raise self._origin.fault(place, "needs 'conversations', a list of questions and answers in turn")
+        values = []
+        for number, turn in enumerate(turns):
+            here = f"{place}, turn {number},"
+            if not isinstance(turn, dict):
+                raise self._origin.fault(here, "is not an object")
+            if turn.get("from") != SPEAKERS[number % 2]:
+                raise self._origin.fault(here, f"is from {turn.get('from')!r} instead of {SPEAKERS[number % 2]!r}")
+            value = self._origin.text(here, turn, "value").strip()
+            if number == 0:
+                value = value.removeprefix(IMAGE_TOKEN).removesuffix(IMAGE_TOKEN)
+            if IMAGE_TOKEN in value:
+                raise self._origin.fault(here, f"holds {IMAGE_TOKEN} inside its text")
+            values.append(value)
+        return list(zip(values[::2], values[1::2], strict=True))
 
 
-def _kind(turns: list[str]) -> Kind:
-    if len(turns) > 2:
+def _is_text_only(record: Any) -> bool:
+    """Neither names a picture nor marks the place of one; with the mark alone, it is a record that lost its picture."""
+    return isinstance(record, dict) and record.get("image") is None and IMAGE_TOKEN not in str(record)
+
+
+def _kind_in_id(name: Any) -> Kind | None:
+    """Our own export writes IMAGE:KIND."""
+    last = name.rpartition(":")[2] if isinstance(name, str) and ":" in name else None
+    return Kind(last) if last in set(Kind) else None
+
+
+def _kind_of(pairs: list[tuple[str, str]]) -> Kind:
+    """For the merged file, which does not say which part a record is from."""
+    if len(pairs) > 1:
         return Kind.CONVERSATION
-    return Kind.DETAIL if _ASKS_TO_DESCRIBE.search(turns[0]) else Kind.REASONING
-
-
-def _checked(record: Any, place: str) -> tuple[str, list[str]]:
-    """The image's name and the texts in turn, human first."""
-    if not isinstance(record, dict) or not isinstance(record.get("image"), str) or not record["image"]:
-        raise InputError(f"{place}: `image` must be the name of a picture.")
-    spoken = record.get("conversations")
-    if not isinstance(spoken, list) or not spoken or len(spoken) % 2:
-        raise InputError(f"{place}: `conversations` must hold questions and answers in turn.")
-    turns = []
-    for position, part in enumerate(spoken):
-        who = ("human", "gpt")[position % 2]
-        if not isinstance(part, dict) or part.get("from") != who or not isinstance(part.get("value"), str):
-            raise InputError(f"{place}: turn {position} must be {{from: {who}, value: a text}}.")
-        text = part["value"].replace(_MARK, "").strip() if who == "human" else part["value"].strip()
-        if not text:
-            raise InputError(f"{place}: turn {position} is empty.")
-        turns.append(text)
-    return record["image"], turns
+    return Kind.DETAIL if _ASKS_TO_DESCRIBE.search(pairs[0][0].strip()) else Kind.REASONING

@@ -8,10 +8,16 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from training_runs import command, kill_a_worker, losses
 
 from vigc.jobs.train_command import make_recipes
 from vigc.jobs.train_data import Deal, make_order, num_blocks
+from vigc.model.checkpoints import read_about
+from vigc.model.embedded import PATH
+from vigc.model.model_folders import base_hash
+from vigc.model.network import load_network
 from vigc.model.training.recipe import Recipe, Tasks
 from vigc.platform.records import ConfigError
 
@@ -112,7 +118,7 @@ def test_a_recipe_is_printed_as_it_would_run(vigc_here):
         (["--recipe", "nothing", "--out", "run"], "There is no recipe 'nothing'; use paper_7b"),
         (["--recipe", "paper_7b"], "--out is missing"),
         (["--recipe", "paper_7b", "--out", "run"], "No data"),
-        (["--recipe", "paper_7b", "--out", "run", "--data", "nowhere.json"], "nowhere.json is not there"),
+        (["--recipe", "paper_7b", "--out", "run", "--data", "nowhere.json"], "nowhere.json: no such file or folder"),
     ],
 )
 def test_wrong_use_of_train_is_one_line(vigc_here, arguments, told):
@@ -145,8 +151,8 @@ def data(tmp_path_factory):
     return file
 
 
-def run(*arguments, expected=0):
-    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300, check=False)
+def run(*arguments, flags=(), expected=0):
+    done = subprocess.run([*command(*arguments), *flags], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == expected, done.stdout + done.stderr
     return done
 
@@ -164,8 +170,15 @@ def test_a_run_that_loses_a_worker_and_one_that_is_stopped_end_like_an_undisturb
     calm, killed = (tmp_path / name / "weights" / "weights.safetensors" for name in ("calm", "killed"))
     assert calm.read_bytes() == killed.read_bytes()
     assert losses(tmp_path / "calm")[16] == losses(tmp_path / "killed")[16]
-    again = run(data, tmp_path / "killed", *options)  # nothing is left to do
+    about = read_about(tmp_path / "killed" / "weights")
+    assert (about.base, about.base_sha256) == (str(PATH), base_hash(PATH))
+    assert (about.recipe, about.step, about.details["run"]["recipe"]["seed"]) == ("paper_7b", 16, 42)
+    assert {name.split(".")[0] for name in load_file(killed)} == {"query_tokens", "qformer", "language_projection"}
+    again = run(data, tmp_path / "killed", *options, flags=["--merge"])  # nothing is left but to merge
+    assert "learns from llava" in again.stdout
     assert "Weights of update 16" in again.stdout
+    merged = load_network(tmp_path / "killed" / "model", device="cpu").model.query_tokens
+    assert torch.equal(merged, load_file(killed)["query_tokens"])
     other = run(data, tmp_path / "killed", "num_updates=20", "checkpoint_every=4", expected=2)
     assert "holds another run; different are" in other.stderr
     assert "recipe.num_updates" in other.stderr

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -111,3 +113,58 @@ def test_a_prompts_visual_tokens_do_not_depend_on_its_neighbours(network: Networ
 
 def test_half_precision_loads(copy: Path) -> None:
     assert load_network(copy, device="cpu", dtype="bfloat16").dtype is torch.bfloat16
+
+
+@pytest.fixture
+def sharded(tmp_path: Path, network: Network) -> Path:
+    """The embedded model as large ones are stored: several files and an index."""
+    folder = Path(shutil.copytree(embedded.PATH, tmp_path / "sharded"))
+    (folder / "model.safetensors").unlink()
+    network.model.save_pretrained(folder, max_shard_size="8MB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 2
+    return folder
+
+
+def flip_header(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[20] ^= 0xFF
+    file.write_bytes(data)
+
+
+def forget_second_shard(folder: Path) -> None:
+    file = folder / "model.safetensors.index.json"
+    index = json.loads(file.read_text())
+    gone = sorted(folder.glob("model-*"))[1]
+    gone.unlink()
+    index["weight_map"] = {name: shard for name, shard in index["weight_map"].items() if shard != gone.name}
+    file.write_text(json.dumps(index))
+
+
+def empty_second_shard(folder: Path) -> None:
+    save_file({}, sorted(folder.glob("model-*"))[1], metadata={"format": "pt"})
+
+
+def test_a_model_in_several_files_loads(sharded: Path, network: Network) -> None:
+    loaded = load_network(sharded, device="cpu").model.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in network.model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "what"),
+    [
+        (lambda folder: sorted(folder.glob("model-*"))[1].unlink(), "weights could not be loaded"),
+        (lambda folder: (folder / "model.safetensors.index.json").unlink(), "weights could not be loaded"),
+        (lambda folder: (folder / "model.safetensors.index.json").write_text("{"), "weights could not be loaded"),
+        (lambda folder: flip_header(sorted(folder.glob("model-*"))[0]), "weights could not be loaded"),
+        (lambda folder: sorted(folder.glob("model-*"))[0].write_bytes(b""), "weights could not be loaded"),
+        (forget_second_shard, r"\d+ missing"),
+        (empty_second_shard, r"\d+ missing"),
+    ],
+)
+def test_a_model_with_a_damaged_or_missing_part_is_refused(
+    sharded: Path, spoil: Callable[[Path], Any], what: str
+) -> None:
+    spoil(sharded)
+    with pytest.raises(ModelError, match=what) as caught:
+        load_network(sharded)
+    assert str(sharded) in str(caught.value)
