@@ -9,7 +9,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench clean
+.PHONY: help setup run test soak check bench clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ run: $(STAMP)  ## render 200 unseen scenes and make instruction data for them wi
 
 test: $(STAMP)  ## run all tests
 	@$(BIN)/python -m pytest
+
+soak: $(STAMP)  ## the long proofs: every way of being killed, one after the other
+	@$(BIN)/python -m pytest -m soak
 
 check: $(STAMP)  ## ruff, mypy --strict, import layering
 	@$(BIN)/ruff check .

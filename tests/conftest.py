@@ -50,6 +50,14 @@ def shared_ray(ray_folder: None) -> Iterator[None]:
     ray.shutdown()
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The long proofs run where they are asked for: `-m soak`."""
+    if "soak" not in str(config.getoption("markexpr")):
+        long = [item for item in items if item.get_closest_marker("soak")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """A skipped test fails the run unless it is listed in allowed_skips.txt with a reason."""
     lines = (ROOT / "tests" / "allowed_skips.txt").read_text(encoding="utf-8").splitlines()

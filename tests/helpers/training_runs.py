@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,8 +12,26 @@ import time
 from pathlib import Path
 
 from vigc.model.embedded import PATH
+from vigc.model.scenes import Split, make_scene, write_scenes
+from vigc.model.scenes.wording import describe
 
 SMALL = ("batch_size=8", "micro_batch_size=2", "precision=fp32", "optimizer.peak=1e-3", "optimizer.num_warmup=2")
+
+
+def make_data(folder: Path) -> Path:
+    """40 scenes told in LLaVA's form; two of the pictures cannot be read."""
+    write_scenes(folder, num=40, seed=4, size=160, split=Split.TRAIN)
+    records = []
+    for index in range(40):
+        told = describe(make_scene(Split.TRAIN, 4, index), random.Random(index))
+        name = f"{index:06d}.{'png' if index % 5 == 4 else 'jpg'}"
+        turns = [{"from": "human", "value": f"<image>\n{told.question}"}, {"from": "gpt", "value": told.answer}]
+        records.append({"id": str(index), "image": name, "conversations": turns})
+    (folder / "images" / "000003.jpg").write_bytes(b"no picture")
+    (folder / "images" / "000007.jpg").unlink()
+    file = folder / "images" / "detail.json"
+    file.write_text(json.dumps(records))
+    return file
 
 
 def command(data: Path, out: Path, *options: str, workers: int = 2, model: Path = PATH) -> list[str]:

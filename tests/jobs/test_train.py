@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_runs import command, kill_a_worker, losses
+from training_runs import command, kill_a_worker, losses, make_data
 
 from vigc.jobs.train_command import make_recipes
 from vigc.jobs.train_data import Deal, make_order, num_blocks
@@ -130,25 +130,7 @@ def test_wrong_use_of_train_is_one_line(vigc_here, arguments, told):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """40 scenes told in LLaVA's form; two of the pictures cannot be read."""
-    import random
-
-    from vigc.model.scenes import Split, make_scene, write_scenes
-    from vigc.model.scenes.wording import describe
-
-    folder = tmp_path_factory.mktemp("data")
-    write_scenes(folder, num=40, seed=4, size=160, split=Split.TRAIN)
-    records = []
-    for index in range(40):
-        told = describe(make_scene(Split.TRAIN, 4, index), random.Random(index))
-        name = f"{index:06d}.{'png' if index % 5 == 4 else 'jpg'}"
-        turns = [{"from": "human", "value": f"<image>\n{told.question}"}, {"from": "gpt", "value": told.answer}]
-        records.append({"id": str(index), "image": name, "conversations": turns})
-    (folder / "images" / "000003.jpg").write_bytes(b"no picture")
-    (folder / "images" / "000007.jpg").unlink()
-    file = folder / "images" / "detail.json"
-    file.write_text(json.dumps(records))
-    return file
+    return make_data(tmp_path_factory.mktemp("data"))
 
 
 def run(*arguments, flags=(), expected=0):
@@ -159,14 +141,23 @@ def run(*arguments, flags=(), expected=0):
 
 @pytest.mark.slow
 def test_a_run_that_loses_a_worker_and_one_that_is_stopped_end_like_an_undisturbed_one(data, tmp_path):
-    options = ("num_updates=16", "checkpoint_every=4")
-    run(data, tmp_path / "calm", *options)
+    options = ("num_updates=16", "checkpoint_every=4", "evaluate_every=8", "num_evaluated=8")
+    flags = ["--validation", str(data)]
+    run(data, tmp_path / "calm", *options, flags=flags)
+    nobody = ["--tracking", "http://127.0.0.1:9"]  # a dead server stops nothing
     driver = subprocess.Popen(
-        command(data, tmp_path / "killed", *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command(data, tmp_path / "killed", *options), *flags, *nobody],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     kill_a_worker(driver, tmp_path / "killed", after_update=6)
     out, err = driver.communicate(timeout=240)
     assert driver.returncode == 0, out + err
+    assert out.count("MLflow at http://127.0.0.1:9 does not take figures") == 1
+    said = [json.loads(line) for line in (tmp_path / "killed" / "predictions.jsonl").read_text().splitlines()]
+    assert {line["update"] for line in said} == {8, 16}
+    assert all(line["prompt"] and line["target"] and line["said"] for line in said)
     calm, killed = (tmp_path / name / "weights" / "weights.safetensors" for name in ("calm", "killed"))
     assert calm.read_bytes() == killed.read_bytes()
     assert losses(tmp_path / "calm")[16] == losses(tmp_path / "killed")[16]
@@ -174,11 +165,11 @@ def test_a_run_that_loses_a_worker_and_one_that_is_stopped_end_like_an_undisturb
     assert (about.base, about.base_sha256) == (str(PATH), base_hash(PATH))
     assert (about.recipe, about.step, about.details["run"]["recipe"]["seed"]) == ("paper_7b", 16, 42)
     assert {name.split(".")[0] for name in load_file(killed)} == {"query_tokens", "qformer", "language_projection"}
-    again = run(data, tmp_path / "killed", *options, flags=["--merge"])  # nothing is left but to merge
+    again = run(data, tmp_path / "killed", *options, flags=[*flags, "--merge"])  # nothing is left but to merge
     assert "learns from llava" in again.stdout
     assert "Weights of update 16" in again.stdout
     merged = load_network(tmp_path / "killed" / "model", device="cpu").model.query_tokens
     assert torch.equal(merged, load_file(killed)["query_tokens"])
-    other = run(data, tmp_path / "killed", "num_updates=20", "checkpoint_every=4", expected=2)
+    other = run(data, tmp_path / "killed", "num_updates=20", *options[1:], flags=flags, expected=2)
     assert "holds another run; different are" in other.stderr
     assert "recipe.num_updates" in other.stderr

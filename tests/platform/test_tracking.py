@@ -9,13 +9,12 @@ import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pytest
 
 from vigc.platform import tracking
 from vigc.platform.tracking import RUN_FILE, Tracking, flatten
-
-mlflow = pytest.importorskip("mlflow")
 
 
 @pytest.fixture
