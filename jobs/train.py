@@ -13,6 +13,7 @@ RUN/model/          where it is asked for: the base with that put in, a model li
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -55,6 +56,7 @@ class TrainPlan:
     validation: Records | None
     order: Any  # numpy, the entry at each position, which for scenes is the scene's number
     num_workers: int
+    fewest_workers: int  # the run goes on with as many as there are machines for, between the two
     device: str
     max_failures: int
     tracking: str | None  # URI of an MLflow server
@@ -84,6 +86,7 @@ def make_plan(
     model: str | None = None,
     prompts: str | None = None,
     num_workers: int = 1,
+    fewest_workers: int | None = None,
     device: str = "auto",
     max_failures: int = 8,
     tracking: str | None = None,
@@ -98,11 +101,8 @@ def make_plan(
         raise ConfigError(f"The recipe {recipe.name} learns from rendered scenes; leave --data and --validation out.")
     if not data and not on_scenes:
         raise ConfigError("No data. Name files or directories to learn from with --data (may be repeated).")
-    if recipe.batch_size % num_workers:
-        raise ConfigError(
-            f"batch_size {recipe.batch_size} cannot be dealt evenly to {num_workers} workers; "
-            "change --workers, or --set batch_size."
-        )
+    fewest = num_workers if fewest_workers is None else fewest_workers
+    _require_workers(recipe, fewest, num_workers)
     pack = load_pack(prompts)
     learnt: Records | Scenes = Scenes()
     order: Any = range((recipe.num_updates or 0) * recipe.batch_size)
@@ -128,11 +128,26 @@ def make_plan(
         validation=held_out,
         order=order,
         num_workers=num_workers,
+        fewest_workers=fewest,
         device=chosen,
         max_failures=max_failures,
         tracking=tracking,
         request=json.loads(json.dumps(request)),
     )
+
+
+def _require_workers(recipe: Recipe, fewest: int, most: int) -> None:
+    if not 1 <= fewest <= most:
+        raise ConfigError(f"--workers {fewest}-{most}: the first number is the fewest, the second the most.")
+    if fewest < most and recipe.parallel.startswith("zero"):
+        raise ConfigError(
+            f"--workers {fewest}-{most}: DeepSpeed's state belongs to one number of workers; give one, or parallel=ddp."
+        )
+    if uneven := [n for n in range(fewest, most + 1) if recipe.batch_size % n]:
+        raise ConfigError(
+            f"batch_size {recipe.batch_size} cannot be dealt evenly to {uneven[0]} workers; "
+            "change --workers, or --set batch_size."
+        )
 
 
 def run_train(
@@ -212,13 +227,18 @@ def _fit(plan: TrainPlan, on_figures: OnFigures, on_note: OnNote) -> ray.train.R
     if val_positions is not None:
         datasets["val"] = val_positions
     gpus = plan.device == "cuda"
+    workers: Any = plan.num_workers
+    if plan.fewest_workers < plan.num_workers:
+        workers = (plan.fewest_workers, plan.num_workers)
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"settings": settings},
         datasets=datasets,
         dataset_config=make_dealer(rows, val_rows, len(plan.order), plan.recipe),
         scaling_config=ScalingConfig(
-            num_workers=plan.num_workers, use_gpu=gpus, resources_per_worker={"CPU": 1} | ({"GPU": 1} if gpus else {})
+            num_workers=workers,
+            use_gpu=gpus,
+            resources_per_worker={"CPU": 1} | ({"GPU": 1} if gpus else {}),
         ),
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
         run_config=RunConfig(
@@ -291,10 +311,12 @@ def _validation(plan: TrainPlan) -> tuple[MakeRows, Any]:
 
     assert plan.validation is not None
     recipe = replace(plan.recipe, num_updates=None, num_epochs=1.0, batch_size=1, seed=0)
-    unit = plan.num_workers
+    unit = math.lcm(*range(plan.fewest_workers, plan.num_workers + 1))
     num = min(plan.recipe.num_evaluated, 2 * plan.validation.table.num_rows) // unit * unit
     if not num:
-        raise ConfigError(f"The validation set is smaller than the {unit} workers; give a larger one.")
+        raise ConfigError(
+            f"The validation set has fewer than {unit} samples and cannot be dealt to the workers evenly."
+        )
     order = make_order(recipe, plan.validation.set_sizes)[:num]
     if len(order) < num:
         num = len(order) // unit * unit

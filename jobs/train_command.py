@@ -45,7 +45,13 @@ def train(
     options: Annotated[
         list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="Change one value of the recipe.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes, each with a GPU of its own if there are any.")] = 1,
+    workers: Annotated[
+        str,
+        typer.Option(
+            metavar="N|N-M",
+            help="Processes, each with a GPU if there are any; 2-8: as many as fit.",
+        ),
+    ] = "1",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     max_failures: Annotated[int, typer.Option(min=0, help="Lost workers after which the run gives up.")] = 8,
     tracking: Annotated[
@@ -70,6 +76,7 @@ def train(
     from vigc.jobs.train_report import TrainLine
 
     console = make_console(quiet=json_)
+    fewest, most = _range(workers)
     full = None
     for stage in stages:
         base = str(full) if full else model
@@ -84,7 +91,8 @@ def train(
             kind=_kind(kind),
             model=base,
             prompts=prompts,
-            num_workers=workers,
+            num_workers=most,
+            fewest_workers=fewest,
             device=device,
             max_failures=max_failures,
             tracking=tracking,
@@ -161,6 +169,13 @@ def _put(values: dict[str, Any], owner: Any, path: str, text: str) -> None:
         _put(values[head], nested, rest, text)
     else:
         values[head] = None if text in ("none", "None") else text.split(",") if "tuple" in str(hint) else text
+
+
+def _range(text: str) -> tuple[int, int]:
+    fewest, _, most = text.partition("-")
+    if not fewest.isdecimal() or not (most or fewest).isdecimal():
+        raise ConfigError(f"--workers {text!r}: give a number, as in 4, or the fewest and the most, as in 2-8.")
+    return int(fewest), int(most or fewest)
 
 
 def _kind(name: str | None) -> Kind | None:

@@ -29,12 +29,14 @@ class TrainLine:
     @contextmanager
     def shown(self) -> Iterator[None]:
         plan, recipe = self._plan, self._plan.recipe
+        fewest, most = plan.fewest_workers, plan.num_workers
+        workers = str(most) if fewest == most else f"{fewest} to {most}"
         name = f"{recipe.name}, {recipe.stage}," if recipe.stage else recipe.name
         for described in plan.data.described:
             self._console.print(f"learns from {described}", soft_wrap=True)
         self._console.print(
             f"{name} on {plan.model.name}: {plan.num_updates:,} updates of {recipe.batch_size} samples from "
-            f"{plan.data.about}; {plan.num_workers} worker(s), {plan.device}, {recipe.parallel}, {recipe.precision}",
+            f"{plan.data.about}; {workers} worker(s), {plan.device}, {recipe.parallel}, {recipe.precision}",
             soft_wrap=True,
         )
         with self._console.status("starting Ray and the workers …") as status:
