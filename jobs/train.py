@@ -31,6 +31,7 @@ from vigc.model.training.recipe import Recipe
 from vigc.platform.files import only_writer, written_whole
 from vigc.platform.instructions import open_instructions
 from vigc.platform.local_ray import RunError, ray_session
+from vigc.platform.pacing import pace
 from vigc.platform.records import ConfigError, Kind, StoreError
 
 if TYPE_CHECKING:
@@ -344,6 +345,7 @@ def make_dealer(train: MakeRows | MakeSceneRows, val: MakeRows | None, num_posit
                     deal = Deal(rows, start, batch, rank, world_size)  # type: ignore[arg-type]
                     share = positions.map_batches(deal, batch_size=None, batch_format="numpy")
                     share.context.execution_options = ExecutionOptions(preserve_order=True)
+                    pace(share.context)
                     shares[rank][name] = share.iterator()
             return shares
 

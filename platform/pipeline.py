@@ -20,6 +20,7 @@ import pyarrow as pa
 from vigc.platform.files import only_writer, store_error
 from vigc.platform.images import decode_batch
 from vigc.platform.local_ray import CPUS_PER_ACTOR, RunError, ray_session
+from vigc.platform.pacing import pace
 from vigc.platform.passes import LEDGER_FOLDER, MANIFEST_FOLDER, ROWS_FOLDER, Pass
 from vigc.platform.progress import Progress, reported
 from vigc.platform.records import ConfigError, VigcError
@@ -109,6 +110,7 @@ def _graph(
         delete_checkpoint_on_success=False,
     )
     context.raise_original_map_exception = True
+    pace(context)
     # Different resources keep Ray from fusing decode into the actor, where it would stall the event loop.
     resources: dict[str, Any] = {"num_cpus": CPUS_PER_ACTOR}
     if gpus_per_actor:
