@@ -170,7 +170,7 @@ def _count_category(scene: Scene, thing: SceneObject, rng: random.Random) -> Que
 
 
 def _existence(scene: Scene, thing: SceneObject, rng: random.Random) -> QuestionAnswer:
-    present = rng.random() < 0.5
+    present = rng.random() < 0.5 or all(scene.count(category) for category in CATEGORIES)
     category = thing.category if present else _absent(scene, rng)
     what = _article(category)
     question = rng.choice(

@@ -158,3 +158,11 @@ def test_written_scenes_are_pictures_with_coco_annotations(tmp_path: Path) -> No
     write_scenes(other, num=6, seed=11, size=96)
     for file in sorted((tmp_path / "images").iterdir()):
         assert file.read_bytes() == (other / "images" / file.name).read_bytes()
+
+
+def test_a_scene_that_holds_every_category_is_never_asked_about_an_absent_one() -> None:
+    full = replace(CROWDED[0], objects=tuple(replace(SCENES[0].objects[0], category=c) for c in CATEGORIES))
+    for seed in range(20):
+        qa = ask(full, "existence", random.Random(seed))
+        assert qa is not None
+        assert qa.key == "yes"
