@@ -51,7 +51,18 @@ EMPTY = len(CATEGORIES)  # the category of nothing
 PATCH_LABELS = {"category": EMPTY + 1, "colour": len(COLOURS), "size": len(SIZES), "cell": GRID * GRID}
 SUBJECT_LABELS = {"category": EMPTY + 1, "cell": GRID * GRID, "colour": len(COLOURS), "size": len(SIZES)}
 # How often VIC is asked about a topic, beside the others: what is hard to learn comes more often.
-TOPIC_WEIGHTS = {"left or right": 2.0, "above or below": 2.0, "existence": 2.0, "count of a category": 1.5}
+TOPIC_WEIGHTS = {
+    "left or right": 3.0,
+    "above or below": 3.0,
+    "position": 1.5,
+    "existence": 1.5,
+    "count": 1.5,
+    "what is there": 1.5,
+    "count of a category": 1.5,
+    "colour": 0.5,
+    "size": 0.5,
+    "background": 0.5,
+}
 
 Row = Mapping[str, Any]
 
@@ -62,7 +73,7 @@ class TextMixture:
 
     num_begun: int = 2  # VIC descriptions, begun at random
     num_curious: int = 1  # VIG questions
-    num_questions: int = 8  # VIC questions
+    num_questions: int = 10  # VIC questions
     num_thoughtful: int = 1  # reasoning or knowledge, VIG or VIC
     whole: float = 0.3  # share of VIC descriptions that are learnt from the beginning to the end
     noise: float = 0.3  # share of begun descriptions in which something is wrong
@@ -151,7 +162,7 @@ class _Text:
 
 def _texts(scene: Scene, pack: PromptPack, mixture: TextMixture, rng: random.Random) -> list[_Text]:
     topics = list(CONVERSATION)
-    weights = [TOPIC_WEIGHTS.get(topic, 1.0) for topic in topics]
+    weights = [TOPIC_WEIGHTS[topic] for topic in topics]
     texts = [_vig(pack, Kind.DETAIL, describe(scene, rng), rng, about=scene.objects, listing=True)]
     texts += [_begun_description(scene, pack, mixture, rng) for _ in range(mixture.num_begun)]
     curious = curious_question(scene)

@@ -147,7 +147,7 @@ def embedded() -> tuple[Recipe, ...]:
         trainable=Trainable(language_model=True),
         batch_size=16,
         micro_batch_size=8,
-        num_updates=700,
+        num_updates=1600,
         checkpoint_every=100,
         saved_as="float16",
         seed=1,
