@@ -26,6 +26,7 @@ from vigc.model.training.recipe import Recipe
 from vigc.platform.files import only_writer, written_whole
 from vigc.platform.instructions import open_instructions
 from vigc.platform.local_ray import RunError, ray_session
+from vigc.platform.pacing import pace
 from vigc.platform.records import ConfigError, Kind, StoreError
 
 if TYPE_CHECKING:
@@ -287,6 +288,7 @@ def make_dealer(train: MakeRows, val: MakeRows | None, num_positions: int, recip
                     deal = Deal(rows, start, batch, rank, world_size)  # type: ignore[arg-type]
                     share = positions.map_batches(deal, batch_size=None, batch_format="numpy")
                     share.context.execution_options = ExecutionOptions(preserve_order=True)
+                    pace(share.context)
                     shares[rank][name] = share.iterator()
             return shares
 

@@ -1,0 +1,35 @@
+"""Keeps Ray Data's control loop from spinning.
+
+While tasks make rows faster than they are taken, the loop finds every task ready and waits for nothing: it turns as
+fast as a core allows, in the very process that takes the rows. On two cores training was less than half as fast.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+STEP_S = 0.02  # far below what a task takes
+
+
+class Paced:
+    """An execution callback of Ray Data that pauses at every turn of the loop."""
+
+    def before_execution_starts(self, executor: Any) -> None:
+        pass
+
+    def on_execution_step(self, executor: Any) -> None:
+        time.sleep(STEP_S)
+
+    def after_execution_succeeds(self, executor: Any) -> None:
+        pass
+
+    def after_execution_fails(self, executor: Any, error: Exception) -> None:
+        pass
+
+
+def pace(context: Any) -> None:
+    """Paces what is executed under this DataContext."""
+    classes = context.custom_execution_callback_classes
+    if Paced not in classes:
+        context.custom_execution_callback_classes = [*classes, Paced]
