@@ -108,6 +108,14 @@ def test_what_is_trainable_is_the_recipes_choice():
         trained(Trainable(lora=Lora(targets=("no_such",))))
 
 
+@pytest.mark.parametrize("wanted", [Trainable(), Trainable(lora=Lora())], ids=["paper", "lora"])
+def test_trained_weights_are_fp32_whatever_the_frozen_ones_are(wanted):
+    network = load_network(PATH, device="cpu", dtype="bfloat16")
+    set_trainable(network, wanted)
+    dtypes = {(p.requires_grad, p.dtype) for p in network.model.parameters()}
+    assert dtypes == {(True, torch.float32), (False, torch.bfloat16)}
+
+
 def test_only_the_target_and_its_end_mark_count():
     network = load_network(PATH, device="cpu", dtype="float32")
     row = {"pixels": np.zeros((128, 128, 3), np.uint8), "prompts": ["Where is the cup?"], "targets": [" On the left."]}
