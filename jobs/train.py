@@ -384,7 +384,9 @@ def _finish(plan: TrainPlan, result: ray.train.Result) -> TrainOutcome:
         lora=plan.recipe.trainable.lora,
         details={"val_loss": val_loss, "run": plan.request},
     )
-    return TrainOutcome(plan.out, update, val_loss, save_trained(plan.out / WEIGHTS, named, about))
+    return TrainOutcome(
+        plan.out, update, val_loss, save_trained(plan.out / WEIGHTS, named, about, dtype=plan.recipe.saved_as)
+    )
 
 
 def merge_run(plan: TrainPlan, outcome: TrainOutcome) -> Path:

@@ -82,7 +82,8 @@ class Recipe:
     evaluate_every: int = 500  # updates; 0: only at the end
     num_evaluated: int = 2048  # validation samples
     checkpoint_every: int = 500  # updates
-    saved_as: Literal["float32", "bfloat16", "float16"] | None = None  # a merged model; none: as its base is stored
+    # What the run leaves is stored in: the trained weights (none: fp32) and a merged model (none: as its base).
+    saved_as: Literal["float32", "bfloat16", "float16"] | None = None
     patience: int = 0  # evaluations without a better one after which training stops; 0: never
     seed: int = 42
 
@@ -92,12 +93,13 @@ def paper_7b() -> tuple[Recipe, ...]:
         Recipe(
             "paper_7b",
             "VIGC of the paper: LLaVA data told as VIG and VIC, 5 epochs of both, 8 x 8 x 2 samples per update",
+            saved_as="bfloat16",
         ),
     )
 
 
 def paper_13b() -> tuple[Recipe, ...]:
-    return (Recipe("paper_13b", "the same with a language model of 13B", base=VICUNA_13B),)
+    return (Recipe("paper_13b", "the same with a language model of 13B", base=VICUNA_13B, saved_as="bfloat16"),)
 
 
 def instructblip_okvqa() -> tuple[Recipe, ...]:
@@ -110,13 +112,16 @@ def instructblip_aokvqa() -> tuple[Recipe, ...]:
 
 def _instructblip(name: str, about: str) -> Recipe:
     """60,000 micro-steps at accumulation 2: 30,000 updates; sets drawn by the square roots of their sizes."""
-    return Recipe(name, about, trainable=Trainable(vision_norm=True), mixture="sqrt", num_updates=30_000)
+    return Recipe(
+        name, about, trainable=Trainable(vision_norm=True), mixture="sqrt", num_updates=30_000, saved_as="bfloat16"
+    )
 
 
 def lora_7b() -> tuple[Recipe, ...]:
     """The paper's LoRA variant: the Q-Former stays frozen."""
     trainable = Trainable(qformer=False, projection=True, lora=Lora())
-    return (Recipe("lora_7b", "low-rank adapters in the language model, Q-Former frozen", trainable=trainable),)
+    about = "low-rank adapters in the language model, Q-Former frozen"
+    return (Recipe("lora_7b", about, trainable=trainable, saved_as="bfloat16"),)
 
 
 def embedded() -> tuple[Recipe, ...]:
