@@ -15,7 +15,14 @@ from vigc.model.embedded import PATH
 from vigc.model.scenes import Split, make_scene, write_scenes
 from vigc.model.scenes.wording import describe
 
-SMALL = ("batch_size=8", "micro_batch_size=2", "precision=fp32", "optimizer.peak=1e-3", "optimizer.num_warmup=2")
+SMALL = (
+    "batch_size=8",
+    "micro_batch_size=2",
+    "precision=fp32",
+    "saved_as=float32",
+    "optimizer.peak=1e-3",
+    "optimizer.num_warmup=2",
+)
 
 
 def make_data(folder: Path) -> Path:
