@@ -150,6 +150,7 @@ def embedded() -> tuple[Recipe, ...]:
         fresh=None,
         objective="words",
         trainable=Trainable(language_model=True),
+        optimizer=replace(rates, muon=4.0),  # at 10 this stage becomes unstable before the rate falls
         batch_size=16,
         micro_batch_size=8,
         num_updates=1600,
