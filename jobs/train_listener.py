@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vigc.platform.tracking import Tracking
+from vigc.platform.tracking import DataUsed, Tracking
 
 if TYPE_CHECKING:
     from vigc.jobs.train import TrainPlan
@@ -104,5 +104,14 @@ def _tracking(plan: TrainPlan, on_note: OnNote) -> Tracking:
             "device": plan.device,
             "base": plan.model.name,
         },
-        on_trouble=on_note,
+        data=list(_used(plan)),
+        description=f"{plan.recipe.about}\n\nTrained weights: `{plan.out / 'weights'}`",
+        on_note=on_note,
     )
+
+
+def _used(plan: TrainPlan) -> Iterator[DataUsed]:
+    for data, context in ((plan.data, "training"), (plan.validation, "validation")):
+        if data is not None:
+            found = data.fingerprint()
+            yield DataUsed(data.about, str(found.get("sha256") or found), data.described, context)

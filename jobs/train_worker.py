@@ -129,7 +129,8 @@ def _learn(settings: TrainSettings, parallel: Parallel, state: State, base_sha25
         evaluation=(lambda: _evaluation(objective, recipe)) if settings.evaluates else None,
         on_update=on_update,
         on_checkpoint=on_checkpoint,
-        peak_flops=peak_flops(recipe.precision, parallel.device),
+        # What a CPU could do depends on who else uses it, so a share of that would say nothing.
+        peak_flops=None if parallel.device.type == "cpu" else peak_flops(recipe.precision, parallel.device),
     )
 
 

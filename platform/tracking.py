@@ -12,7 +12,8 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -22,12 +23,25 @@ from vigc.platform.records import ConfigError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
 
 RUN_FILE = "mlflow.json"  # in the run's folder: which MLflow run belongs to it
 PARAM_LENGTH = 500
 BATCH = 500  # figures sent at once; MLflow takes 1000
 RETRY_S, CLOSE_S = 10.0, 15.0
+DIGEST_LENGTH = 36
 _TIMEOUT_S = 5  # of one request
+_KIND = {"mlflow.experimentKind": "custom_model_development"}  # so that MLflow's pages show curves first
+
+
+@dataclass(frozen=True)
+class DataUsed:
+    """A data set that a run reads, as MLflow lists it."""
+
+    name: str
+    digest: str  # of its content; MLflow shows DIGEST_LENGTH characters
+    source: tuple[str, ...]  # where it came from, a line for each part
+    context: str  # "training" or "validation"
 
 
 class Tracking:
@@ -36,7 +50,8 @@ class Tracking:
     Args:
         uri: of the tracking server, as for mlflow.set_tracking_uri.
         folder: the run's own; remembers the MLflow run in `mlflow.json`.
-        on_trouble: told once when the server cannot be reached, and once when it can again.
+        description: shown with the run, in Markdown.
+        on_note: told where the run can be seen, once when the server cannot be reached, and once when it can again.
     Raises:
         ConfigError: mlflow is not installed.
     """
@@ -49,17 +64,26 @@ class Tracking:
         name: str,
         folder: Path,
         params: Mapping[str, Any],
-        on_trouble: Callable[[str], None] = lambda message: None,
+        data: Sequence[DataUsed] = (),
+        description: str = "",
+        on_note: Callable[[str], None] = lambda message: None,
     ) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # this thread tries again by itself
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(_TIMEOUT_S))
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         try:
             import mlflow  # noqa: F401  found out now, not in the thread
         except ImportError as error:
             raise ConfigError("MLflow is not installed; `pip install 'vigc[train]'` brings its client.") from error
         self._uri, self._experiment, self._name, self._folder = uri, experiment, name, folder
-        self._params, self._on_trouble = flatten(params), on_trouble
+        self._params, self._data, self._on_note = flatten(params), data, on_note
+        tags = {
+            "mlflow.source.name": experiment,
+            "mlflow.user": os.environ.get("USER"),
+            "mlflow.note.content": description,
+        }
+        self._tags = {name: value for name, value in tags.items() if value}
         self._inbox: queue.SimpleQueue[_Message | None] = queue.SimpleQueue()
         self._kept: list[_Message] = []
         self._run_id = ""
@@ -124,11 +148,11 @@ class Tracking:
             _deliver(client, self._run_id, self._kept[:number])
         except Exception as error:  # noqa: BLE001  whatever a server or a network can do must not stop the run
             if not self._silent:
-                self._on_trouble(f"MLflow at {self._uri} does not take figures ({_first_line(error)}); going on.")
+                self._on_note(f"MLflow at {self._uri} does not take figures ({_first_line(error)}); going on.")
             self._silent, self._client = True, None
             return False
         if self._silent:
-            self._on_trouble(f"MLflow at {self._uri} takes figures again.")
+            self._on_note(f"MLflow at {self._uri} takes figures again.")
             self._silent = False
         del self._kept[:number]
         return True
@@ -137,16 +161,20 @@ class Tracking:
         if self._client is not None:
             return self._client
         from mlflow import MlflowClient
-        from mlflow.entities import Param
+        from mlflow.entities import Param, RunTag
 
         client = MlflowClient(self._uri)
         if not self._run_id:
             self._run_id = self._known_run(client) or self._new_run(client)
             known = client.get_run(self._run_id).data.params
             params = [Param(key, value) for key, value in self._params.items() if key not in known]
-            client.log_batch(self._run_id, params=params)
+            client.log_batch(self._run_id, params=params, tags=[RunTag(*tag) for tag in self._tags.items()])
+            client.log_inputs(self._run_id, datasets=[_input(data) for data in self._data])
             with written_whole(self._folder / RUN_FILE) as stream:
                 json.dump({"uri": self._uri, "run_id": self._run_id}, stream)
+            if self._uri.startswith("http"):
+                experiment = client.get_run(self._run_id).info.experiment_id
+                self._on_note(f"MLflow: {self._uri.rstrip('/')}/#/experiments/{experiment}/runs/{self._run_id}")
         client.update_run(self._run_id, status="RUNNING")
         self._client = client
         return client
@@ -170,7 +198,7 @@ class Tracking:
 
     def _new_run(self, client: MlflowClient) -> str:
         found = client.get_experiment_by_name(self._experiment)
-        experiment = found.experiment_id if found else client.create_experiment(self._experiment)
+        experiment = found.experiment_id if found else client.create_experiment(self._experiment, tags=_KIND)
         return str(client.create_run(experiment, run_name=self._name).info.run_id)
 
 
@@ -228,6 +256,14 @@ def _deliver(client: MlflowClient, run_id: str, messages: list[_Message]) -> Non
         client.log_artifact(run_id, str(first.path))
     elif isinstance(first, _End):
         client.set_terminated(run_id, status=first.status)
+
+
+def _input(data: DataUsed) -> DatasetInput:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    source = json.dumps({"parts": data.source}, ensure_ascii=False)
+    dataset = Dataset(data.name, data.digest[:DIGEST_LENGTH], source_type="vigc", source=source)
+    return DatasetInput(dataset, tags=[InputTag("mlflow.data.context", data.context)])
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

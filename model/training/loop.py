@@ -140,7 +140,9 @@ def _rates(
         "waited_share": waited / took,
     }
     flops = sum(parallel.objective.flops(b) for b in micro_batches)
-    if peak_flops and flops:
+    if flops:
+        rates["tflops_per_s"] = flops * world_size() / took / 1e12
+    if flops and peak_flops:
         rates["mfu"] = flops / took / peak_flops
     return rates
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from vigc.platform import tracking
-from vigc.platform.tracking import RUN_FILE, Tracking, flatten
+from vigc.platform.tracking import RUN_FILE, DataUsed, Tracking, flatten
 
 
 @pytest.fixture
@@ -55,6 +55,29 @@ def test_params_figures_tables_and_files_arrive(tmp_path: Path, store: str) -> N
     assert Path(client.download_artifacts(found.info.run_id, picture["filepath"])).stat().st_size > 0
 
 
+def test_the_run_says_what_it_read_who_made_it_and_where_its_weights_lie(
+    tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("USER", "ada")
+    data = [
+        DataUsed("20 records", "a" * 64, ("LLaVA file x.json: 20 questions",), "training"),
+        DataUsed("5 records", "b" * 64, ("LLaVA file y.json: 5 questions",), "validation"),
+    ]
+    for _ in range(2):  # also when it is taken up again
+        with track(store, tmp_path, data=data, description="Trained weights: `out/weights`"):
+            pass
+    found = run_of(store, tmp_path)
+    used = {d.tags[0].value: d.dataset for d in found.inputs.dataset_inputs}
+    assert {context: (u.name, u.digest) for context, u in used.items()} == {
+        "training": ("20 records", "a" * 36),
+        "validation": ("5 records", "b" * 36),
+    }
+    assert json.loads(used["training"].source) == {"parts": ["LLaVA file x.json: 20 questions"]}
+    assert len(found.inputs.dataset_inputs) == 2
+    assert found.data.tags["mlflow.note.content"] == "Trained weights: `out/weights`"
+    assert found.data.tags["mlflow.user"] == "ada"
+
+
 def test_a_run_that_is_taken_up_again_stays_one_run(tmp_path: Path, store: str) -> None:
     for step in (1, 2):
         with track(store, tmp_path) as run:
@@ -76,7 +99,7 @@ def test_a_server_that_refuses_costs_nothing_and_is_told_of_once(tmp_path: Path,
         free.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{free.getsockname()[1]}"
     notes: list[str] = []
-    run = track(uri, tmp_path, on_trouble=notes.append)
+    run = track(uri, tmp_path, on_note=notes.append)
     began = time.monotonic()
     for step in range(100):
         run.figures(step, {"loss": 1.0})
@@ -111,7 +134,7 @@ def test_what_a_server_missed_while_it_was_away_arrives_later(tmp_path: Path, st
         deliver(*arguments)
 
     monkeypatch.setattr(tracking, "_deliver", sometimes)
-    with track(store, tmp_path, on_trouble=notes.append) as run:
+    with track(store, tmp_path, on_note=notes.append) as run:
         run.figures(1, {"loss": 1.0})
         end = time.monotonic() + 20
         while not notes and time.monotonic() < end:
@@ -147,7 +170,7 @@ def test_a_server_that_answers_nonsense_is_a_trouble_like_any_other(tmp_path: Pa
     thread.start()
     try:
         notes: list[str] = []
-        run = track(f"http://127.0.0.1:{server.server_port}", tmp_path, on_trouble=notes.append)
+        run = track(f"http://127.0.0.1:{server.server_port}", tmp_path, on_note=notes.append)
         run.figures(1, {"loss": 1.0})
         assert run.close() == 2
         assert len(notes) == 1
