@@ -265,7 +265,7 @@ def _fit(plan: TrainPlan, on_figures: OnFigures, on_note: OnNote) -> ray.train.R
     finally:
         listener.stop()
     if listener.error is not None:
-        raise RunError(f"Training did not start: {listener.error}")
+        raise RunError(listener.error)
     return result
 
 

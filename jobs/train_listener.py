@@ -31,7 +31,7 @@ class Listener:
     """
 
     def __init__(self, plan: TrainPlan, queue: Any, samples: list[Row], on_figures: OnFigures, on_note: OnNote) -> None:
-        self.error: str | None = None  # why the workers could not begin
+        self.error: str | None = None  # why the workers could not begin, or go on
         self._queue, self._samples, self._on_figures, self._on_note = queue, samples, on_figures, on_note
         self._out = plan.out
         self._finished = threading.Event()
@@ -62,6 +62,8 @@ class Listener:
                     return
                 if "error" in message:
                     self.error = message["error"]
+                elif "fault" in message:
+                    self._on_note(f"Skipped, picture unreadable: {message['fault']}")
                 elif "said" in message:
                     self._show(message["update"], message["said"])
                 else:

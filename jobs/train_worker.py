@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 TRAINED, STATE = "trained.safetensors", "state.json"
 FIGURES_EVERY_S = 0.5
+MAX_FAULTS_TOLD = 3  # by each worker
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,21 @@ class OrderError(VigcError):
 def train_worker(config: dict[str, Any]) -> None:
     """The loop function of a TorchTrainer; `config["settings"]` is a TrainSettings.
 
-    What is wrong with the settings or the model is told to the driver and ends the run: the same would happen again in
-    every new group of workers, which is what Ray Train answers an exception with.
+    What is wrong with the settings, the model or the pictures is told to the driver and ends the run: the same would
+    happen again in every new group of workers, which is what Ray Train answers an exception with.
     """
+    from vigc.model.training.loop import UnreadableError
+
     settings: TrainSettings = config["settings"]
     try:
         run = _set_up(settings)
     except VigcError as error:
-        settings.queue.put({"error": str(error)})
+        settings.queue.put({"error": f"Training did not start: {error}"})
         return
-    _learn(settings, *run)
+    try:
+        _learn(settings, *run)
+    except UnreadableError as error:
+        settings.queue.put({"error": f"Training stopped: {error}"})
 
 
 def _set_up(settings: TrainSettings) -> tuple[Parallel, State, str]:
@@ -119,7 +125,10 @@ def _learn(settings: TrainSettings, parallel: Parallel, state: State, base_sha25
             metrics = {"update": state.update, **measured}
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
-    batches = _batches(objective, recipe, state.num_samples)
+    def on_fault(fault: str) -> None:
+        settings.queue.put({"fault": fault})
+
+    batches = _batches(objective, recipe, state.num_samples, on_fault)
     train(
         parallel,
         recipe,
@@ -188,8 +197,14 @@ def _save(folder: Path, parallel: Any, state: State, base_sha256: str) -> None:
         (folder / STATE).write_text(json.dumps(found))
 
 
-def _batches(objective: Objective[Any], recipe: Recipe, start: int) -> Iterator[list[Batch]]:
-    """This worker's micro-batches, update by update; what arrives is checked against the promised order."""
+def _batches(
+    objective: Objective[Any], recipe: Recipe, start: int, on_fault: Callable[[str], None]
+) -> Iterator[list[Batch]]:
+    """This worker's micro-batches, update by update; what arrives is checked against the promised order.
+
+    Args:
+        on_fault: told why a picture cannot be read, of the first few.
+    """
     import ray.train
 
     from vigc.model.training.parallel import rank, rows_per_process
@@ -197,7 +212,8 @@ def _batches(objective: Objective[Any], recipe: Recipe, start: int) -> Iterator[
     own = rows_per_process(recipe)
     shard: Any = ray.train.get_dataset_shard("train")
     expected = start + rank() * own
-    for positions, micro_batches in shard.iter_torch_batches(
+    told = 0
+    for positions, faults, micro_batches in shard.iter_torch_batches(
         batch_size=own, prefetch_batches=2, collate_fn=_collate(objective, recipe.micro_batch_size), device="cpu"
     ):
         if positions != list(range(expected, expected + own)):
@@ -206,6 +222,9 @@ def _batches(objective: Objective[Any], recipe: Recipe, start: int) -> Iterator[
                 "the same command goes on from the last checkpoint."
             )
         expected += recipe.batch_size
+        for fault in faults[: MAX_FAULTS_TOLD - told]:
+            on_fault(fault)
+            told += 1
         yield micro_batches
 
 
@@ -214,7 +233,7 @@ def _evaluation(objective: Objective[Any], recipe: Recipe) -> Iterator[Batch]:
 
     shard: Any = ray.train.get_dataset_shard("val")
     collate = _collate(objective, recipe.micro_batch_size)
-    for _, micro_batches in shard.iter_torch_batches(
+    for *_, micro_batches in shard.iter_torch_batches(
         batch_size=recipe.micro_batch_size, collate_fn=collate, device="cpu"
     ):
         yield from micro_batches
@@ -228,8 +247,11 @@ def _collate(objective: Objective[Any], micro_batch_size: int) -> Any:
             names = list(batch)
             rows: list[Row] = [dict(zip(names, values, strict=True)) for values in zip(*batch.values(), strict=True)]
             positions = [int(row["position"]) for row in rows]
-            return positions, [
-                objective.collate(rows[i : i + micro_batch_size]) for i in range(0, len(rows), micro_batch_size)
-            ]
+            faults = [str(row["fault"]) for row in rows if row.get("fault")]
+            return (
+                positions,
+                faults,
+                [objective.collate(rows[i : i + micro_batch_size]) for i in range(0, len(rows), micro_batch_size)],
+            )
 
     return Collate()

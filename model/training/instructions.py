@@ -41,6 +41,7 @@ class TextBatch(Batch):
     num_rows: int
     num_counted: float
     num_tokens: int
+    num_unreadable: int = 0
 
     def to(self, device: Any) -> TextBatch:
         moved = copy(self)
@@ -148,8 +149,9 @@ class InstructionObjective(Objective[TextBatch]):
         return text_flops(self.network, batch) if batch.num_rows else 0.0
 
     def collate(self, rows: list[Row]) -> TextBatch:
-        rows = [row for row in rows if len(row["prompts"])]
-        return collate_texts(self.network, rows) if rows else _no_texts(self.network)
+        readable = [row for row in rows if len(row["prompts"])]
+        batch = collate_texts(self.network, readable) if readable else _no_texts(self.network)
+        return replace(batch, num_unreadable=len(rows) - len(readable))
 
     def forward(self, batch: TextBatch) -> tuple[Tensor, dict[str, float]]:
         total = torch.zeros((), device=batch.ids.device)

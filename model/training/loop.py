@@ -18,6 +18,9 @@ from vigc.model.training.objective import Batch
 from vigc.model.training.parallel import Parallel, all_sum, rank, world_size
 from vigc.model.training.recipe import Recipe
 from vigc.model.training.schedule import Schedule
+from vigc.platform.records import VigcError
+
+FEWEST_SAMPLES = 1000  # that a share of unreadable pictures is counted against
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,7 @@ class State:
 
     update: int = 0  # updates done
     num_samples: int = 0  # consumed, over all processes
+    num_unreadable: int = 0  # of those: their picture could not be read, and nothing was learnt from them
     best_loss: float = math.inf  # of the evaluations so far
     num_worse: int = 0  # evaluations since the best
 
@@ -36,6 +40,10 @@ class Report:
 
     state: State
     figures: dict[str, float]
+
+
+class UnreadableError(VigcError):
+    """Too many pictures cannot be read for what is left to be the data that was meant."""
 
 
 MicroBatches = Iterator[list[Batch]]  # one item per update: this process's micro-batches
@@ -65,6 +73,8 @@ def train(
         evaluation: batches of the validation set, this process's part, as many in every process.
         on_checkpoint: called where a checkpoint is due and at the end, with the evaluation made there.
         peak_flops: of one device, per second; for the share of it that is used.
+    Raises:
+        UnreadableError: more pictures than the recipe allows cannot be read; in every process at the same update.
     """
     schedule = make_schedule(recipe, num_updates)
     while state.update < num_updates:
@@ -73,10 +83,17 @@ def train(
         waited = time.perf_counter() - began
         seed_update(recipe.seed, state.update)
         learning_rate = schedule.at(state.update)
-        figures = _update(parallel, micro_batches, learning_rate)
-        state = replace(state, update=state.update + 1, num_samples=state.num_samples + recipe.batch_size)
+        figures, num_unreadable = _update(parallel, micro_batches, learning_rate)
+        state = replace(
+            state,
+            update=state.update + 1,
+            num_samples=state.num_samples + recipe.batch_size,
+            num_unreadable=state.num_unreadable + num_unreadable,
+        )
+        _require_readable(state, recipe)
         took = time.perf_counter() - began
         figures |= {"learning_rate": learning_rate, **_rates(parallel, micro_batches, took, waited, peak_flops)}
+        figures["num_unreadable"] = state.num_unreadable
         last = state.update == num_updates
         measured: dict[str, float] = {}
         if evaluation is not None and (last or _due(state.update, recipe.evaluate_every)):
@@ -96,6 +113,14 @@ def train(
     return state
 
 
+def _require_readable(state: State, recipe: Recipe) -> None:
+    if state.num_unreadable > recipe.max_unreadable * max(state.num_samples, FEWEST_SAMPLES):
+        raise UnreadableError(
+            f"{state.num_unreadable:,} of {state.num_samples:,} samples have a picture that cannot be read. "
+            "Is --images the right folder? --set max_unreadable=1 goes on with the rest."
+        )
+
+
 def make_schedule(recipe: Recipe, num_updates: int) -> Schedule:
     settings = recipe.optimizer
     warmup = min(settings.num_warmup, num_updates // 2)
@@ -103,7 +128,11 @@ def make_schedule(recipe: Recipe, num_updates: int) -> Schedule:
 
 
 def evaluate(parallel: Parallel, batches: Iterator[Batch]) -> dict[str, float]:
-    """Mean loss over the validation set of all processes."""
+    """Mean loss over the validation set of all processes.
+
+    Raises:
+        UnreadableError: none of its pictures can be read.
+    """
     parallel.objective.eval()
     try:
         total = counted = 0.0
@@ -113,12 +142,15 @@ def evaluate(parallel: Parallel, batches: Iterator[Batch]) -> dict[str, float]:
     finally:
         parallel.objective.set_modes()
     total, counted = all_sum([total, counted], parallel.device)
-    return {"val_loss": total / max(1.0, counted)}
+    if not counted:
+        raise UnreadableError("No picture of the validation set can be read. Is --images the right folder?")
+    return {"val_loss": total / counted}
 
 
-def _update(parallel: Parallel, micro_batches: list[Batch], learning_rate: float) -> dict[str, float]:
-    own = sum(b.num_counted for b in micro_batches)
-    (counted,) = all_sum([own], parallel.device)
+def _update(parallel: Parallel, micro_batches: list[Batch], learning_rate: float) -> tuple[dict[str, float], int]:
+    """What to watch, and the number of rows in all processes that nothing could be learnt from."""
+    own = [sum(b.num_counted for b in micro_batches), float(sum(b.num_unreadable for b in micro_batches))]
+    counted, num_unreadable = all_sum(own, parallel.device)
     total = 0.0
     figures: dict[str, float] = {}
     for number, batch in enumerate(micro_batches, start=1):
@@ -126,7 +158,7 @@ def _update(parallel: Parallel, micro_batches: list[Batch], learning_rate: float
         total += loss
     norm = parallel.step(learning_rate)
     (total,) = all_sum([total], parallel.device)
-    return {"loss": total / max(1.0, counted), "gradient_norm": norm, **figures}
+    return {"loss": total / max(1.0, counted), "gradient_norm": norm, **figures}, int(num_unreadable)
 
 
 def _rates(

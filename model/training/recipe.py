@@ -81,6 +81,7 @@ class Recipe:
     gradient_checkpointing: bool = False
     evaluate_every: int = 500  # updates; 0: only at the end
     num_evaluated: int = 2048  # validation samples
+    max_unreadable: float = 0.02  # share of the samples so far whose picture cannot be read; with more the run stops
     checkpoint_every: int = 500  # updates
     # What the run leaves is stored in: the trained weights (none: fp32) and a merged model (none: as its base).
     saved_as: Literal["float32", "bfloat16", "float16"] | None = None

@@ -21,10 +21,12 @@ from vigc.model.embedded import PATH
 from vigc.model.model_folders import base_hash
 from vigc.model.network import load_network
 from vigc.model.prompts import load_pack
+from vigc.model.training import loop
 from vigc.model.training.flops import text_flops
 from vigc.model.training.instructions import IGNORE, InstructionObjective, collate_texts
 from vigc.model.training.loop import make_schedule
 from vigc.model.training.objective import MODEL
+from vigc.model.training.parallel import make_parallel
 from vigc.model.training.recipe import PRESETS, OptimizerRecipe, Recipe, Tasks
 from vigc.model.training.tasks import Task, make_text
 from vigc.model.training.trainable import Trainable, set_trainable
@@ -85,7 +87,7 @@ def test_frozen_weights_stay_bit_identical_and_checkpoints_hold_only_what_was_tr
     trained = load_file(out / "trained.safetensors")
     parts = Counter(name.split(".")[1] for name in trained)
     assert set(parts) == {"query_tokens", "qformer", "language_projection"}
-    state = torch.load(out / "optimizer.pt", weights_only=True)["optimizer"]["state"]
+    state = torch.load(out / "optimizer.pt", weights_only=True)["optimizers"][0]["state"]
     assert len(state) == len(trained)
     assert sum(m["exp_avg"].numel() for m in state.values()) == sum(t.numel() for t in trained.values())
 
@@ -155,16 +157,52 @@ def test_a_batch_without_texts_asks_for_no_change():
     network = load_network(PATH, device="cpu", dtype="float32")
     set_trainable(network, Trainable())
     objective = InstructionObjective(network)
-    empty = objective.collate([{"pixels": np.zeros((128, 128, 3), np.uint8), "prompts": [], "targets": []}])
+    empty = objective.collate([unreadable(network)])
     objective(empty)[0].backward()
-    assert empty.num_counted == 0
+    assert (empty.num_counted, empty.num_rows, empty.num_unreadable) == (0, 0, 1)
     assert float(network.model.query_tokens.grad.abs().sum()) == 0.0
+
+
+def unreadable(network):
+    side = network.image_size
+    return {"pixels": np.zeros((side, side, 3), np.uint8), "prompts": [], "targets": []}
+
+
+def test_a_run_goes_on_past_a_few_unreadable_pictures_counts_them_and_stops_at_many(monkeypatch):
+    monkeypatch.setattr(loop, "FEWEST_SAMPLES", 10)
+    network = load_network(PATH, device="cpu", dtype="float32")
+    set_trainable(network, Trainable())
+    objective = InstructionObjective(network)
+    recipe = Recipe("few", "", batch_size=2, micro_batch_size=2, precision="fp32", max_unreadable=0.2)
+    readable = make_rows(network.image_size)[0]
+    faulty = unreadable(network)
+    seen = []
+
+    def learn(*updates):
+        batches = ([objective.collate(list(rows))] for rows in updates)
+        parallel = make_parallel(objective, recipe, network.device)
+        state = loop.State()
+        loop.train(
+            parallel,
+            recipe,
+            len(updates),
+            batches,
+            state=state,
+            on_update=seen.append,
+            on_checkpoint=lambda state, figures: None,
+        )
+
+    learn((readable, faulty), (faulty, readable))  # 2 of what would be 10
+    assert [r.figures["num_unreadable"] for r in seen] == [1, 2]
+    assert seen[-1].state.num_unreadable == 2
+    with pytest.raises(loop.UnreadableError, match=r"3 of 4 samples have a picture that cannot be read\. Is --images"):
+        learn((readable, faulty), (faulty, faulty), (readable, readable))
+    with pytest.raises(loop.UnreadableError, match="No picture of the validation set"):
+        loop.evaluate(make_parallel(objective, recipe, network.device), iter([objective.collate([faulty])]))
 
 
 @pytest.mark.slow
 def test_32_records_are_learnt_by_heart_and_said_back(tmp_path):
-    from vigc.model.training.parallel import make_parallel
-
     network = load_network(PATH, device="cpu", dtype="float32")
     set_trainable(network, Trainable(language_model=True))
     optimizer = OptimizerRecipe(peak=1e-3, floor=1e-4, num_warmup=5, clip=1.0)
