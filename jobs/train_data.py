@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from vigc.model.embedded.rows import make_eyes_row, make_words_row
 from vigc.model.prompts import PromptPack
-from vigc.model.scenes.world import VERSION
+from vigc.model.scenes import VERSION
 from vigc.model.training.recipe import Recipe
 from vigc.model.training.tasks import Task, make_text
 from vigc.platform.images import decode_crop

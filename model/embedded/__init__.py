@@ -1,4 +1,4 @@
-"""The small trained model that ships: InstructBLIP's classes at 6.8 M parameters, which know rendered scenes and
+"""The small trained model that ships: InstructBLIP's classes at 7.1 M parameters, which know rendered scenes and
 nothing else.
 """
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vigc.model.scenes.drawing import render
-from vigc.model.scenes.world import CATEGORIES, Scene, Split, make_scene
+from vigc.model.scenes.world import CATEGORIES, VERSION, Scene, Split, make_scene
 
 
 def write_scenes(
@@ -82,4 +82,4 @@ def _annotation(number: int, image_id: int, scene: Scene, index: int, size: int)
     }
 
 
-__all__ = ["CATEGORIES", "Scene", "Split", "make_scene", "render", "write_scenes"]
+__all__ = ["CATEGORIES", "VERSION", "Scene", "Split", "make_scene", "render", "write_scenes"]

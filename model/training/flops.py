@@ -29,13 +29,14 @@ def matrix_weights(part: nn.Module, trained: bool | None = None) -> int:
 def text_flops(network: Network, texts: Any) -> float:
     """One update's arithmetic for a `TextBatch`."""
     model, config = network.model, network.model.config
-    vision_tokens: int = texts.pixels.shape[0] * ((network.image_size // config.vision_config.patch_size) ** 2 + 1)
+    num_patches: int = (network.image_size // config.vision_config.patch_size) ** 2 + 1
+    vision_tokens = texts.pixels.shape[0] * num_patches
     vision_trained = matrix_weights(model.vision_model, trained=True) > 0
     total = float(vision_tokens) * _per_token(model.vision_model, vision_trained)
     num_texts = texts.ids.shape[0]
     read = float(texts.qformer_mask.sum())
     queries = float(num_texts * network.num_queries)
-    total += _qformer(model.qformer, queries, read, vision_trained)
+    total += _qformer(model.qformer, queries, read, float(num_texts * num_patches), vision_trained)
     total += queries * _per_token(model.language_projection, True)
     tokens = float(texts.mask.sum()) + queries
     language = network.language_model
@@ -47,19 +48,22 @@ def text_flops(network: Network, texts: Any) -> float:
     return total + 3 * 2 * float((lengths**2).sum()) * float(text.hidden_size * text.num_hidden_layers)
 
 
-def _qformer(qformer: nn.Module, queries: float, read: float, vision_trained: bool) -> float:
+def _qformer(qformer: nn.Module, queries: float, read: float, patches: float, vision_trained: bool) -> float:
     """Queries and text share the self-attention and have feed-forwards of their own; cross-attention's keys and values
-    are counted with the queries' tokens, though they are of the patches: close for one text per image.
+    are of the patches, once for each text.
     """
     total = 0.0
+    trained = any(p.requires_grad for p in qformer.parameters())
     for name, part in qformer.named_modules():
         if isinstance(part, nn.Linear):
-            tokens = queries + read
-            if "crossattention" in name or "_query" in name:
+            tokens, flows = queries + read, trained
+            if "crossattention" in name and ("key" in name or "value" in name):
+                tokens, flows = patches, vision_trained
+            elif "crossattention" in name or "_query" in name:
                 tokens = queries
             elif "intermediate" in name or (".output." in name and "attention" not in name):
                 tokens = read
-            total += tokens * _per_token(part, any(p.requires_grad for p in qformer.parameters()))
+            total += tokens * _per_token(part, flows)
     return total
 
 

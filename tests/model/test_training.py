@@ -120,7 +120,7 @@ def test_trained_weights_are_fp32_whatever_the_frozen_ones_are(wanted):
 
 def test_only_the_target_and_its_end_mark_count():
     network = load_network(PATH, device="cpu", dtype="float32")
-    row = {"pixels": np.zeros((128, 128, 3), np.uint8), "prompts": ["Where is the cup?"], "targets": [" On the left."]}
+    row = {**unreadable(network), "prompts": ["Where is the cup?"], "targets": [" On the left."]}
     batch = collate_texts(network, [row])
     target = network.tokenizer(" On the left.", add_special_tokens=False).input_ids
     assert batch.labels[0][batch.labels[0] != IGNORE].tolist() == [*target, network.eos_id]
@@ -141,7 +141,7 @@ def test_the_loss_does_not_depend_on_how_texts_are_grouped_or_padded():
 
 
 def test_gradient_checkpointing_gives_the_same_gradients():
-    rows = make_rows(128)[:3]
+    rows = make_rows(load_network(PATH, device="cpu").image_size)[:3]
     gradients = []
     for checkpointing in (False, True):
         network = load_network(PATH, device="cpu", dtype="float32")
@@ -354,7 +354,8 @@ def test_counted_arithmetic_agrees_with_what_torch_counts():
     batch = objective.collate(rows)
     with FlopCounterMode(display=False) as counter:
         objective(batch)[0].backward()
-    assert text_flops(network, batch) == pytest.approx(counter.get_total_flops(), rel=0.25)
+    # torch also counts padding, the masked half of attention and the vision model's attention.
+    assert 0.75 < text_flops(network, batch) / counter.get_total_flops() < 1
 
 
 @pytest.fixture(autouse=True)
