@@ -227,7 +227,8 @@ class _Zero(Parallel):
         import deepspeed
 
         if recipe.precision == "fp16":
-            raise ConfigError("DeepSpeed runs in fp32 or bf16 here: fp16 needs a loss scaling of its own.")
+            # Measured with 0.19: under its torch_autocast, ZeRO 1 to 3 clip gradients that are still scaled.
+            raise ConfigError("DeepSpeed runs in fp32 or bf16 here; set precision=bf16, or parallel=ddp for fp16.")
         if not distributed.is_initialized():
             raise ConfigError("DeepSpeed needs a process group; run it through `vigc train`, also with one worker.")
         require_adamw(recipe)
