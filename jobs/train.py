@@ -25,7 +25,7 @@ from vigc.jobs.identity import ModelIdentity, identify
 from vigc.jobs.machine import num_gpus
 from vigc.jobs.train_data import MakeRows, MakeSceneRows, Records, Scenes, make_order, num_blocks, read_records
 from vigc.jobs.train_listener import Listener, OnFigures, OnNote
-from vigc.jobs.train_worker import STATE, TRAINED, TrainSettings, train_worker
+from vigc.jobs.train_worker import SCORE, STATE, TRAINED, TrainSettings, train_worker
 from vigc.model.prompts import PromptPack, load_pack
 from vigc.model.training.recipe import Recipe
 from vigc.platform.files import only_writer, written_whole
@@ -248,7 +248,7 @@ def _fit(plan: TrainPlan, on_figures: OnFigures, on_note: OnNote) -> ray.train.R
             failure_config=FailureConfig(max_failures=plan.max_failures),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=2,
-                checkpoint_score_attribute="val_loss" if plan.validation is not None else None,
+                checkpoint_score_attribute=SCORE if plan.validation is not None else None,
                 checkpoint_score_order="min",
             ),
         ),
@@ -367,7 +367,7 @@ def _finish(plan: TrainPlan, result: ray.train.Result) -> TrainOutcome:
     from vigc.model.checkpoints import About, save_trained
     from vigc.model.training.objective import MODEL
 
-    best = result.get_best_checkpoint("val_loss", "min") if plan.validation is not None else result.checkpoint
+    best = result.get_best_checkpoint(SCORE, "min") if plan.validation is not None else result.checkpoint
     if best is None:
         raise RunError(f"{plan.out}: the run ended without a checkpoint.")
     with best.as_directory() as folder:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vigc.model.training.parallel import Parallel
 
 TRAINED, STATE = "trained.safetensors", "state.json"
+SCORE, UNSCORED = "score", 1e30  # of a checkpoint: its validation loss, or worse than any
 FIGURES_EVERY_S = 0.5
 MAX_FAULTS_TOLD = 3  # by each worker
 
@@ -122,7 +123,8 @@ def _learn(settings: TrainSettings, parallel: Parallel, state: State, base_sha25
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             _save(folder, parallel, state, base_sha256)
-            metrics = {"update": state.update, **measured}
+            # Ray keeps a checkpoint without a score rather than a good one, so each has one.
+            metrics = {"update": state.update, SCORE: measured.get("val_loss", UNSCORED), **measured}
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
     def on_fault(fault: str) -> None:
