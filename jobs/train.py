@@ -15,24 +15,22 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vigc.jobs.identity import ModelIdentity, identify
-from vigc.jobs.machine import num_gpus
-from vigc.jobs.train_data import MakeRows, MakeSceneRows, Records, Scenes, make_order, num_blocks, read_records
+from vigc.jobs.train_data import MakeRows, MakeSceneRows, Scenes, make_order, num_blocks
 from vigc.jobs.train_listener import Listener, OnFigures, OnNote
+from vigc.jobs.train_plan import TrainPlan
 from vigc.jobs.train_worker import SCORE, STATE, TRAINED, TrainSettings, train_worker
-from vigc.model.prompts import PromptPack, load_pack
 from vigc.model.training.recipe import Recipe
 from vigc.platform.files import only_writer, written_whole
-from vigc.platform.instructions import open_instructions
-from vigc.platform.local_ray import RunError, ray_session
+from vigc.platform.local_ray import CPUS_PER_ACTOR, RunError, ray_session
 from vigc.platform.pacing import pace
-from vigc.platform.records import ConfigError, Kind, StoreError
+from vigc.platform.records import ConfigError, StoreError
+from vigc.platform.request import differences
 
 if TYPE_CHECKING:
     import ray.train
@@ -46,109 +44,11 @@ NUM_SAMPLES = 8  # of the validation set, whose answers are shown at every evalu
 
 
 @dataclass(frozen=True)
-class TrainPlan:
-    """A run thought through: every setting checked, nothing started."""
-
-    recipe: Recipe
-    out: Path
-    model: ModelIdentity
-    pack: PromptPack
-    data: Records | Scenes
-    validation: Records | None
-    order: Any  # numpy, the entry at each position, which for scenes is the scene's number
-    num_workers: int
-    fewest_workers: int  # the run goes on with as many as there are machines for, between the two
-    device: str
-    max_failures: int
-    tracking: str | None  # URI of an MLflow server
-    request: dict[str, Any]
-
-    @property
-    def num_updates(self) -> int:
-        return len(self.order) // self.recipe.batch_size
-
-
-@dataclass(frozen=True)
 class TrainOutcome:
     out: Path
     update: int  # whose weights these are: the best, where there was validation, else the last
     val_loss: float | None
     trained: Path
-
-
-def make_plan(
-    recipe: Recipe,
-    out: str,
-    data: list[str],
-    *,
-    validation: str | None = None,
-    images: str | None = None,
-    kind: Kind | None = None,
-    model: str | None = None,
-    prompts: str | None = None,
-    num_workers: int = 1,
-    fewest_workers: int | None = None,
-    device: str = "auto",
-    max_failures: int = 8,
-    tracking: str | None = None,
-) -> TrainPlan:
-    """Reads and checks all data and settings.
-
-    Raises:
-        VigcError: with what is wrong, where, and what to do.
-    """
-    on_scenes = recipe.objective != "instructions"
-    if on_scenes and (data or validation):
-        raise ConfigError(f"The recipe {recipe.name} learns from rendered scenes; leave --data and --validation out.")
-    if not data and not on_scenes:
-        raise ConfigError("No data. Name files or directories to learn from with --data (may be repeated).")
-    fewest = num_workers if fewest_workers is None else fewest_workers
-    _require_workers(recipe, fewest, num_workers)
-    pack = load_pack(prompts)
-    learnt: Records | Scenes = Scenes()
-    order: Any = range((recipe.num_updates or 0) * recipe.batch_size)
-    if not on_scenes:
-        learnt = read_records(open_instructions(path, images=images, kind=kind) for path in data)
-        order = make_order(recipe, learnt.set_sizes)
-    held_out = read_records([open_instructions(validation, images=images, kind=kind)]) if validation else None
-    identity = identify(model if model is not None else recipe.base)
-    chosen = ("cuda" if num_gpus() else "cpu") if device == "auto" else device
-    request = {
-        "recipe": asdict(recipe),
-        "model": identity.weights,
-        "prompts": pack.hash,
-        "data": learnt.fingerprint(),
-        "validation": held_out.fingerprint() if held_out else None,
-    }
-    return TrainPlan(
-        recipe=recipe,
-        out=Path(out).expanduser().absolute(),
-        model=identity,
-        pack=pack,
-        data=learnt,
-        validation=held_out,
-        order=order,
-        num_workers=num_workers,
-        fewest_workers=fewest,
-        device=chosen,
-        max_failures=max_failures,
-        tracking=tracking,
-        request=json.loads(json.dumps(request)),
-    )
-
-
-def _require_workers(recipe: Recipe, fewest: int, most: int) -> None:
-    if not 1 <= fewest <= most:
-        raise ConfigError(f"--workers {fewest}-{most}: the first number is the fewest, the second the most.")
-    if fewest < most and recipe.parallel.startswith("zero"):
-        raise ConfigError(
-            f"--workers {fewest}-{most}: DeepSpeed's state belongs to one number of workers; give one, or parallel=ddp."
-        )
-    if uneven := [n for n in range(fewest, most + 1) if recipe.batch_size % n]:
-        raise ConfigError(
-            f"batch_size {recipe.batch_size} cannot be dealt evenly to {uneven[0]} workers; "
-            "change --workers, or --set batch_size."
-        )
 
 
 def run_train(
@@ -170,7 +70,8 @@ def run_train(
         os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
         os.environ.setdefault("DS_ACCELERATOR", plan.device)  # else DeepSpeed guesses, and says so
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a report is taken once per check
-        with ray_session(plan.out / LOG, actors=2 * (plan.num_workers + CPUS_BESIDE_WORKERS)):
+        num_cpus = plan.num_workers * (plan.cpus_per_worker or 1) + CPUS_BESIDE_WORKERS
+        with ray_session(plan.out / LOG, actors=math.ceil(num_cpus / CPUS_PER_ACTOR)):
             result = _fit(plan, on_figures, on_note)
         return _finish(plan, result)
 
@@ -179,9 +80,9 @@ def _claim(plan: TrainPlan) -> None:
     file = plan.out / RUN
     if file.exists():
         there = json.loads(file.read_text(encoding="utf-8"))
-        if differing := sorted(_differences(there, plan.request)):
+        if changed := differences(there, plan.request):
             raise StoreError(
-                f"{plan.out} holds another run; different are {', '.join(differing[:4])}. "
+                f"{plan.out} holds another run: {'; '.join(changed[:4])}. "
                 "Give another --out, or the same settings to go on."
             )
         return
@@ -189,22 +90,15 @@ def _claim(plan: TrainPlan) -> None:
         json.dump(plan.request, stream, indent=2)
 
 
-def _differences(old: Any, new: Any, name: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            d
-            for key in old.keys() | new.keys()
-            for d in _differences(old.get(key), new.get(key), f"{name}.{key}".strip("."))
-        ]
-    return [] if old == new else [f"{name} ({old} there, {new} now)"]
-
-
 def _fit(plan: TrainPlan, on_figures: OnFigures, on_note: OnNote) -> ray.train.Result:
+    import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.util.queue import Queue
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    queue = Queue(actor_options={"num_cpus": 0})
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})  # outlives every machine but this one
     rows = _rows(plan)
     val_rows: MakeRows | None = None
     val_positions: Any = None
@@ -219,7 +113,7 @@ def _fit(plan: TrainPlan, on_figures: OnFigures, on_note: OnNote) -> ray.train.R
         device=plan.device,
         num_updates=plan.num_updates,
         evaluates=plan.validation is not None,
-        num_threads=1 if plan.device == "cpu" and plan.num_workers > 1 else 0,
+        num_threads=_num_threads(plan),
         samples=samples,
         queue=queue,
     )
@@ -239,7 +133,7 @@ def _fit(plan: TrainPlan, on_figures: OnFigures, on_note: OnNote) -> ray.train.R
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=gpus,
-            resources_per_worker={"CPU": 1} | ({"GPU": 1} if gpus else {}),
+            resources_per_worker={"CPU": plan.cpus_per_worker or 1} | ({"GPU": 1} if gpus else {}),
         ),
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
         run_config=RunConfig(
@@ -267,6 +161,13 @@ def _fit(plan: TrainPlan, on_figures: OnFigures, on_note: OnNote) -> ray.train.R
     if listener.error is not None:
         raise RunError(listener.error)
     return result
+
+
+def _num_threads(plan: TrainPlan) -> int:
+    """Of torch in each worker; 0 leaves it to torch, which takes the whole machine."""
+    if plan.device != "cpu":
+        return 0
+    return plan.cpus_per_worker or (1 if plan.num_workers > 1 else 0)
 
 
 def _rows(plan: TrainPlan) -> MakeRows | MakeSceneRows:
@@ -397,18 +298,6 @@ def merge_run(plan: TrainPlan, outcome: TrainOutcome) -> Path:
     if not is_merged(outcome.trained, full):
         merge_checkpoint(outcome.trained, full, base=plan.model.location, dtype=plan.recipe.saved_as)
     return full
-
-
-def fresh_model(recipe: Recipe, out: str) -> str:
-    """The folder of a new embedded model that knows nothing yet, for recipes that start from none."""
-    from vigc.model.embedded.files import fresh_network
-    from vigc.model.model_folders import save_network
-
-    folder = Path(out).expanduser().absolute() / "fresh"
-    if not folder.exists():
-        assert recipe.fresh is not None
-        save_network(fresh_network(recipe.fresh, load_pack(), recipe.seed), folder)
-    return str(folder)
 
 
 def _first_line(error: BaseException) -> str:

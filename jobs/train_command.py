@@ -52,6 +52,10 @@ def train(
             help="Processes, each with a GPU if there are any; 2-8: as many as fit.",
         ),
     ] = "1",
+    cpus_per_worker: Annotated[
+        int | None,
+        typer.Option(min=1, help="Cores for each.", show_default="1; all where there is one worker and no GPU"),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     max_failures: Annotated[int, typer.Option(min=0, help="Lost workers after which the run gives up.")] = 8,
     tracking: Annotated[
@@ -72,7 +76,8 @@ def train(
         return
     if out is None:
         raise ConfigError("--out is missing. Say where the run goes.")
-    from vigc.jobs.train import fresh_model, make_plan, merge_run, run_train
+    from vigc.jobs.train import merge_run, run_train
+    from vigc.jobs.train_plan import fresh_model, make_plan
     from vigc.jobs.train_report import TrainLine
 
     console = make_console(quiet=json_)
@@ -93,6 +98,7 @@ def train(
             prompts=prompts,
             num_workers=most,
             fewest_workers=fewest,
+            cpus_per_worker=cpus_per_worker,
             device=device,
             max_failures=max_failures,
             tracking=tracking,

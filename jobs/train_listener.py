@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vigc.platform.tracking import DataUsed, Tracking
 
 if TYPE_CHECKING:
-    from vigc.jobs.train import TrainPlan
+    from vigc.jobs.train_plan import TrainPlan
     from vigc.model.training.objective import Row
 
 OnFigures = Callable[[dict[str, Any]], None]
@@ -34,6 +34,7 @@ class Listener:
         self.error: str | None = None  # why the workers could not begin, or go on
         self._queue, self._samples, self._on_figures, self._on_note = queue, samples, on_figures, on_note
         self._out = plan.out
+        self._num_workers, self._most_workers = plan.num_workers, plan.num_workers
         self._finished = threading.Event()
         self._thread = threading.Thread(target=self._run, name="listener", daemon=True)
         self._tracking = _tracking(plan, on_note) if plan.tracking else None
@@ -62,6 +63,8 @@ class Listener:
                     return
                 if "error" in message:
                     self.error = message["error"]
+                elif "num_workers" in message:
+                    self._tell_size(message["num_workers"], message["after"])
                 elif "fault" in message:
                     self._on_note(f"Skipped, picture unreadable: {message['fault']}")
                 elif "said" in message:
@@ -72,6 +75,12 @@ class Listener:
                     self._on_figures(message)
                     if self._tracking is not None:
                         self._tracking.figures(message["update"], {k: v for k, v in message.items() if k != "update"})
+
+    def _tell_size(self, num_workers: int, after: int) -> None:
+        """Where the number of workers may vary, a new one is news."""
+        if num_workers != self._num_workers:
+            self._on_note(f"{num_workers} of {self._most_workers} workers train from update {after + 1} on.")
+        self._num_workers = num_workers
 
     def _show(self, update: int, said: list[str]) -> None:
         """What the model answers now, beside what it should."""

@@ -12,7 +12,7 @@ from vigc.jobs.terminal import make_console
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from vigc.jobs.train import TrainPlan
+    from vigc.jobs.train_plan import TrainPlan
 
 LINE_EVERY_S = 10.0  # where the output is no terminal
 

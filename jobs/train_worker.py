@@ -101,11 +101,13 @@ def _learn(settings: TrainSettings, parallel: Parallel, state: State, base_sha25
 
     from vigc.model.training.flops import peak_flops
     from vigc.model.training.loop import train
-    from vigc.model.training.parallel import rank
+    from vigc.model.training.parallel import rank, world_size
     from vigc.model.training.predictions import say
 
     recipe, objective = settings.recipe, parallel.objective
     last_sent = [0.0]
+    if rank() == 0:
+        settings.queue.put({"num_workers": world_size(), "after": state.update})
 
     def on_update(report: Report) -> None:
         now = time.monotonic()

@@ -6,7 +6,6 @@ dataset directory, or that holds the answer to another request, is refused befor
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from vigc.platform.files import explained, only_writer
 from vigc.platform.passes import REQUEST_FILE, Pass, read_pass, write_pass
 from vigc.platform.records import ConfigError, ImageRecord, RowStatus, StoreError
+from vigc.platform.request import differences, plain
 
 __all__ = ["Pass", "Store"]
 
@@ -52,13 +52,13 @@ class Store:
         if not passes:
             self._check_free()
             return None
-        wanted = _plain(request)
+        wanted = plain(request)
         for candidate in reversed(passes):
             if candidate.request == wanted:
                 return candidate
-        differences = "; ".join(_differences(passes[-1].request, wanted))
+        changed = "; ".join(differences(passes[-1].request, wanted))
         raise StoreError(
-            f"{self.path} holds the answer to another request: {differences}. "
+            f"{self.path} holds the answer to another request: {changed}. "
             "Choose another --out, go back to the old settings, or replace the data with --overwrite."
         )
 
@@ -76,13 +76,13 @@ class Store:
         is_new = not self.path.exists()
         self._check_free()
         with only_writer(self.path):
-            if any(existing.request == _plain(request) for existing in self.passes()):
+            if any(existing.request == plain(request) for existing in self.passes()):
                 raise StoreError(f"{self.path} has a pass with this request. Run the same command to continue it.")
             numbers = [int(folder.name) for folder in self._folders() if (folder / REQUEST_FILE).exists()]
             path = self.path / "passes" / f"{max(numbers, default=0) + 1:03}"
             try:
                 self._remove(path)  # what a crash during an earlier create_pass left
-                return write_pass(path, _plain(request), records)
+                return write_pass(path, plain(request), records)
             except BaseException:
                 self._remove(self.path if is_new else path)
                 raise
@@ -159,20 +159,6 @@ def kinds_of(row: Mapping[str, Any], made_by: Pass) -> list[str]:
     if row["status"] == RowStatus.FAILED:
         return list(made_by.request["kinds"])
     return [conversation["kind"] for conversation in row["conversations"]]
-
-
-def _plain(request: Mapping[str, Any]) -> dict[str, Any]:
-    """As it will read back from JSON, so that tuples equal lists and enumerations their strings."""
-    plain: dict[str, Any] = json.loads(json.dumps(request))
-    return plain
-
-
-def _differences(old: Any, new: Any, name: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = [*old, *(key for key in new if key not in old)]
-        inner = [_differences(old.get(key), new.get(key), f"{name}.{key}" if name else key) for key in keys]
-        return [difference for differences in inner for difference in differences]
-    return [] if old == new else [f"{name}: {json.dumps(old)} -> {json.dumps(new)}"]
 
 
 def _some(names: list[str]) -> str:

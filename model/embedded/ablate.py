@@ -138,6 +138,7 @@ def main() -> None:
     parser.add_argument("--noise", type=float, nargs="+", default=[Run.noise])
     parser.add_argument("--auxiliary", type=float, nargs="+", default=[Run.auxiliary])
     parser.add_argument("--steps", type=int, default=Run.steps)
+    parser.add_argument("--learning-rate", type=float, default=Run.learning_rate, help="of AdamW; Muon's is a multiple")
     parser.add_argument("--num", type=int, default=300, help="held-out scenes of each of the two sets")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -145,7 +146,14 @@ def main() -> None:
     for seed, queries, noise, auxiliary in itertools.product(
         options.seeds, options.queries, options.noise, options.auxiliary
     ):
-        run = Run(queries, seed, steps=options.steps, noise=noise, auxiliary=auxiliary)
+        run = Run(
+            queries,
+            seed,
+            steps=options.steps,
+            noise=noise,
+            auxiliary=auxiliary,
+            learning_rate=options.learning_rate,
+        )
         about = {**asdict(run), "num_scenes": options.num}
         lines = options.file.read_text(encoding="utf-8").splitlines() if options.file.exists() else []
         if any(about.items() <= json.loads(line).items() for line in lines):

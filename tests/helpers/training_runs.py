@@ -41,7 +41,7 @@ def make_data(folder: Path) -> Path:
     return file
 
 
-def command(data: Path, out: Path, *options: str, workers: int = 2, model: Path = PATH) -> list[str]:
+def command(data: Path, out: Path, *options: str, workers: int | str = 2, model: Path = PATH) -> list[str]:
     sets = [word for option in (*SMALL, *options) for word in ("--set", option)]
     where = ["--data", str(data), "--out", str(out), "--model", str(model), "--workers", str(workers)]
     return [sys.executable, "-m", "vigc.jobs.cli", "train", "--recipe", "paper_7b", *where, *sets]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,8 +37,13 @@ def calm(data: Path, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[
 
 
 def start(data: Path, out: Path, parallel: str, workers: int = 2) -> subprocess.Popen[str]:
-    words = command(data, out, *OPTIONS, f"parallel={parallel}", workers=workers)
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return spawn(command(data, out, *OPTIONS, f"parallel={parallel}", workers=workers))
+
+
+def spawn(words: list[str], **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+    )
 
 
 def finish(data: Path, out: Path, parallel: str, workers: int = 2, expected: int = 0) -> str:
@@ -91,3 +99,31 @@ def test_zero_state_is_not_read_by_another_number_of_workers(data, tmp_path):  #
     driver.communicate(timeout=120)
     said = finish(data, tmp_path / "run", "zero2", workers=1, expected=1)
     assert "Run with --workers 2" in said
+
+
+def test_a_run_goes_on_with_fewer_workers_where_a_node_is_lost(data, tmp_path, calm):  # type: ignore[no-untyped-def]
+    """Three CPUs a node, two of them for a worker: two nodes hold two workers, one node holds one."""
+    with two_nodes() as (address, kill_other):
+        words = command(data, tmp_path / "run", *OPTIONS, "parallel=ddp", workers="1-2")
+        driver = spawn([*words, "--cpus-per-worker", "2"], RAY_ADDRESS=address)
+        wait_for_update(driver, tmp_path / "run", 9)
+        kill_other()
+        said = "".join(driver.communicate(timeout=600))
+    assert driver.returncode == 0, said
+    assert losses(tmp_path / "run")[24] == pytest.approx(losses(calm("ddp"))[24], abs=1e-4)
+    assert "1 of 2 workers train from update" in said
+
+
+@contextmanager
+def two_nodes() -> Iterator[tuple[str, Callable[[], None]]]:
+    """A cluster on this machine: its address, and how to kill the node that is not its head."""
+    from ray.cluster_utils import Cluster
+
+    of_each = {"num_cpus": 3, "include_dashboard": False, "object_store_memory": 2**28}
+    cluster = Cluster(initialize_head=True, head_node_args=of_each)
+    try:
+        other = cluster.add_node(num_cpus=3, object_store_memory=2**28)
+        cluster.wait_for_nodes()
+        yield cluster.address, lambda: cluster.remove_node(other, allow_graceful=False)
+    finally:
+        cluster.shutdown()
