@@ -97,7 +97,7 @@ def test_zero_state_is_not_read_by_another_number_of_workers(data, tmp_path):  #
     wait_for_update(driver, tmp_path / "run", 9)
     driver.send_signal(signal.SIGKILL)
     driver.communicate(timeout=120)
-    said = finish(data, tmp_path / "run", "zero2", workers=1, expected=1)
+    said = finish(data, tmp_path / "run", "zero2", workers=1, expected=2)
     assert "Run with --workers 2" in said
 
 
