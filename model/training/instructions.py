@@ -67,26 +67,34 @@ class TextBatch(Batch):
 
 
 def collate_texts(network: Network, rows: list[Row]) -> TextBatch:
-    """Rows with `pixels` (side, side, 3) uint8, `prompts` and `targets` (as many texts each) to tensors on the CPU."""
-    prompts, targets, images = [], [], []
+    """Rows with `pixels` (side, side, 3) uint8, `prompts` and `targets` (as many texts each) to tensors on the CPU.
+
+    A row without texts, whose picture could not be read, becomes a text without a target: it counts nothing, and goes
+    through the model all the same. Sharded weights (FSDP, ZeRO 3) are gathered by all processes together, so each has
+    to call every layer equally often, also where nothing in a micro-batch was readable.
+    """
+    prompts: list[str] = []
+    targets: list[str | None] = []
+    images = []
     for number, row in enumerate(rows):
-        for prompt, target in zip(row["prompts"], row["targets"], strict=True):
-            prompts.append(str(prompt))
-            targets.append(str(target))
-            images.append(number)
+        texts = [*zip(row["prompts"], row["targets"], strict=True)] or [("", None)]
+        prompts += [str(prompt) for prompt, _ in texts]
+        targets += [None if target is None else str(target) for _, target in texts]
+        images += [number] * len(texts)
+    num_readable = sum(len(row["prompts"]) > 0 for row in rows)
     qformer_rows = [network.qformer_row(prompt) for prompt in prompts]
-    read, learnt = [], []
+    read: list[list[int]] = []
+    learnt: list[list[int]] = []
     for prompt, target in zip(prompts, targets, strict=True):
         start, *words = network.prompt_ids(prompt)
         read.append([start, *words[-MAX_PROMPT_TOKENS:]])
-        answer = network.tokenizer(target, add_special_tokens=False).input_ids[: MAX_TARGET_TOKENS - 1]
-        learnt.append([*answer, network.eos_id])
+        learnt.append([] if target is None else _target_ids(network, target))
     cpu = torch.device("cpu")
     qformer_ids, qformer_mask = pad_right(qformer_rows, int(network.qformer_tokenizer.pad_token_id), cpu)
     ids, mask = pad_right([r + t for r, t in zip(read, learnt, strict=True)], network.eos_id, cpu)
     labels = torch.full_like(ids, IGNORE)
     for number, (before, after) in enumerate(zip(read, learnt, strict=True)):
-        labels[number, len(before) : len(before) + len(after)] = torch.tensor(after)
+        labels[number, len(before) : len(before) + len(after)] = torch.tensor(after, dtype=torch.long)
     return TextBatch(
         pixels=torch.from_numpy(np.stack([row["pixels"] for row in rows])),
         image=torch.tensor(images, dtype=torch.long),
@@ -95,10 +103,15 @@ def collate_texts(network: Network, rows: list[Row]) -> TextBatch:
         ids=ids,
         mask=mask,
         labels=labels,
-        num_rows=len(rows),
+        num_rows=num_readable,
+        num_unreadable=len(rows) - num_readable,
         num_counted=float(sum(len(t) for t in learnt)),
         num_tokens=sum(len(r) + len(t) for r, t in zip(read, learnt, strict=True)) + len(read) * network.num_queries,
     )
+
+
+def _target_ids(network: Network, target: str) -> list[int]:
+    return [*network.tokenizer(target, add_special_tokens=False).input_ids[: MAX_TARGET_TOKENS - 1], network.eos_id]
 
 
 def text_loss(network: Network, features: Tensor, texts: TextBatch) -> tuple[Tensor, Tensor]:
@@ -146,26 +159,16 @@ class InstructionObjective(Objective[TextBatch]):
         set_modes(self.network, gradient_checkpointing=self._checkpointing)
 
     def flops(self, batch: TextBatch) -> float:
-        return text_flops(self.network, batch) if batch.num_rows else 0.0
+        return text_flops(self.network, batch)
 
     def collate(self, rows: list[Row]) -> TextBatch:
-        readable = [row for row in rows if len(row["prompts"])]
-        batch = collate_texts(self.network, readable) if readable else _no_texts(self.network)
-        return replace(batch, num_unreadable=len(rows) - len(readable))
+        return collate_texts(self.network, rows)
 
     def forward(self, batch: TextBatch) -> tuple[Tensor, dict[str, float]]:
         total = torch.zeros((), device=batch.ids.device)
-        if not batch.num_counted:  # every process takes part in every update, also one whose images were unreadable
-            return torch.stack([p.sum() * 0.0 for p in self.parameters() if p.requires_grad]).sum(), {}
         with torch.autocast(batch.ids.device.type, dtype=self._autocast, enabled=self._autocast is not None):
             # Where the vision model is frozen, nothing in it asks for a gradient, and no graph is kept.
             features = self.network.encode_images(batch.pixels)
             for group in batch.groups(self._group_size):
                 total = total + text_loss(self.network, features, group)[0]
         return total, {}
-
-
-def _no_texts(network: Network) -> TextBatch:
-    side, none = network.image_size, torch.zeros(0, 1, dtype=torch.long)
-    pixels = torch.zeros(0, side, side, 3, dtype=torch.uint8)
-    return TextBatch(pixels, none[:, 0], none, none, none, none, none, num_rows=0, num_counted=0.0, num_tokens=0)

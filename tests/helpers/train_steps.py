@@ -62,6 +62,11 @@ def make_rows(image_size: int) -> list[dict[str, Any]]:
     return rows
 
 
+def unreadable(image_size: int) -> dict[str, Any]:
+    """What is left of a row whose picture cannot be read."""
+    return {"pixels": np.zeros((image_size, image_size, 3), np.uint8), "prompts": [], "targets": []}
+
+
 def frozen_hashes(objective: InstructionObjective) -> dict[str, str]:
     return {
         name: hashlib.sha256(p.detach().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
@@ -103,6 +108,7 @@ def main() -> None:
     objective = InstructionObjective(network, autocast=autocast)
     before = {} if options.parallel in ("zero3", "fsdp") else frozen_hashes(objective)
     rows = make_rows(network.image_size)
+    rows[20:22] = [unreadable(network.image_size)] * 2  # a whole micro-batch of one process
     parallel = make_parallel(objective, recipe, torch.device("cpu"))
     state = State()
     if options.resume_from is not None:

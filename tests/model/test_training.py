@@ -9,11 +9,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from train_steps import make_rows
+from train_steps import make_rows, unreadable
 
 from vigc.model.adapters import Lora
 from vigc.model.checkpoints import About, merge, save_trained
@@ -120,7 +119,7 @@ def test_trained_weights_are_fp32_whatever_the_frozen_ones_are(wanted):
 
 def test_only_the_target_and_its_end_mark_count():
     network = load_network(PATH, device="cpu", dtype="float32")
-    row = {**unreadable(network), "prompts": ["Where is the cup?"], "targets": [" On the left."]}
+    row = {**unreadable(network.image_size), "prompts": ["Where is the cup?"], "targets": [" On the left."]}
     batch = collate_texts(network, [row])
     target = network.tokenizer(" On the left.", add_special_tokens=False).input_ids
     assert batch.labels[0][batch.labels[0] != IGNORE].tolist() == [*target, network.eos_id]
@@ -157,15 +156,10 @@ def test_a_batch_without_texts_asks_for_no_change():
     network = load_network(PATH, device="cpu", dtype="float32")
     set_trainable(network, Trainable())
     objective = InstructionObjective(network)
-    empty = objective.collate([unreadable(network)])
+    empty = objective.collate([unreadable(network.image_size)])
     objective(empty)[0].backward()
     assert (empty.num_counted, empty.num_rows, empty.num_unreadable) == (0, 0, 1)
     assert float(network.model.query_tokens.grad.abs().sum()) == 0.0
-
-
-def unreadable(network):
-    side = network.image_size
-    return {"pixels": np.zeros((side, side, 3), np.uint8), "prompts": [], "targets": []}
 
 
 def test_a_run_goes_on_past_a_few_unreadable_pictures_counts_them_and_stops_at_many(monkeypatch):
@@ -175,7 +169,7 @@ def test_a_run_goes_on_past_a_few_unreadable_pictures_counts_them_and_stops_at_m
     objective = InstructionObjective(network)
     recipe = Recipe("few", "", batch_size=2, micro_batch_size=2, precision="fp32", max_unreadable=0.2)
     readable = make_rows(network.image_size)[0]
-    faulty = unreadable(network)
+    faulty = unreadable(network.image_size)
     seen = []
 
     def learn(*updates):
