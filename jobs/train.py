@@ -15,9 +15,12 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from threading import Thread
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 RUN, WEIGHTS, LOG = "run.json", "weights", "ray.log"
 RAY, MODEL_FOLDER = "ray", "model"
 CPUS_BESIDE_WORKERS = 2
+Fitted = TypeVar("Fitted")
 NUM_SAMPLES = 8  # of the validation set, whose answers are shown at every evaluation
 
 
@@ -149,18 +153,33 @@ def _fit(plan: TrainPlan, on_figures: OnFigures, on_note: OnNote) -> ray.train.R
     )
     listener = Listener(plan, queue, samples, on_figures, on_note)
     listener.start()
+    result = None
     try:
-        result = trainer.fit()
+        result = _in_a_thread(trainer.fit)
     except Exception as error:
         raise RunError(
             f"Training stopped: {_first_line(error)}. The same command goes on from the last checkpoint; "
             f"{plan.out / LOG} and the logs it names hold the rest."
         ) from error
     finally:
-        listener.stop()
+        listener.stop(interrupted=result is None)
     if listener.error is not None:
         raise RunError(listener.error)
     return result
+
+
+def _in_a_thread(fit: Callable[[], Fitted]) -> Fitted:
+    """Called from the main thread, Ray Train takes Ctrl-C for itself and ends the process as if all were well."""
+    fitted: Future[Fitted] = Future()
+
+    def run() -> None:
+        try:
+            fitted.set_result(fit())
+        except BaseException as error:  # noqa: BLE001  raised in the thread that waits
+            fitted.set_exception(error)
+
+    Thread(target=run, name="fit", daemon=True).start()  # not of an executor, which would be waited for at the exit
+    return fitted.result()
 
 
 def _num_threads(plan: TrainPlan) -> int:

@@ -42,10 +42,10 @@ class Listener:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
+    def stop(self, interrupted: bool = False) -> None:
         self._finished.set()
         self._thread.join(timeout=10)
-        if self._tracking is not None and (lost := self._tracking.close(failed=self.error is not None)):
+        if self._tracking is not None and (lost := self._tracking.close(failed=interrupted or self.error is not None)):
             self._on_note(f"MLflow never took {lost} messages; {self._out / METRICS} has all figures.")
 
     def _run(self) -> None:

@@ -68,7 +68,7 @@ def test_a_worker_is_killed(data, tmp_path, calm, parallel):  # type: ignore[no-
     require_same(calm(parallel), tmp_path / "run")
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "zero2"])
+@pytest.mark.parametrize("parallel", ["ddp", "zero2", "zero3"])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_the_driver_is_ended_and_the_command_given_again(data, tmp_path, calm, parallel, how):  # type: ignore[no-untyped-def]
     driver = start(data, tmp_path / "run", parallel)
