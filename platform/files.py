@@ -1,9 +1,4 @@
-"""The few things the dataset directory asks of a file system: whole files or none, one writer at a time, errors that
-say what to do.
-
-Local paths only so far. Parquet already goes through `pyarrow.fs`; an object store needs other versions of these
-functions, and nothing else.
-"""
+"""Files of this machine: whole or not at all, one writer at a time, errors that say what to do."""
 
 from __future__ import annotations
 
@@ -11,6 +6,7 @@ import errno
 import fcntl
 import logging
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,19 +43,26 @@ def explained(path: Path | str) -> Iterator[None]:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[IO[str]]:
-    """A text file that appears, complete, when the block ends without an exception, and else not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def replaced_whole(path: Path) -> Iterator[Path]:
+    """A name to write to; the file takes the place of `path` when the block ends well, and else is gone."""
+    # A file name has room for 255 bytes, and `path`'s may have used them.
+    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
+            yield temporary
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[IO[str]]:
+    """A text file that appears, complete, when the block ends without an exception, and else not at all."""
+    with replaced_whole(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextmanager

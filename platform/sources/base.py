@@ -1,0 +1,47 @@
+"""What a source of images is: a lazy stream of records, the same each time it is asked."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+import pyarrow as pa
+
+from vigc.platform.records import ImageRecord
+from vigc.platform.schema import MANIFEST, from_dict, to_dict
+
+RECORDS_PER_TABLE = 5_000
+
+
+class Source(ABC):
+    """See the module. Making one may raise InputError; so may reading it, with the place of what is wrong."""
+
+    name: str  # what --source calls it
+
+    @abstractmethod
+    def describe(self) -> str:
+        """One line for people and for the pass's request: the kind of source and where it is."""
+
+    @abstractmethod
+    def tables(self) -> Iterator[pa.Table]:
+        """The records in the source's order, some thousand at a time, with the schema MANIFEST."""
+
+    def place(self, index: int) -> str:
+        """Where the record with this number (from 0) stands, for errors."""
+        return f"image {index + 1}"
+
+    def num_images(self) -> int | None:
+        """How many there are now, where that can be told without reading all of it."""
+        return None
+
+    def __iter__(self) -> Iterator[ImageRecord]:
+        for table in self.tables():
+            yield from (from_dict(ImageRecord, values) for values in table.to_pylist())
+
+
+def in_tables(records: Iterable[ImageRecord]) -> Iterator[pa.Table]:
+    """Records as tables with the schema MANIFEST."""
+    remaining = iter(records)
+    while some := [to_dict(record) for record in islice(remaining, RECORDS_PER_TABLE)]:
+        yield pa.Table.from_pylist(some, schema=MANIFEST)

@@ -1,0 +1,96 @@
+"""A folder on this machine's disk, or on a file system that is mounted here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from pyarrow.fs import FileSystem, LocalFileSystem, SubTreeFileSystem
+
+from vigc.platform.files import explained, replaced_whole, written_whole
+from vigc.platform.storage.folder import Entry, Folder
+
+
+class LocalFolder(Folder):
+    """Its `uri` is an absolute path."""
+
+    @property
+    def path(self) -> Path:
+        return Path(self.uri)
+
+    @property
+    def arrow(self) -> FileSystem:
+        return SubTreeFileSystem(self.uri, LocalFileSystem())
+
+    def exists(self) -> bool:
+        with explained(self.uri):
+            return self.path.exists()
+
+    def names(self, folder: str = "") -> list[str]:
+        with explained(self.path / folder):
+            try:
+                return sorted(name for name in os.listdir(self.path / folder) if not _is_unfinished(name))
+            except FileNotFoundError:
+                return []
+
+    def files(self, folder: str = "") -> list[Entry]:
+        with explained(self.path / folder):
+            return sorted(_below(self.path / folder, f"{folder}/" if folder else ""), key=lambda entry: entry.name)
+
+    def read(self, name: str) -> bytes:
+        try:
+            return (self.path / name).read_bytes()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            with explained(self.path / name):
+                raise error
+
+    def write(self, name: str, data: bytes) -> None:
+        with replaced_whole(self.path / name) as temporary, open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def upload(self, name: str, path: Path) -> None:
+        with replaced_whole(self.path / name) as temporary:
+            shutil.copyfile(path, temporary)
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+
+    def delete(self, *names: str) -> None:
+        for name in names:
+            with explained(self.path / name):
+                (self.path / name).unlink(missing_ok=True)
+
+    def delete_all(self, folder: str = "") -> None:
+        path = self.path / folder
+        with explained(path):
+            if path.is_dir():
+                shutil.rmtree(path)
+
+    @contextmanager
+    def new_text(self, name: str) -> Iterator[IO[str]]:
+        with written_whole(self.path / name) as file:
+            yield file
+
+
+def _below(folder: Path, prefix: str) -> Iterator[Entry]:
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    yield from _below(folder / entry.name, f"{prefix}{entry.name}/")
+                elif not _is_unfinished(entry.name):
+                    yield Entry(prefix + entry.name, entry.stat().st_size)
+    except FileNotFoundError:  # never there, or gone while it was listed
+        return
+
+
+def _is_unfinished(name: str) -> bool:
+    """A file that is being written, or that a killed process left half written."""
+    return name.startswith(".") and name.endswith(".tmp")
