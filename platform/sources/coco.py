@@ -1,112 +1,344 @@
-"""Images with a COCO annotation file: objects with boxes, captions, or both.
+"""Images with COCO annotation files: objects with boxes, captions, or both; Objects365 v1 and v2 among them.
 
-Reads the `images`, `annotations` and `categories` lists; `file_name` is a path below the images' folder and becomes
-the `image_id`. The file is checked whole before the first record comes out, so a run never starts on annotations that
-break in the middle.
+Reads the `images`, `annotations` and `categories` lists, in whatever order they come; `file_name` is a path below the
+images' folder and becomes the `image_id`. Several files about the same images are joined by image id. All of it is
+checked before the first record comes out, so a run never starts on annotations that break in the middle. Images are
+held as columns and annotations on disk (`spill.py`), so that 25 million boxes are no different from ten.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from pathlib import Path
+from array import array
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from vigc.platform.records import ImageRecord, InputError, ObjectBox
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from vigc.platform.records import InputError
+from vigc.platform.schema import MANIFEST
+from vigc.platform.sources import objects365
+from vigc.platform.sources.addresses import absolute, is_text, open_stream, readable
+from vigc.platform.sources.base import RECORDS_PER_TABLE, Source
+from vigc.platform.sources.json_stream import JsonFault, top_lists
+from vigc.platform.sources.spill import IMAGES_PER_GROUP, Grouped, Spill
+from vigc.platform.storage import open_folder
+
+ROWS_PER_BATCH = 100_000
+MAX_ID = 2**62
+
+BOXES = pa.schema(
+    [
+        *(pa.field(name, pa.int64()) for name in ("image", "entry", "category")),
+        *(pa.field(name, pa.float64()) for name in ("x", "y", "width", "height")),
+        pa.field("is_crowd", pa.int8()),
+    ]
+)
+_CODES = "qqqddddb"  # the same for arrays that grow
+CAPTIONS = pa.schema([("image", pa.int64()), ("entry", pa.int64()), ("caption", pa.string())])
 
 
-class CocoSource:
+class CocoSource(Source):
     name = "coco"
 
-    def __init__(self, annotations: Path, images: Path) -> None:
-        """Raises InputError when the annotation file cannot be read or contradicts itself."""
-        self._path = annotations.absolute()
-        self._root = images.absolute()
-        data = self._read()
-        self._images = self._index_images(data["images"])
-        categories = {_id(entry, "id"): entry.get("name") for entry in self._entries(data, "categories")}
-        self._objects: dict[Any, list[ObjectBox]] = {}
-        self._captions: dict[Any, list[str]] = {}
-        for index, entry in enumerate(self._entries(data, "annotations")):
-            self._add(f"annotations[{index}]", entry, categories)
-        self._has_objects = bool(self._objects) or bool(categories)
+    def __init__(self, annotations: Sequence[str], images: str) -> None:
+        """Raises InputError when an annotation file cannot be read or contradicts itself or another one."""
+        self._paths = [absolute(path) for path in annotations]
+        self._root = absolute(images)
+        self.num_skipped = 0  # annotated images that were never published (Objects365)
+        self._keys = _Keys()
+        self._images = _IMAGES.empty_table()
+        self._has_objects: NDArray[np.bool_] = np.zeros(0, bool)
+        self._categories: dict[str, int] = {}
+        self._boxes, self._captions = Grouped(BOXES), Grouped(CAPTIONS)
+        for number, path in enumerate(self._paths):
+            self._join(_CocoFile(path, self._keys), number)
+        names = self._images["name"].combine_chunks()
+        with readable(self._root):
+            found = objects365.as_on_disk(names, open_folder(self._root))
+        self._names = found if pc.count_distinct(found).as_py() == len(found) else names
 
     def describe(self) -> str:
-        return f"coco {self._path}, images in {self._root}"
+        skipped = f"; {self.num_skipped} images left out that were never published" if self.num_skipped else ""
+        return f"coco {', '.join(self._paths)}, images in {self._root}{skipped}"
 
-    def __iter__(self) -> Iterator[ImageRecord]:
-        for key, image in self._images.items():
-            name = image["file_name"]
-            yield ImageRecord(
-                image_id=name,
-                uri=str(self._root / name),
-                width=image.get("width"),
-                height=image.get("height"),
-                objects=self._objects.get(key, []) if self._has_objects else None,
-                captions=self._captions.get(key),
+    def num_images(self) -> int:
+        return len(self._names)
+
+    def place(self, index: int) -> str:
+        image = self._images.slice(index, 1)
+        return f"{self._paths[image['file'][0].as_py()]}: images[{image['entry'][0].as_py()}]"
+
+    def tables(self) -> Iterator[pa.Table]:
+        categories = pa.array(list(self._categories), pa.string())
+        for start in range(0, self.num_images(), IMAGES_PER_GROUP):
+            names = self._names.slice(start, IMAGES_PER_GROUP)
+            images = self._images.slice(start, IMAGES_PER_GROUP)
+            table = pa.table(
+                {
+                    "image_id": names,
+                    "uri": pc.binary_join_element_wise(self._root.rstrip("/"), names, "/"),
+                    "width": images["width"],
+                    "height": images["height"],
+                    "objects": self._objects_of(start, len(names), categories),
+                    "captions": self._captions_of(start, len(names)),
+                },
+                MANIFEST,
             )
+            for first in range(0, len(names), RECORDS_PER_TABLE):
+                yield table.slice(first, RECORDS_PER_TABLE)
 
-    def _read(self) -> dict[str, Any]:
-        try:
-            data = json.loads(self._path.read_bytes())
-        except FileNotFoundError as error:
-            raise InputError(f"{self._path}: no such annotation file. Check the path.") from error
-        except OSError as error:
-            raise InputError(f"{self._path}: cannot read the annotation file ({error.strerror}).") from error
-        except ValueError as error:  # a JSONDecodeError says line and column, a UnicodeDecodeError the byte
-            raise InputError(f"{self._path}: not a JSON file ({error}). Is the file complete?") from error
-        if not isinstance(data, dict) or "images" not in data:
-            raise InputError(f"{self._path}: no 'images' list, so not COCO. --source folder reads images without it.")
-        return {"images": self._entries(data, "images"), **{k: data.get(k, []) for k in ("annotations", "categories")}}
+    def _objects_of(self, start: int, num: int, categories: pa.Array) -> pa.Array:
+        offsets, rows = self._boxes.group(start // IMAGES_PER_GROUP, num)
+        corners = np.stack([rows[name].to_numpy() for name in ("x", "y", "width", "height")], axis=1)
+        boxes = pa.ListArray.from_arrays(pa.array(np.arange(len(rows) + 1) * 4, pa.int32()), pa.array(corners.ravel()))
+        values = pa.StructArray.from_arrays(
+            [categories.take(rows["category"].combine_chunks()), boxes, rows["is_crowd"].combine_chunks().cast("bool")],
+            ["category", "bbox", "is_crowd"],
+        )
+        unknown = pa.array(~self._has_objects[start : start + num])
+        return pa.ListArray.from_arrays(offsets, values, mask=unknown)
 
-    def _entries(self, data: dict[str, Any], name: str) -> list[dict[str, Any]]:
-        entries = data[name]
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise InputError(f"{self._path}: '{name}' is not a list of objects, so not a COCO file. Fix the file.")
-        return entries
+    def _captions_of(self, start: int, num: int) -> pa.Array:
+        offsets, rows = self._captions.group(start // IMAGES_PER_GROUP, num)
+        unknown = pa.array(np.diff(offsets.to_numpy()) == 0)
+        return pa.ListArray.from_arrays(offsets, rows["caption"].combine_chunks(), mask=unknown)
 
-    def _index_images(self, entries: list[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
-        images: dict[Any, dict[str, Any]] = {}
-        place_of: dict[tuple[str, Any], str] = {}
-        for index, image in enumerate(entries):
-            place = f"images[{index}]"
-            key, name = _id(image, "id"), image.get("file_name")
-            if key is None or not isinstance(name, str) or not name or not _is_text(name):
-                raise self._fault(place, "needs an 'id' and a 'file_name'")
-            if any(image.get(side) is not None and not isinstance(image[side], int) for side in ("width", "height")):
-                raise self._fault(place, "has a 'width' or 'height' that is not a whole number")
-            for what, value in (("file_name", name), ("id", key)):
-                if (first := place_of.setdefault((what, value), place)) != place:
-                    raise self._fault(place, f"has the same {what} {value!r} as {first}")
-            images[key] = image
-        return images
+    def _join(self, file: _CocoFile, number: int) -> None:
+        """Takes in what one file says."""
+        images = file.images
+        num = len(images)
+        places = pa.table({"file": pa.array(np.full(num, number)), "entry": pa.array(np.arange(num))})
+        for column in places.column_names:
+            images = images.append_column(column, places[column])
+        published = objects365.is_published(images["name"].combine_chunks())
+        known = self._same_images(images) if len(self._images) else np.full(num, -1)
+        new = published.to_numpy(zero_copy_only=False) & (known < 0)
+        positions = np.where(new, len(self._images) + np.cumsum(new) - 1, known)
+        self.num_skipped += num - int(pc.sum(published).as_py() or 0)
+        self._images = pa.concat_tables([self._images, images.filter(pa.array(new)).cast(_IMAGES)]).combine_chunks()
+        self._require_different_names()
+        self._has_objects = np.concatenate([self._has_objects, np.zeros(int(new.sum()), bool)])
+        if file.has_objects:
+            self._has_objects[positions[positions >= 0]] = True
+        self._keep(file, positions)
 
-    def _add(self, place: str, entry: dict[str, Any], categories: dict[Any, Any]) -> None:
-        key = _id(entry, "image_id")
-        if key not in self._images:
-            raise self._fault(place, f"names image_id {entry.get('image_id')!r}, which is in no image entry")
-        if isinstance(entry.get("caption"), str):
-            self._captions.setdefault(key, []).append(entry["caption"])
+    def _same_images(self, images: pa.Table) -> NDArray[np.int64]:
+        """Where the images stand already, by their ids; -1: nowhere."""
+        known = _Index(self._images["key"].to_numpy()).find(images["key"].to_numpy())
+        again = np.flatnonzero(known >= 0)
+        before = self._images["name"].take(pa.array(known[again]))
+        differs = pc.not_equal(images["name"].take(pa.array(again)), before).to_numpy()
+        if differs.any():
+            index = int(np.argmax(differs))
+            image, first = images.slice(int(again[index]), 1).to_pylist()[0], self.place(int(known[again[index]]))
+            raise _fault(
+                self._paths[image["file"]],
+                f"images[{image['entry']}]",
+                f"has the file_name {image['name']!r}, but the image with this id is {before[index].as_py()!r} "
+                f"at {first}",
+            )
+        return known
+
+    def _require_different_names(self) -> None:
+        if (twice := _first_repeated(self._images["name"].combine_chunks())) is None:
             return
-        category = categories.get(_id(entry, "category_id"))
-        if not isinstance(category, str):
-            raise self._fault(place, f"names category_id {entry.get('category_id')!r}, which is in no category entry")
+        first, second = twice
+        name = self._images["name"][second].as_py()
+        path, _, place = self.place(second).rpartition(": ")
+        where = self.place(first).removeprefix(f"{path}: ")
+        raise _fault(path, place, f"has the same file_name {name!r} as {where}")
+
+    def _keep(self, file: _CocoFile, positions: NDArray[np.int64]) -> None:
+        """Puts a file's annotations where their images stand."""
+        images = _Index(file.images["key"].to_numpy())
+        categories = _Index(np.array(list(file.categories), np.int64))
+        category_of = np.array(
+            [
+                -1 if name is None else self._categories.setdefault(name, len(self._categories))
+                for name in file.categories.values()
+            ],
+            np.int64,
+        )
+        for spill, grouped in ((file.boxes, self._boxes), (file.captions, self._captions)):
+            for batch in spill.batches():
+                local = images.find(batch["image"].to_numpy())
+                if (local < 0).any():
+                    self._refuse(file, batch, "image", local, "names image_id {!r}, which is in no image entry")
+                if spill is file.boxes:
+                    found = categories.find(batch["category"].to_numpy())
+                    names = np.where(found >= 0, category_of[found], -1) if len(category_of) else found
+                    if (names < 0).any():
+                        what = "names category_id {!r}, which is in no category entry"
+                        self._refuse(file, batch, "category", names, what)
+                    batch = batch.set_column(2, "category", pa.array(names))  # noqa: PLW2901
+                grouped.add(batch, positions[local])
+
+    def _refuse(self, file: _CocoFile, batch: pa.RecordBatch, column: str, found: NDArray[np.int64], what: str) -> None:
+        row = int(np.argmax(found < 0))
+        value = self._keys.original(batch[column][row].as_py())
+        raise _fault(file.path, f"annotations[{batch['entry'][row].as_py()}]", what.format(value))
+
+
+_READ_OF_IMAGES = pa.schema([("key", pa.int64()), ("name", pa.string()), ("width", pa.int64()), ("height", pa.int64())])
+# And where each stands: the number of its file, and its number there.
+_IMAGES = pa.schema([*_READ_OF_IMAGES, pa.field("file", pa.int64()), pa.field("entry", pa.int64())])
+
+
+class _Keys:
+    """Ids as numbers: COCO's are whole numbers and stand for themselves, the texts of some tools get numbers."""
+
+    def __init__(self) -> None:
+        self._odd: dict[int | str, int] = {}
+
+    def number(self, value: Any) -> int | None:
+        """None for what is no id."""
+        if type(value) is int and -MAX_ID < value < MAX_ID:
+            return value
+        if isinstance(value, int | str) and not isinstance(value, bool):
+            return self._odd.setdefault(value, -MAX_ID - len(self._odd))
+        return None
+
+    def original(self, number: int) -> int | str:
+        return next((value for value, odd in self._odd.items() if odd == number), number)
+
+
+class _CocoFile:
+    """One annotation file, read: images as columns, annotations spilled in the file's order."""
+
+    def __init__(self, path: str, keys: _Keys) -> None:
+        self.path = path
+        self.categories: dict[int, str | None] = {}
+        self.boxes, self.captions = Spill(BOXES), Spill(CAPTIONS)
+        self._keys = keys
+        self._batches: list[pa.RecordBatch] = []
+        self._image_rows: list[tuple[int, str, int | None, int | None]] = []
+        self._box_rows: list[array[Any]] = [array(code) for code in _CODES]
+        self._caption_rows: list[tuple[int, int, str]] = []
+        self._read()
+        self.images = pa.Table.from_batches(self._batches, schema=_READ_OF_IMAGES)
+        self.has_objects = bool(self.boxes.num_rows or self.categories)
+        self._require_different_ids()
+
+    def _read(self) -> None:
+        add = {"images": self._add_image, "annotations": self._add_annotation, "categories": self._add_category}
+        seen: set[str] = set()
+        try:
+            with readable(self.path), open_stream(self.path) as file:
+                for name, index, entry in top_lists(file):
+                    if name not in add:
+                        continue
+                    seen.add(name)
+                    if index < 0 and entry != []:
+                        raise self._no_list(name)
+                    if index >= 0:
+                        if not isinstance(entry, dict):
+                            raise self._no_list(name)
+                        add[name](index, entry)
+        except (JsonFault, UnicodeDecodeError) as error:
+            raise InputError(f"{self.path}: not a JSON file ({error}). Is the file complete?") from error
+        if "images" not in seen:
+            raise InputError(f"{self.path}: no 'images' list, so not COCO. --source folder reads images without it.")
+        self._flush()
+
+    def _add_image(self, index: int, image: dict[str, Any]) -> None:
+        key, name = self._keys.number(image.get("id")), image.get("file_name")
+        if key is None or not isinstance(name, str) or not name or not is_text(name):
+            raise _fault(self.path, f"images[{index}]", "needs an 'id' and a 'file_name'")
+        width, height = image.get("width"), image.get("height")
+        if any(side is not None and not (isinstance(side, int) and abs(side) < MAX_ID) for side in (width, height)):
+            raise _fault(self.path, f"images[{index}]", "has a 'width' or 'height' that is not a whole number")
+        self._image_rows.append((key, name, width, height))
+        if len(self._image_rows) >= ROWS_PER_BATCH:
+            self._flush()
+
+    def _add_category(self, index: int, entry: dict[str, Any]) -> None:
+        key, name = self._keys.number(entry.get("id")), entry.get("name")
+        if key is None:
+            raise _fault(self.path, f"categories[{index}]", "needs an 'id'")
+        self.categories[key] = objects365.category_name(name) if isinstance(name, str) and is_text(name) else None
+
+    def _add_annotation(self, index: int, entry: dict[str, Any]) -> None:
+        image = self._keys.number(entry.get("image_id"))
+        if image is None:
+            what = f"names image_id {entry.get('image_id')!r}, which is in no image entry"
+            raise _fault(self.path, f"annotations[{index}]", what)
+        caption = entry.get("caption")
+        if isinstance(caption, str):
+            if not is_text(caption):
+                raise _fault(self.path, f"annotations[{index}]", "has a caption that is no text (a lone surrogate)")
+            self._caption_rows.append((image, index, caption))
+            if len(self._caption_rows) >= ROWS_PER_BATCH:
+                self._flush()
+            return
+        category = self._keys.number(entry.get("category_id"))
+        if category is None:
+            what = f"names category_id {entry.get('category_id')!r}, which is in no category entry"
+            raise _fault(self.path, f"annotations[{index}]", what)
         box = entry.get("bbox")
-        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, int | float) for side in box):
-            raise self._fault(place, f"has the bbox {box!r} instead of [x, y, width, height]")
-        found = ObjectBox(category, [float(side) for side in box], bool(entry.get("iscrowd", 0)))
-        self._objects.setdefault(key, []).append(found)
+        try:
+            sides = box if isinstance(box, list) else []
+            values = (image, index, category, *sides, bool(entry.get("iscrowd", 0)))
+            for column, value in zip(self._box_rows, values, strict=True):
+                column.append(value)
+        except (TypeError, ValueError, OverflowError) as error:
+            what = f"has the bbox {box!r} instead of [x, y, width, height]"
+            raise _fault(self.path, f"annotations[{index}]", what) from error
+        if len(self._box_rows[0]) >= ROWS_PER_BATCH:
+            self._flush()
 
-    def _fault(self, place: str, what: str) -> InputError:
-        return InputError(f"{self._path}: {place} {what}. Fix the file.")
+    def _flush(self) -> None:
+        if self._image_rows:
+            self._batches.append(_columns(self._image_rows, _READ_OF_IMAGES))
+            self._image_rows.clear()
+        if self._box_rows[0]:
+            columns = [pa.array(np.array(column)) for column in self._box_rows]
+            self.boxes.add(pa.record_batch(columns, schema=BOXES))
+            self._box_rows = [array(code) for code in _CODES]
+        if self._caption_rows:
+            self.captions.add(_columns(self._caption_rows, CAPTIONS))
+            self._caption_rows.clear()
+
+    def _require_different_ids(self) -> None:
+        if (twice := _first_repeated(self.images["key"].combine_chunks())) is not None:
+            first, second = twice
+            key = self._keys.original(self.images["key"][second].as_py())
+            raise _fault(self.path, f"images[{second}]", f"has the same id {key!r} as images[{first}]")
+
+    def _no_list(self, name: str) -> InputError:
+        return InputError(f"{self.path}: '{name}' is not a list of objects, so not a COCO file. Fix the file.")
 
 
-def _id(entry: dict[str, Any], name: str) -> int | str | None:
-    """COCO ids are whole numbers; some tools write strings. Anything else is no id."""
-    value = entry.get(name)
-    return value if isinstance(value, int | str) else None
+class _Index:
+    """Finds where keys stand among the ones it was given."""
+
+    def __init__(self, among: NDArray[np.int64]) -> None:
+        self._order = np.argsort(among, kind="stable")
+        self._sorted = among[self._order]
+
+    def find(self, wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+        """-1: nowhere."""
+        if not len(self._sorted):
+            return np.full(len(wanted), -1)
+        found = np.minimum(np.searchsorted(self._sorted, wanted), len(self._sorted) - 1)
+        positions: NDArray[np.int64] = np.where(self._sorted[found] == wanted, self._order[found], -1)
+        return positions
 
 
-def _is_text(name: str) -> bool:
-    """JSON can hold lone surrogates ("\\ud800"), which no file name and no Arrow string can."""
-    return not any("\ud800" <= character <= "\udfff" for character in name)
+def _columns(rows: list[Any], schema: pa.Schema) -> pa.RecordBatch:
+    arrays = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=True)]
+    return pa.record_batch(arrays, schema=schema)
+
+
+def _first_repeated(values: pa.Array) -> tuple[int, int] | None:
+    """The first two places of the value that is the first to come a second time."""
+    codes = values.dictionary_encode().indices.to_numpy()
+    _, firsts, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    again = np.flatnonzero(firsts[inverse] != np.arange(len(codes)))
+    return (int(firsts[inverse][again[0]]), int(again[0])) if len(again) else None
+
+
+def _fault(path: str, place: str, what: str) -> InputError:
+    return InputError(f"{path}: {place} {what}. Fix the file.")

@@ -1,4 +1,4 @@
-"""A folder of images, its sub-folders included, in sorted order.
+"""A folder of images, its sub-folders included, in sorted order: on this machine, in S3 or in Google Cloud Storage.
 
 Whatever carries the name of an image is listed, also when it turns out to be broken: a bad file becomes a failed row,
 not a missing one. Links to folders are followed, except back into a folder that is being listed.
@@ -10,23 +10,38 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+
 from vigc.platform.records import ImageRecord, InputError
+from vigc.platform.sources.addresses import absolute, is_address, suffix
+from vigc.platform.sources.base import Source, in_tables
+from vigc.platform.storage import open_folder
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 
 
-class FolderSource:
+class FolderSource(Source):
     name = "folder"
 
-    def __init__(self, root: Path) -> None:
-        self._root = root.absolute()
+    def __init__(self, root: str) -> None:
+        self._root = absolute(root)
 
     def describe(self) -> str:
         return f"folder {self._root}"
 
-    def __iter__(self) -> Iterator[ImageRecord]:
-        for image_id in _list(self._root, "", frozenset()):
-            yield ImageRecord(image_id=image_id, uri=str(self._root / image_id))
+    def place(self, index: int) -> str:
+        return f"{self._root}: image {index + 1} in sorted order"
+
+    def tables(self) -> Iterator[pa.Table]:
+        names = _stored(self._root) if is_address(self._root) else _list(Path(self._root), "", frozenset())
+        root = self._root.rstrip("/")
+        return in_tables(ImageRecord(image_id=name, uri=f"{root}/{name}") for name in names)
+
+
+def _stored(address: str) -> Iterator[str]:
+    for entry in open_folder(address).files():
+        if suffix(entry.name) in SUFFIXES and not any(part.startswith(".") for part in entry.name.split("/")):
+            yield entry.name
 
 
 def _list(folder: Path, prefix: str, open_folders: frozenset[tuple[int, int]]) -> Iterator[str]:
@@ -46,7 +61,7 @@ def _list(folder: Path, prefix: str, open_folders: frozenset[tuple[int, int]]) -
         path = prefix + entry.name
         if entry.is_dir():
             yield from _list(folder / entry.name, f"{path}/", open_folders | {identity})
-        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and (entry.is_file() or entry.is_symlink()):
+        elif suffix(entry.name) in SUFFIXES and (entry.is_file() or entry.is_symlink()):
             yield _as_text(path, folder)
 
 
