@@ -19,7 +19,7 @@ MAX_ENTRY_CHARACTERS = 64 * 2**20
 _BLANK = re.compile(r"[ \t\n\r]*")
 # A list of numbers up to the next key or the entry's end. Quotes in strings are escaped, so this is always a key; an
 # outline that is cut by a window's edge stays, and is decoded like the rest.
-_OUTLINE = re.compile(r'(?<!\\)"segmentation"\s*:\s*\[[\[\]\d\s.,eE+-]*\](?=\s*(?:\}|,\s*"))')
+_OUTLINE = re.compile(r'"segmentation"(?<!\\"segmentation")\s*:\s*\[[\[\]\d\s.,eE+-]*\](?=\s*(?:\}|,\s*"))')
 
 
 class JsonFault(Exception):
@@ -37,29 +37,36 @@ def top_lists(file: IO[bytes]) -> Iterator[tuple[str, int, Any]]:
     text = _Window(file)
     if text.next() != "{":
         raise JsonFault("it does not begin with {")
-    text.take("{")
+    text.take("{", "the beginning")
+    num = 0
     while text.next() != "}":
-        name = text.value("a name")
+        if num:
+            text.take(",", "a value")
+        name = text.value("the names", num)
         if not isinstance(name, str):
             raise JsonFault(f"{name!r} stands where a name belongs")
         text.take(":", name)
         if text.next() != "[":
             yield name, -1, text.value(name)
         else:
-            text.take("[")
+            text.take("[", name)
             yield name, -1, []
-            index = 0
-            while text.next() != "]":
-                yield name, index, text.value(f"{name}[{index}]")
-                if text.next() != "]":
-                    text.take(",", f"{name}[{index}]")
-                index += 1
-            text.take("]")
-        if text.next() != "}":
-            text.take(",", name)
-    text.take("}")
+            yield from _entries(text, name)
+        num += 1
+    text.take("}", "the last value")
     if text.next():
         raise JsonFault("something follows the closing }")
+
+
+def _entries(text: _Window, name: str) -> Iterator[tuple[str, int, Any]]:
+    index = 0
+    if text.next() != "]":
+        yield name, 0, text.value(name, 0)
+        while text.next() == ",":
+            text.take(",", name)
+            index += 1
+            yield name, index, text.value(name, index)
+    text.take("]", f"{name}[{index}]")
 
 
 class _Window:
@@ -73,6 +80,8 @@ class _Window:
 
     def next(self) -> str:
         """The next character that is not blank; "" at the end."""
+        if self._at < len(self._text) and self._text[self._at] > " ":
+            return self._text[self._at]
         while True:
             found = _BLANK.match(self._text, self._at)
             self._at = found.end() if found else self._at
@@ -81,23 +90,24 @@ class _Window:
             if not self._more():
                 return ""
 
-    def take(self, character: str, after: str = "its beginning") -> None:
+    def take(self, character: str, after: str) -> None:
         if (found := self.next()) != character:
             what = f"{found!r} stands where {character!r} belongs" if found else "the text ends"
             raise JsonFault(f"after {after}, {what}")
         self._at += 1
 
-    def value(self, place: str) -> Any:
+    def value(self, name: str, index: int | None = None) -> Any:
+        """The value that comes next, which stands at `name`, or there at `index`."""
         self.next()
         while True:
             try:
                 value, end = self._scan(self._text, self._at)
             except json.JSONDecodeError as error:
                 if len(self._text) - self._at > MAX_ENTRY_CHARACTERS or not self._more():
-                    raise JsonFault(f"at {place}: {error.msg}") from error
+                    raise JsonFault(f"at {_place(name, index)}: {error.msg}") from error
                 continue
             except RecursionError as error:
-                raise JsonFault(f"at {place}: nested too deeply") from error
+                raise JsonFault(f"at {_place(name, index)}: nested too deeply") from error
             if end == len(self._text) and self._more():  # a number may go on
                 continue
             self._at = end
@@ -112,3 +122,7 @@ class _Window:
         added = _OUTLINE.sub('"segmentation":null', self._decoder.decode(data, final=not data))
         self._text, self._at = self._text[self._at :] + added, 0
         return True
+
+
+def _place(name: str, index: int | None) -> str:
+    return name if index is None else f"{name}[{index}]"
