@@ -1,8 +1,9 @@
 """What every kind of folder can do. Names are relative paths with "/" between their parts; contents are bytes.
 
 A file appears whole or not at all, and whoever reads it sees one whole version. That, a listing, and a lock (lock.py)
-are all that the exactly-once data set is built on. Two things differ: an empty folder exists on a disk, and
-for a while at most in S3; and on a disk names like ".x.tmp" are left out of every listing, for they are files that are being written.
+are all that the exactly-once data set is built on. Two things differ: an empty folder exists on a disk, and for a
+while at most in S3; and on a disk names like ".x.tmp" are left out of every listing, for they are files that are
+being written.
 """
 
 from __future__ import annotations
