@@ -7,19 +7,21 @@ import fcntl
 import logging
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from vigc.platform.owner import Owner
 from vigc.platform.records import StoreError
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full. Free some space and run the same command again; committed rows are kept",
     errno.EDQUOT: "the disk quota is used up. Free some space and run the same command again",
     errno.EFBIG: "a file grew past the size limit (ulimit -f). Raise it and run the same command again",
-    errno.EACCES: "no permission to write here. Choose another folder, or change its permissions",
-    errno.EPERM: "no permission to write here. Choose another folder, or change its permissions",
+    errno.EACCES: "no permission. Choose another folder, or change its permissions",
+    errno.EPERM: "no permission. Choose another folder, or change its permissions",
     errno.EROFS: "the file system is read-only. Choose another folder",
     errno.ENOTDIR: "a file stands where a folder is needed. Choose another folder",
     errno.EEXIST: "a file stands where a folder is needed. Choose another folder",
@@ -72,22 +74,52 @@ def only_writer(folder: Path) -> Iterator[None]:
     Raises:
         StoreError: someone else holds the lock, or the folder cannot be made or written.
     """
-    with explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = _locked(folder)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-            raise StoreError(
-                f"{folder} is being written by process {holder}. Wait for it, or stop it, or choose another folder."
-            ) from error
-        except OSError as error:  # some network file systems have no locks
-            logging.getLogger(__name__).warning("%s cannot be locked (%s): do not run two jobs on it.", folder, error)
+        owner = Owner.this_process().json()
         with explained(folder):
-            os.truncate(descriptor, 0)
-            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+            os.pwrite(descriptor, owner, 0)
+            os.truncate(descriptor, len(owner))
         yield
     finally:
         os.close(descriptor)
+
+
+def _locked(folder: Path) -> int:
+    path = folder / ".lock"
+    while True:
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_same(path, descriptor):
+                return descriptor
+        except BlockingIOError as error:
+            holder = _holder(descriptor)
+            os.close(descriptor)
+            raise StoreError(
+                f"{folder} is being written by {holder}. Wait for it, or stop it, or choose another folder."
+            ) from error
+        except OSError as error:  # some network file systems have no locks
+            logging.getLogger(__name__).warning("%s cannot be locked (%s): do not run two jobs on it.", folder, error)
+            return descriptor
+        os.close(descriptor)  # removed since it was opened: a lock on it would keep nobody out
+
+
+def _is_same(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _holder(descriptor: int) -> str:
+    until = time.monotonic() + 1
+    while True:
+        owner = Owner.parsed(os.pread(descriptor, 4096, 0))
+        if owner and not owner.is_gone():
+            return owner.described(time.time() - owner.since)
+        if time.monotonic() > until:
+            return "another process"
+        time.sleep(0.02)  # it has the lock, and is about to write its name over that of the last owner

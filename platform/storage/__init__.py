@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from vigc.platform.records import ConfigError
-from vigc.platform.storage.folder import Entry, Folder
+from vigc.platform.storage.folder import Entry, Folder, ObjectFolder, Version
 from vigc.platform.storage.local import LocalFolder
 
-__all__ = ["Entry", "Folder", "LocalFolder", "open_folder"]
+__all__ = ["Entry", "Folder", "LocalFolder", "ObjectFolder", "Version", "open_folder"]
 
 
 def open_folder(place: str | Path) -> Folder:
@@ -24,18 +24,19 @@ def open_folder(place: str | Path) -> Folder:
     """
     address = str(place)
     scheme, separator, rest = address.partition("://")
-    if not separator:
-        return LocalFolder(str(Path(address).absolute()))
-    if scheme == "file":
-        return LocalFolder(rest)
+    if not separator or scheme == "file":
+        return LocalFolder(str(Path(rest if separator else address).absolute()))
+    clean = "/".join(part for part in rest.split("/") if part)
+    if scheme in ("s3", "gs", "gcs") and not clean:
+        raise ConfigError(f"{address}: names no bucket. Write {scheme}://BUCKET/FOLDER.")
     if scheme == "s3":
-        from vigc.platform.storage.s3 import S3Folder, check_bucket
+        from vigc.platform.storage.s3 import S3Folder
 
-        folder = S3Folder(f"s3://{rest.strip('/')}")
-        check_bucket(folder.bucket)
+        folder = S3Folder(f"s3://{clean}")
+        folder.check()
         return folder
     if scheme in ("gs", "gcs"):
         from vigc.platform.storage.gcs import GcsFolder
 
-        return GcsFolder(f"gs://{rest.strip('/')}")
+        return GcsFolder(f"gs://{clean}")
     raise ConfigError(f"{address}: data can be kept in a folder of this machine, at s3:// or at gs://, not there.")

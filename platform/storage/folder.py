@@ -1,7 +1,9 @@
 """What every kind of folder can do. Names are relative paths with "/" between their parts; contents are bytes.
 
-A file appears whole or not at all, and whoever reads it sees one whole version. That, an atomic "create unless it is
-there", and a listing are all that the exactly-once data set is built on.
+A file appears whole or not at all, and whoever reads it sees one whole version. That, a listing, and a lock (lock.py)
+are all that the exactly-once data set is built on. Two things differ: an empty folder exists on a disk, and for a
+while at most in S3; and on a disk names like ".x.tmp" are left out of every listing, for they are files that are
+being written.
 """
 
 from __future__ import annotations
@@ -9,14 +11,17 @@ from __future__ import annotations
 import io
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
+    from pyarrow.parquet import ParquetFile
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,27 @@ class Folder(ABC):
     @property
     @abstractmethod
     def arrow(self) -> FileSystem:
-        """This folder as a pyarrow file system of its own, for Parquet."""
+        """This folder as a pyarrow file system of its own, for Parquet; to be used inside `patiently`.
+
+        On a disk, a file that is written through it can be seen half written, and folders have to be created.
+        """
+
+    @abstractmethod
+    def patiently(self, attempt: Callable[[], T]) -> T:
+        """What `attempt` returns, which uses `arrow` and can be repeated: it is, after what may pass.
+
+        Raises FileNotFoundError for a file that is not there, and StoreError for what else the storage refuses.
+        """
+
+    def open_parquet(self, name: str) -> ParquetFile:
+        """A Parquet file, to be read piece by piece. Raises FileNotFoundError where there is no such file.
+
+        pyarrow bridges half a minute's silence of the storage by itself. To be as patient as everything else is, read
+        `folder.patiently(lambda: file.read_row_group(n))`.
+        """
+        from pyarrow.parquet import ParquetFile
+
+        return self.patiently(lambda: ParquetFile(name, filesystem=self.arrow))
 
     @abstractmethod
     def exists(self) -> bool:
@@ -66,11 +91,11 @@ class Folder(ABC):
 
     @abstractmethod
     def upload(self, name: str, path: Path) -> None:
-        """Like `write`, from a file of this machine, which may be large."""
+        """Like `write`, from a file of this machine, which may be large. Raises FileNotFoundError without it."""
 
     @abstractmethod
     def delete(self, *names: str) -> None:
-        """Files that are not there are no error."""
+        """Removes files. Those that are not there are no error."""
 
     @abstractmethod
     def delete_all(self, folder: str = "") -> None:
@@ -87,3 +112,28 @@ class Folder(ABC):
 
     def read_text(self, name: str) -> str:
         return io.TextIOWrapper(io.BytesIO(self.read(name)), encoding="utf-8").read()
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A file as it was at a moment, and the tag that it has until it is written again."""
+
+    data: bytes
+    tag: str
+    age_s: float  # since it was written, by the storage's own clock where it shows one
+
+
+class ObjectFolder(Folder):
+    """A folder in an object store, where a write can depend on what is there."""
+
+    @abstractmethod
+    def create(self, name: str, data: bytes) -> str | None:
+        """Writes a file that is not there yet: its tag, or None when there is one."""
+
+    @abstractmethod
+    def replace(self, name: str, data: bytes, tag: str) -> str | None:
+        """Writes a file that is still as it was: its new tag, or None when it has been written or removed since."""
+
+    @abstractmethod
+    def version(self, name: str) -> Version:
+        """Raises FileNotFoundError where there is no such file."""

@@ -1,30 +1,51 @@
-"""A folder in Google Cloud Storage, by pyarrow alone: credentials are the application's default ones."""
+"""A folder in Google Cloud Storage, by pyarrow alone: credentials are the application's default ones.
+
+No test covers this file, because there is no server to test it on; it is kept so small for that reason. Patience is
+the client library's own. pyarrow has no conditional writes, so `create` and `replace` write, wait, and look whether
+somebody else wrote too: two that start in the same second are told apart, two whose writes take longer than SETTLE_S
+are not.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pyarrow.fs import FileSelector, FileSystem, FileType, GcsFileSystem, SubTreeFileSystem
 
 from vigc.platform.records import StoreError
-from vigc.platform.storage.folder import Entry, Folder
+from vigc.platform.storage.folder import Entry, ObjectFolder, Version
 from vigc.platform.storage.patience import patience_s
 
+T = TypeVar("T")
+
 CHUNK_BYTES = 16 * 2**20
+SETTLE_S = 2.0
 
 
-class GcsFolder(Folder):
+class GcsFolder(ObjectFolder):
     """Its `uri` is `gs://bucket` or `gs://bucket/prefix`."""
 
     @property
     def arrow(self) -> FileSystem:
         return SubTreeFileSystem(self.uri.removeprefix("gs://"), _gcs(os.getpid()))
+
+    def patiently(self, attempt: Callable[[], T]) -> T:
+        try:
+            return attempt()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StoreError(
+                f"{self.uri}: Google Cloud Storage refused ({error}). "
+                "Check the bucket's name and GOOGLE_APPLICATION_CREDENTIALS."
+            ) from error
 
     def exists(self) -> bool:
         return bool(self._found("", recursive=False))
@@ -37,43 +58,77 @@ class GcsFolder(Folder):
         return sorted((Entry(i.path, i.size) for i in found if i.type == FileType.File), key=lambda entry: entry.name)
 
     def read(self, name: str) -> bytes:
-        with self._explained(name), self.arrow.open_input_stream(name) as stream:
-            data: bytes = stream.read()
-            return data
+        def attempt() -> bytes:
+            with self.arrow.open_input_stream(name) as stream:
+                data: bytes = stream.read()
+                return data
+
+        return self.patiently(attempt)
 
     def write(self, name: str, data: bytes) -> None:
-        with self._explained(name), self.arrow.open_output_stream(name) as stream:
-            stream.write(data)
+        def attempt() -> None:
+            with self.arrow.open_output_stream(name) as stream:
+                stream.write(data)
+
+        self._written(attempt)
 
     def upload(self, name: str, path: Path) -> None:
-        with open(path, "rb") as file, self._explained(name), self.arrow.open_output_stream(name) as stream:
-            while chunk := file.read(CHUNK_BYTES):
-                stream.write(chunk)
+        def attempt() -> None:
+            with open(path, "rb") as file, self.arrow.open_output_stream(name) as stream:
+                while chunk := file.read(CHUNK_BYTES):
+                    stream.write(chunk)
+
+        self._written(attempt)
 
     def delete(self, *names: str) -> None:
         for name in names:
             try:
-                with self._explained(name):
-                    self.arrow.delete_file(name)
+                self.patiently(lambda name=name: self.arrow.delete_file(name))  # type: ignore[misc]
             except FileNotFoundError:
                 continue
 
     def delete_all(self, folder: str = "") -> None:
         self.delete(*(entry.name for entry in self.files(folder)))
 
-    def _found(self, folder: str, *, recursive: bool) -> list[Any]:
-        with self._explained(folder):
-            found: list[Any] = self.arrow.get_file_info(FileSelector(folder, recursive=recursive, allow_not_found=True))
-            return found
-
-    @contextmanager
-    def _explained(self, name: str) -> Iterator[None]:
+    def create(self, name: str, data: bytes) -> str | None:
         try:
-            yield
+            self.version(name)
         except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise StoreError(f"{self.uri}/{name}: Google Cloud Storage refused ({error}).") from error
+            return self._settled(name, data)
+        return None
+
+    def replace(self, name: str, data: bytes, tag: str) -> str | None:
+        try:
+            there = self.version(name)
+        except FileNotFoundError:
+            return None
+        return self._settled(name, data) if there.tag == tag else None
+
+    def version(self, name: str) -> Version:
+        data = self.read(name)
+        written = self.patiently(lambda: self.arrow.get_file_info(name)).mtime_ns
+        age_s = time.time() - written / 1e9 if written else 0.0
+        return Version(data, _tag(data), max(0.0, age_s))
+
+    def _settled(self, name: str, data: bytes) -> str | None:
+        self.write(name, data)
+        time.sleep(SETTLE_S)
+        return _tag(data) if self.read(name) == data else None
+
+    def _written(self, attempt: Callable[[], None]) -> None:
+        try:
+            self.patiently(attempt)
+        except FileNotFoundError as error:
+            raise StoreError(f"{self.uri}: there is no such bucket. Check its name, or create it.") from error
+
+    def _found(self, folder: str, *, recursive: bool) -> list[Any]:
+        selector = FileSelector(folder, recursive=recursive, allow_not_found=True)
+        found: list[Any] = self.patiently(lambda: self.arrow.get_file_info(selector))
+        return found
+
+
+def _tag(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 @cache

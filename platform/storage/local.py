@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from pyarrow.fs import FileSystem, LocalFileSystem, SubTreeFileSystem
 
-from vigc.platform.files import explained, replaced_whole, written_whole
+from vigc.platform.files import explained, replaced_whole, store_error, written_whole
 from vigc.platform.storage.folder import Entry, Folder
+
+T = TypeVar("T")
+
+COPIED_AT_ONCE = 2**20
 
 
 class LocalFolder(Folder):
@@ -25,6 +30,14 @@ class LocalFolder(Folder):
     @property
     def arrow(self) -> FileSystem:
         return SubTreeFileSystem(self.uri, LocalFileSystem())
+
+    def patiently(self, attempt: Callable[[], T]) -> T:
+        try:
+            return attempt()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise store_error(self.uri, error) from error
 
     def exists(self) -> bool:
         with explained(self.uri):
@@ -47,8 +60,7 @@ class LocalFolder(Folder):
         except FileNotFoundError:
             raise
         except OSError as error:
-            with explained(self.path / name):
-                raise error
+            raise store_error(self.path / name, error) from error
 
     def write(self, name: str, data: bytes) -> None:
         with replaced_whole(self.path / name) as temporary, open(temporary, "wb") as file:
@@ -57,10 +69,14 @@ class LocalFolder(Folder):
             os.fsync(file.fileno())
 
     def upload(self, name: str, path: Path) -> None:
-        with replaced_whole(self.path / name) as temporary:
-            shutil.copyfile(path, temporary)
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
+        with (
+            open(path, "rb") as source,
+            replaced_whole(self.path / name) as temporary,
+            open(temporary, "wb") as file,
+        ):
+            shutil.copyfileobj(source, file, COPIED_AT_ONCE)
+            file.flush()
+            os.fsync(file.fileno())
 
     def delete(self, *names: str) -> None:
         for name in names:
@@ -81,14 +97,19 @@ class LocalFolder(Folder):
 
 def _below(folder: Path, prefix: str) -> Iterator[Entry]:
     try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    yield from _below(folder / entry.name, f"{prefix}{entry.name}/")
-                elif not _is_unfinished(entry.name):
-                    yield Entry(prefix + entry.name, entry.stat().st_size)
-    except FileNotFoundError:  # never there, or gone while it was listed
+        entries = list(os.scandir(folder))
+    except FileNotFoundError:  # never there, or gone since its parent was listed
         return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _below(folder / entry.name, f"{prefix}{entry.name}/")
+        elif not _is_unfinished(entry.name):
+            try:
+                status = entry.stat()
+            except FileNotFoundError:  # gone since it was listed
+                continue
+            if stat.S_ISREG(status.st_mode):
+                yield Entry(prefix + entry.name, status.st_size)
 
 
 def _is_unfinished(name: str) -> bool:

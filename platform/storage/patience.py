@@ -1,7 +1,7 @@
-"""Trying again what a network or a busy server refused for the moment, and what cannot be mended by waiting at once.
+"""Trying again what a network or a busy server refused for the moment, and not what no waiting can mend.
 
-Waits grow at random up to MAX_WAIT_S, so that a thousand workers do not come back in step. For how long in all,
-VIGC_STORAGE_PATIENCE_S says: long enough by default for a server that is started anew.
+Waits double up to MAX_WAIT_S, half of each at random, so that a thousand workers do not come back in step. For how
+long in all, VIGC_STORAGE_PATIENCE_S says: long enough by default for a server that is started anew.
 """
 
 from __future__ import annotations
@@ -10,24 +10,31 @@ import os
 from collections.abc import Callable
 from typing import TypeVar
 
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_exponential, wait_random_exponential
+
+from vigc.platform.records import ConfigError
 
 T = TypeVar("T")
 
 PATIENCE_S = 180.0
-MAX_WAIT_S = 10.0
+FIRST_WAIT_S, MAX_WAIT_S = 0.2, 10.0
 
 
 def patience_s() -> float:
-    return float(os.environ.get("VIGC_STORAGE_PATIENCE_S", PATIENCE_S))
+    text = os.environ.get("VIGC_STORAGE_PATIENCE_S", str(PATIENCE_S))
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ConfigError(f"VIGC_STORAGE_PATIENCE_S is {text!r}, but must be a number of seconds.") from error
 
 
-def patiently(attempt: Callable[[], T], may_pass: Callable[[BaseException], bool], *, for_s: float | None = None) -> T:
-    """What `attempt` returns, tried again while `may_pass` says of its exception that it may be gone next time."""
+def patiently(attempt: Callable[[], T], may_pass: Callable[[BaseException], bool], *, for_s: float) -> T:
+    """What `attempt` returns, tried again for `for_s` while `may_pass` says that its exception may not come again."""
+    half, rest = FIRST_WAIT_S / 2, MAX_WAIT_S / 2
     retrying = Retrying(
         retry=retry_if_exception(may_pass),
-        wait=wait_random_exponential(multiplier=0.2, max=MAX_WAIT_S),
-        stop=stop_after_delay(patience_s() if for_s is None else for_s),
+        wait=wait_exponential(multiplier=half, max=rest) + wait_random_exponential(multiplier=half, max=rest),
+        stop=stop_before_delay(for_s),
         reraise=True,
     )
     return retrying(attempt)

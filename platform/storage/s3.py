@@ -1,61 +1,83 @@
 """A folder in S3, or in anything that speaks its language (AWS_ENDPOINT_URL).
 
-boto3 reads, writes and lists, because its errors have names and it knows conditional writes; pyarrow reads Parquet.
-Both take endpoint, region and credentials from the usual AWS variables, profiles and roles.
+boto3 reads, writes and lists, because its errors have names and it knows conditional writes; pyarrow reads Parquet,
+with the endpoint, region and keys that boto3 found in the usual AWS variables, profiles and roles. Storage that
+overwrites in spite of If-None-Match cannot keep two writers apart; AWS, SeaweedFS and MinIO heed it.
 """
 
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from email.utils import parsedate_to_datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import botocore.exceptions as faults
-from botocore.config import Config
-from pyarrow.fs import AwsStandardS3RetryStrategy, FileSystem, S3FileSystem, SubTreeFileSystem
+from botocore.parsers import ResponseParserError
+from pyarrow.fs import FileSystem, SubTreeFileSystem
 
-from vigc.platform.records import StoreError
-from vigc.platform.storage.folder import Entry, Folder
+from vigc.platform.records import ConfigError, StoreError
+from vigc.platform.storage.folder import Entry, ObjectFolder, Version
 from vigc.platform.storage.patience import patience_s, patiently
 
 T = TypeVar("T")
 
-CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 3, 30
-CHECK_S = 4.0  # how long the first contact is tried for, so that a wrong address is reported within 10 s
+CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 3.0, 30.0
+# The first contact is short, so that a wrong address or key is reported within 10 s.
+CHECK_S, CHECK_TIMEOUT_S = 4.0, 3.0
+# Within one upload each part is tried again by itself: else a large file would never get through a busy server.
+ATTEMPTS_PER_PART = 5
+# pyarrow's own patience: waits of 1, 2, 4, 8, 16, 20, 20 s at most, half of that on average.
+ARROW_ATTEMPTS, ARROW_TIMEOUT_S = 8, 15.0
 MAX_DELETED_AT_ONCE = 1000
 
-# What waiting cannot mend, and how it can be mended.
+_CHECK_KEYS = "Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+_NO_BUCKET = "there is no such bucket. Check its name, or create it"
+_REGION = "the bucket is in another region. Set AWS_REGION"
+# What waiting cannot mend, and how it can be mended: S3's codes, and pyarrow's names for them.
 _REMEDIES = {
-    "AccessDenied": "the credentials may not do this. Check the key and the bucket's policy",
-    "403": "access is denied. Check the key (AWS_ACCESS_KEY_ID, AWS_PROFILE) and the bucket's policy",
-    "InvalidAccessKeyId": "no such access key. Check AWS_ACCESS_KEY_ID or AWS_PROFILE",
-    "SignatureDoesNotMatch": "the secret key is wrong. Check AWS_SECRET_ACCESS_KEY or AWS_PROFILE",
+    "AccessDenied": f"access is denied. {_CHECK_KEYS}, and the bucket's policy",
+    "ACCESS_DENIED": f"access is denied. {_CHECK_KEYS}, and the bucket's policy",
+    "InvalidAccessKeyId": f"there is no such access key. {_CHECK_KEYS}",
+    "INVALID_ACCESS_KEY_ID": f"there is no such access key. {_CHECK_KEYS}",
+    "SignatureDoesNotMatch": f"the secret key is wrong. {_CHECK_KEYS}",
+    "SIGNATURE_DOES_NOT_MATCH": f"the secret key is wrong. {_CHECK_KEYS}",
     "ExpiredToken": "the credentials have expired. Get new ones",
     "InvalidToken": "the session token is wrong. Check AWS_SESSION_TOKEN",
-    "NoSuchBucket": "there is no such bucket. Check its name, or create it",
-    "404": "there is no such bucket. Check its name, or create it",
+    "NoSuchBucket": _NO_BUCKET,
+    "NO_SUCH_BUCKET": _NO_BUCKET,
     "InvalidBucketName": "that is no name for a bucket. Check it",
-    "PermanentRedirect": "the bucket is in another region. Set AWS_REGION",
-    "301": "the bucket is in another region. Set AWS_REGION",
-    "AuthorizationHeaderMalformed": "the bucket is in another region. Set AWS_REGION",
+    "PermanentRedirect": _REGION,
+    "AuthorizationHeaderMalformed": _REGION,
+    "RequestTimeTooSkewed": "this machine's clock is wrong. Set it",
+    "NotImplemented": "the storage cannot do this. Use one that has S3's conditional writes",
 }
 # What may be gone next time: throttling, a server that restarts, two writers at the same moment.
 _PASSING_CODES = frozenset(
     {
-        *("SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "RequestTimeTooSkewed"),
-        *("Throttling", "ThrottlingException", "TooManyRequestsException", "RequestLimitExceeded", "BandwidthLimit"),
-        *("OperationAborted", "ConditionalRequestConflict", "500", "502", "503", "504", "429"),
+        *("SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "BandwidthLimitExceeded", "429"),
+        *("Throttling", "ThrottlingException", "TooManyRequests", "TooManyRequestsException", "RequestLimitExceeded"),
+        *("OperationAborted", "ConditionalRequestConflict", "NoSuchUpload"),
     }
 )
-_PASSING = (faults.HTTPClientError, faults.ConnectionError, faults.IncompleteReadError, faults.ResponseStreamingError)
-_NO_CREDENTIALS = (faults.NoCredentialsError, faults.PartialCredentialsError, faults.ProfileNotFound)
+_PASSING = (
+    *(faults.HTTPClientError, faults.ConnectionError, faults.CredentialRetrievalError, ResponseParserError),
+    *(faults.IncompleteReadError, faults.ChecksumError, faults.FlexibleChecksumError),
+)
+_CREDENTIALS = (
+    *(faults.NoCredentialsError, faults.PartialCredentialsError, faults.CredentialRetrievalError),
+    *(faults.ProfileNotFound, faults.TokenRetrievalError, faults.SSOError),
+)
+_ARROW = re.compile(r"AWS Error (\w+)(?: \(HTTP status (-?\d+)\))?")
+_ARROW_PASSING = frozenset({"NETWORK_CONNECTION", "SLOW_DOWN", "SERVICE_UNAVAILABLE", "INTERNAL_FAILURE", "THROTTLING"})
+_ARROW_PASSING |= {"REQUEST_TIMEOUT"}
 
 
-class S3Folder(Folder):
+class S3Folder(ObjectFolder):
     """Its `uri` is `s3://bucket` or `s3://bucket/prefix`."""
 
     @property
@@ -70,11 +92,25 @@ class S3Folder(Folder):
 
     @property
     def arrow(self) -> FileSystem:
-        return SubTreeFileSystem(f"{self.bucket}/{self.prefix}".rstrip("/"), _arrow_s3(os.getpid()))
+        return SubTreeFileSystem(f"{self.bucket}/{self.prefix}".rstrip("/"), _arrow(_settings(), self.bucket))
+
+    def patiently(self, attempt: Callable[[], T]) -> T:
+        return _call(attempt, self.uri, patience_s())
+
+    def check(self) -> None:
+        """Raises StoreError, within 10 s, when the bucket is not there, may not be used or cannot be reached."""
+        key = (_settings(), self.bucket)
+        if key not in _checked:
+            # Asked for a list and not with HEAD, whose answers have no body that could say what is wrong.
+            _call(
+                lambda: client(CHECK_TIMEOUT_S).list_objects_v2(Bucket=self.bucket, MaxKeys=1),
+                f"s3://{self.bucket}",
+                CHECK_S,
+            )
+            _checked.add(key)
 
     def exists(self) -> bool:
-        found = self._call("list_objects_v2", Prefix=self.prefix, MaxKeys=1)
-        return bool(found.get("KeyCount"))
+        return bool(self._call("list_objects_v2", Prefix=self.prefix, MaxKeys=1).get("KeyCount"))
 
     def names(self, folder: str = "") -> list[str]:
         prefix = f"{self.prefix}{folder}/" if folder else self.prefix
@@ -88,74 +124,74 @@ class S3Folder(Folder):
         prefix = f"{self.prefix}{folder}/" if folder else self.prefix
         found = (content for page in self._pages(Prefix=prefix) for content in page.get("Contents", ()))
         entries = [Entry(content["Key"].removeprefix(self.prefix), content["Size"]) for content in found]
+        # A key that ends with a slash is what some tools put in the place of an empty folder.
         return sorted((entry for entry in entries if not entry.name.endswith("/")), key=lambda entry: entry.name)
 
     def read(self, name: str) -> bytes:
-        def attempt() -> bytes:
-            found = client().get_object(Bucket=self.bucket, Key=self.prefix + name)
-            data: bytes = found["Body"].read()
-            return data
-
-        return self._patiently(attempt, name)
+        return self.version(name).data
 
     def write(self, name: str, data: bytes) -> None:
         self._call("put_object", name, Key=self.prefix + name, Body=data)
 
-    def create(self, name: str, data: bytes) -> str | None:
-        """Writes a file that is not there yet; its ETag, or None when somebody else's is there."""
-        return self._conditional(name, data, IfNoneMatch="*")
-
-    def replace(self, name: str, data: bytes, etag: str) -> str | None:
-        """Writes a file that is still as it was read; its new ETag, or None when it has been changed since."""
-        return self._conditional(name, data, IfMatch=etag)
-
-    def read_tagged(self, name: str) -> tuple[bytes, str]:
-        """A file and its ETag. Raises FileNotFoundError where there is none."""
-
-        def attempt() -> tuple[bytes, str]:
-            found = client().get_object(Bucket=self.bucket, Key=self.prefix + name)
-            return found["Body"].read(), found["ETag"]
-
-        return self._patiently(attempt, name)
-
     def upload(self, name: str, path: Path) -> None:
-        self._patiently(lambda: client().upload_file(str(path), self.bucket, self.prefix + name), name)
+        def attempt() -> None:
+            with open(path, "rb") as file:
+                uploading = client(min(READ_TIMEOUT_S, patience_s()), ATTEMPTS_PER_PART)
+                uploading.upload_fileobj(file, self.bucket, self.prefix + name)
+
+        _call(attempt, f"{self.uri}/{name}", patience_s())
 
     def delete(self, *names: str) -> None:
         for start in range(0, len(names), MAX_DELETED_AT_ONCE):
             keys = [{"Key": self.prefix + name} for name in names[start : start + MAX_DELETED_AT_ONCE]]
-            refused = self._call("delete_objects", Delete={"Objects": keys, "Quiet": True}).get("Errors", [])
-            if refused:
-                raise StoreError(f"s3://{self.bucket}/{refused[0]['Key']}: not deleted ({refused[0].get('Message')}).")
+            _call(lambda keys=keys: self._delete(keys), self.uri, patience_s())  # type: ignore[misc]
 
     def delete_all(self, folder: str = "") -> None:
         self.delete(*(entry.name for entry in self.files(folder)))
 
+    def create(self, name: str, data: bytes) -> str | None:
+        return self._conditional(name, data, IfNoneMatch="*")
+
+    def replace(self, name: str, data: bytes, tag: str) -> str | None:
+        return self._conditional(name, data, IfMatch=tag)
+
+    def version(self, name: str) -> Version:
+        def attempt() -> Version:
+            found = _patient_client().get_object(Bucket=self.bucket, Key=self.prefix + name)
+            now = parsedate_to_datetime(found["ResponseMetadata"]["HTTPHeaders"]["date"])
+            age_s = (now - found["LastModified"]).total_seconds()
+            return Version(found["Body"].read(), found["ETag"], max(0.0, age_s))
+
+        return _call(attempt, f"{self.uri}/{name}", patience_s())
+
     def _conditional(self, name: str, data: bytes, **condition: str) -> str | None:
         try:
-            done = self._call("put_object", name, Key=self.prefix + name, Body=data, **condition)
-        except _Outdated:
+            return str(self._call("put_object", name, Key=self.prefix + name, Body=data, **condition)["ETag"])
+        except (_Outdated, FileNotFoundError):
             return None
-        return str(done["ETag"])
 
-    def _pages(self, **arguments: Any) -> list[dict[str, Any]]:
-        def attempt() -> list[dict[str, Any]]:
-            return list(client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, **arguments))
+    def _delete(self, keys: list[dict[str, str]]) -> None:
+        done = _patient_client().delete_objects(Bucket=self.bucket, Delete={"Objects": keys, "Quiet": True})
+        for refused in done.get("Errors", ()):  # one by one, in an answer that is a success as such
+            raise faults.ClientError({"Error": refused}, "DeleteObjects")
 
-        return self._patiently(attempt)
+    def _pages(self, **arguments: Any) -> Iterator[dict[str, Any]]:
+        page = self._call("list_objects_v2", **arguments)
+        yield page
+        while page.get("IsTruncated"):
+            page = self._call("list_objects_v2", ContinuationToken=page["NextContinuationToken"], **arguments)
+            yield page
 
     def _call(self, method: str, name: str = "", **arguments: Any) -> dict[str, Any]:
-        return self._patiently(lambda: getattr(client(), method)(Bucket=self.bucket, **arguments), name)
-
-    def _patiently(self, attempt: Callable[[], T], name: str = "") -> T:
-        return call(attempt, f"{self.uri}/{name}" if name else self.uri)
+        address = f"{self.uri}/{name}" if name else self.uri
+        return _call(lambda: getattr(_patient_client(), method)(Bucket=self.bucket, **arguments), address, patience_s())
 
 
 class _Outdated(Exception):
     """The condition of a conditional write does not hold."""
 
 
-def call(attempt: Callable[[], T], address: str, *, for_s: float | None = None) -> T:
+def _call(attempt: Callable[[], T], address: str, for_s: float) -> T:
     """What `attempt` returns, with patience for what may pass.
 
     Raises:
@@ -164,89 +200,109 @@ def call(attempt: Callable[[], T], address: str, *, for_s: float | None = None) 
     """
     try:
         return patiently(attempt, _may_pass, for_s=for_s)
-    except faults.ClientError as error:
-        raise _explained(error, address) from error
-    except _NO_CREDENTIALS as error:
-        raise StoreError(f"{address}: no credentials ({error}). Set AWS_ACCESS_KEY_ID or AWS_PROFILE.") from error
-    except faults.BotoCoreError as error:
-        raise StoreError(
-            f"{address}: no answer from the storage for {patience_s() if for_s is None else for_s:.0f} s ({error}). "
-            "Check AWS_ENDPOINT_URL and the network; what is committed stays, and the same command goes on from there."
-        ) from error
-
-
-def check_bucket(bucket: str) -> None:
-    """Raises StoreError, soon, when the bucket is not there, may not be used or cannot be reached."""
-    key = (os.getpid(), bucket)
-    if key in _checked:
-        return
-    # Asked for a list and not with HEAD, whose answers have no body that could say what is wrong.
-    call(lambda: client().list_objects_v2(Bucket=bucket, MaxKeys=1), f"s3://{bucket}", for_s=CHECK_S)
-    _checked.add(key)
-
-
-_checked: set[tuple[int, str]] = set()
+    except FileNotFoundError:
+        raise
+    except (faults.ClientError, faults.BotoCoreError, ResponseParserError, OSError) as error:
+        raise _explained(error, address, for_s) from error
 
 
 def _may_pass(error: BaseException) -> bool:
-    if isinstance(error, faults.ClientError):
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return _code(error) in _PASSING_CODES or status >= 500
+    code, status = _code(error)
+    if code:
+        return code in _PASSING_CODES | _ARROW_PASSING or status == 429 or (status >= 500 and status != 501)
     return isinstance(error, _PASSING)
 
 
-def _explained(error: faults.ClientError, address: str) -> Exception:
-    code = _code(error)
+def _explained(error: Exception, address: str, for_s: float) -> Exception:
+    code, _ = _code(error)
     if code == "NoSuchKey":
         return FileNotFoundError(f"{address}: there is no such file")
     if code in ("PreconditionFailed", "412"):
         return _Outdated(address)
-    remedy = _REMEDIES.get(code, f"the storage refused ({error})")
-    return StoreError(f"{address}: {remedy}.")
+    return StoreError(f"{address}: {_REMEDIES.get(code) or _remedy(error, for_s)}.")
 
 
-def _code(error: faults.ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
+def _remedy(error: Exception, for_s: float) -> str:
+    what = " ".join(str(error).split())
+    if isinstance(error, faults.ParamValidationError):
+        return "that is no name for a bucket or a file. Check it"
+    if isinstance(error, _CREDENTIALS):
+        return f"no credentials ({what}). {_CHECK_KEYS}"
+    if _may_pass(error):
+        return (
+            f"the storage does not answer, or is too busy, and stayed so for {for_s:.0f} s ({what}). "
+            "Check AWS_ENDPOINT_URL and the network; what is committed stays, and the same command goes on from there"
+        )
+    return f"the storage refused ({what}). Check the address, the key and the bucket's policy"
 
 
-def client() -> Any:
-    """This process's connection to S3; safe to share among its threads."""
-    with _making:
-        return _client(os.getpid())
+def _code(error: BaseException) -> tuple[str, int]:
+    """What S3 called it, and its HTTP status; ("", 0) for what did not come from there."""
+    if isinstance(error, faults.ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return str(error.response.get("Error", {}).get("Code", "")), status
+    if isinstance(error, OSError) and (found := _ARROW.search(str(error))):
+        return found[1], int(found[2] or 0)
+    return "", 0
 
 
-_making = threading.Lock()
+Settings = tuple[int, frozenset[tuple[str, str]]]
+_checked: set[tuple[Settings, str]] = set()
+
+
+def _settings() -> Settings:
+    """What a connection belongs to: a process (a fork must not share its parent's) and what its environment says."""
+    aws = frozenset((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
+    return os.getpid(), aws
+
+
+def client(read_timeout_s: float, attempts: int = 1) -> Any:
+    """This process's connections to S3; safe to share among its threads."""
+    return _client(_settings(), read_timeout_s, attempts)
+
+
+def _patient_client() -> Any:
+    return client(min(READ_TIMEOUT_S, patience_s()))
 
 
 @cache
-def _client(pid: int) -> Any:
+def _client(settings: Settings, read_timeout_s: float, attempts: int) -> Any:
     import boto3
+    from botocore.config import Config
 
     config = Config(
         connect_timeout=CONNECT_TIMEOUT_S,
-        read_timeout=READ_TIMEOUT_S,
-        retries={"total_max_attempts": 1},  # trying again is done here, for everything alike
+        read_timeout=read_timeout_s,
+        retries={"mode": "standard", "total_max_attempts": attempts},
         max_pool_connections=32,
     )
-    return boto3.client("s3", config=config)
+    try:
+        return boto3.Session().client("s3", config=config)
+    except ValueError as error:
+        raise ConfigError(f"S3: {error}. Check AWS_ENDPOINT_URL; it looks like https://HOST:PORT.") from error
 
 
 @cache
-def _arrow_s3(pid: int) -> S3FileSystem:
-    meta = client().meta
+def _arrow(settings: Settings, bucket: str) -> FileSystem:
+    import boto3
+    from botocore.credentials import RefreshableCredentials
+    from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
+
+    # boto3 follows a bucket into its region; pyarrow has to be told.
+    found = _call(lambda: _patient_client().list_objects_v2(Bucket=bucket, MaxKeys=1), f"s3://{bucket}", patience_s())
+    meta = _patient_client().meta
+    options: dict[str, Any] = {}
     endpoint = urlsplit(meta.endpoint_url)
-    own = (
-        {}
-        if endpoint.hostname and endpoint.hostname.endswith(("amazonaws.com", "amazonaws.com.cn"))
-        else {
-            "endpoint_override": endpoint.netloc,
-            "scheme": endpoint.scheme,
-        }
-    )
+    if not (endpoint.hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn")):
+        options.update(endpoint_override=endpoint.netloc + endpoint.path.rstrip("/"), scheme=endpoint.scheme)
+    credentials = boto3.Session().get_credentials()
+    if credentials is not None and not isinstance(credentials, RefreshableCredentials):
+        options.update(access_key=credentials.access_key, secret_key=credentials.secret_key)
+        options.update(session_token=credentials.token)
     return S3FileSystem(
-        region=meta.region_name,
+        region=found["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region", meta.region_name),
         connect_timeout=CONNECT_TIMEOUT_S,
-        request_timeout=READ_TIMEOUT_S,
-        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=10),
-        **own,
+        request_timeout=min(ARROW_TIMEOUT_S, patience_s()),
+        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=ARROW_ATTEMPTS),
+        **options,
     )

@@ -220,7 +220,7 @@ def test_a_second_writer_is_refused_until_the_first_is_gone_even_by_kill(tmp_pat
     holder.kill()
     holder.wait()
     with only_writer(tmp_path):
-        assert (tmp_path / ".lock").read_text() == str(os.getpid())
+        assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
 
 
 def test_a_file_that_could_not_be_finished_leaves_the_old_one(tmp_path):
