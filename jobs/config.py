@@ -26,11 +26,15 @@ class GenerateConfig(BaseModel):
         extra="forbid", frozen=True, alias_generator=lambda name: name.replace("_", "-"), validate_by_name=True
     )
 
-    images: str  # a folder of images, or of images with annotations.json
+    images: str  # a folder, a manifest, tar files, ...: see platform/sources
     out: str
-    annotations: str | None = None
-    source: Literal["auto", "folder", "coco"] = "auto"
+    annotations: str | None = None  # COCO files, with commas between them
+    source: Literal["auto", "folder", "coco", "manifest", "webdataset", "huggingface"] = "auto"
+    exclude: str | None = None  # a file of ids
     limit: int | None = Field(None, ge=1)
+    sample: int | None = Field(None, ge=1)
+    shard: str | None = None  # "2/8"
+    max_pixels: int | None = Field(None, ge=1)  # None: what images.py allows
 
     model: str | None = None  # None: the embedded model
     kinds: list[Kind] = [Kind.CONVERSATION, Kind.DETAIL, Kind.REASONING]
@@ -43,7 +47,7 @@ class GenerateConfig(BaseModel):
 
     engine: Literal["continuous", "reference"] = "continuous"
     slots: int = Field(64, ge=1)  # conversations that one actor decodes at once
-    actors: int = Field(1, ge=1)
+    actors: str = Field("1", coerce_numbers_to_str=True)  # a number, or "MIN:MAX"
     gpus_per_actor: float | None = Field(None, ge=0)  # None: 1 where this machine has a GPU to use, else 0
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -53,6 +57,28 @@ class GenerateConfig(BaseModel):
     def _is_named(cls, value: str) -> str:
         if not value:
             raise ValueError("an empty name")
+        return value
+
+    @property
+    def actor_range(self) -> tuple[int, int]:
+        """The least and the most actors."""
+        least, _, most = self.actors.partition(":")
+        return int(least), int(most or least)
+
+    @field_validator("shard", mode="after")
+    @classmethod
+    def _is_shard(cls, value: str | None) -> str | None:
+        found = re.fullmatch(r"(\d+)/(\d+)", value) if value is not None else None
+        if value is not None and (found is None or not 1 <= int(found[1]) <= int(found[2])):
+            raise ValueError(f"{value!r} is no shard; use i/n with 1 <= i <= n, like 2/8")
+        return value
+
+    @field_validator("actors", mode="after")
+    @classmethod
+    def _is_range(cls, value: str) -> str:
+        found = re.fullmatch(r"(\d+)(?::(\d+))?", value)
+        if found is None or not 1 <= int(found[1]) <= int(found[2] or found[1]):
+            raise ValueError(f"{value!r} is no number of actors; use a number from 1 on, or MIN:MAX like 1:8")
         return value
 
     @field_validator("device", mode="after")
@@ -94,11 +120,14 @@ def default_of(name: str) -> str:
     return ",".join(default) if isinstance(default, list) else str(default)
 
 
-def make_config(flags: Mapping[str, Any], file: Path | None = None) -> GenerateConfig:
-    """Flags over the file's values over the defaults.
+def make_config(
+    flags: Mapping[str, Any], file: Path | None = None, earlier: Mapping[str, Any] | None = None
+) -> GenerateConfig:
+    """Flags over the file's values over an earlier run's over the defaults.
 
     Args:
         flags: by field name; None and an empty sequence mean not given.
+        earlier: by alias, as `model_dump` gave them.
     Raises:
         ConfigError: the file cannot be read, or a key or value cannot be used; says which line or which flag.
     """
@@ -106,7 +135,7 @@ def make_config(flags: Mapping[str, Any], file: Path | None = None) -> GenerateC
     fields = GenerateConfig.model_fields
     given = {str(fields[name].alias): value for name, value in flags.items() if value not in (None, (), [])}
     try:
-        return GenerateConfig.model_validate(values | given)
+        return GenerateConfig.model_validate({**(earlier or {}), **values, **given})
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0])

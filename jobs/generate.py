@@ -10,27 +10,27 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from vigc.jobs.config import GenerateConfig
 from vigc.jobs.machine import git_commit, num_cores, versions
-from vigc.jobs.plan import Plan, make_plan, runs_of
+from vigc.jobs.plan import Mode, Plan, make_plan, runs_of
 from vigc.jobs.worker import Worker, WorkerSettings
 from vigc.platform import pipeline
-from vigc.platform.passes import write_json
+from vigc.platform.images import MAX_PIXELS
+from vigc.platform.passes import Pass, write_json
 from vigc.platform.pipeline import Progress
 from vigc.platform.records import ConfigError, InputError, ModelError
-from vigc.platform.store import Pass
-from vigc.platform.summary import summarise
+from vigc.platform.sources import Source
+from vigc.platform.summary import write_summary
 
 
 @dataclass(frozen=True)
 class Outcome:
     """A finished pass. Figures of `all_runs` leave out runs that were killed before they could note them."""
 
-    out: Path
+    out: str
     number: str  # of the pass
     num_made: int  # images of this run
     seconds: float  # of this run, from the start of Ray to its end
@@ -46,26 +46,24 @@ class Outcome:
 def run_generate(
     config: GenerateConfig,
     *,
-    overwrite: bool = False,
-    resume: bool = False,
+    mode: Mode = Mode.CONTINUE,
     on_plan: Callable[[Plan], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Outcome:
     """Makes the rows that OUT still lacks, and sums up.
 
     Args:
-        overwrite: replace the data set that is there.
-        resume: insist that there is one to continue.
+        mode: what to do with a data set that is there.
         on_plan: called when all settings are found good and OUT is ready, before the first image.
         on_progress: called about once a second, from another thread.
     Raises:
         VigcError: a setting, the images, the model or OUT cannot be used, or the run broke off.
         KeyboardInterrupt: with a note on how far the run is.
     """
-    plan = make_plan(config, overwrite=overwrite, resume=resume)
-    if overwrite:
+    plan = make_plan(config, mode)
+    if mode is Mode.OVERWRITE:
         plan.store.overwrite()
-    pass_ = plan.existing or plan.store.create_pass(plan.request, islice(plan.source, config.limit))
+    pass_ = plan.existing or plan.store.create_pass(plan.request, _source(plan))
     if on_plan is not None:
         on_plan(plan)
     num_before, seconds = pass_.remaining(), 0.0
@@ -73,13 +71,12 @@ def run_generate(
         seconds = _run(plan, pass_, num_before, on_progress)
     except (ConfigError, InputError, ModelError):
         if plan.existing is None and pass_.remaining() == pass_.num_requested:
-            plan.store.overwrite()  # nothing came of it, and the mended command will be another request
+            plan.store.withdraw(pass_)  # nothing came of it, and the mended command will be another request
         raise
-    summary = summarise(plan.store)
-    write_json(plan.store.path / "summary.json", summary)
+    summary = write_summary(plan.store)
     ended = [run for run in runs_of(pass_) if run.get("seconds")]
     return Outcome(
-        out=plan.store.path,
+        out=str(plan.store),
         number=pass_.number,
         num_made=num_before - pass_.remaining(),
         seconds=seconds,
@@ -101,16 +98,16 @@ def _run(plan: Plan, pass_: Pass, num_remaining: int, on_progress: Callable[[Pro
             worker_args=(_worker_settings(plan, pass_),),
             image_size=plan.model.image_size,
             num_slots=plan.num_slots,
-            actors=plan.config.actors,
+            actors=plan.config.actor_range,
             gpus_per_actor=plan.gpus_per_actor,
+            max_pixels=plan.config.max_pixels or MAX_PIXELS,
             on_progress=on_progress if num_remaining else None,
         )
     finally:
         seconds = time.monotonic() - started
         if path is not None:
-            write_json(
-                path, note | {"ended": _now(), "seconds": seconds, "num_made": num_remaining - pass_.remaining()}
-            )
+            made = {"ended": _now(), "seconds": seconds, "num_made": num_remaining - pass_.remaining()}
+            write_json(pass_.folder, path, note | made)
     return seconds if num_remaining else 0.0
 
 
@@ -133,7 +130,7 @@ def _worker_settings(plan: Plan, pass_: Pass) -> WorkerSettings:
 def _provenance(plan: Plan) -> dict[str, Any]:
     return {
         "started": _now(),
-        "config": plan.config.model_dump(mode="json", by_alias=True),
+        "config": plan.config.model_dump(mode="json", by_alias=True) | _absolute(plan.config),
         "model": {"location": plan.model.location, "weights": plan.model.weights, "files": plan.model.files},
         "hardware": {
             "device": plan.device,
@@ -144,6 +141,17 @@ def _provenance(plan: Plan) -> dict[str, Any]:
         "versions": versions(),
         "git_commit": git_commit(),
     }
+
+
+def _absolute(config: GenerateConfig) -> dict[str, str]:
+    """The prompt pack's path wherever a later pass is started."""
+    return {"prompts": str(Path(config.prompts).absolute())} if config.prompts else {}
+
+
+def _source(plan: Plan) -> Source:
+    if plan.source is None:
+        raise ValueError("a plan that continues no pass has a source")
+    return plan.source
 
 
 def _now() -> str:

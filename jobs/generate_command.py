@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vigc.jobs.config import GenerateConfig, default_of, make_config
 from vigc.jobs.terminal import INTERRUPTED, NOT_OK, Json, help_end, make_console, print_json
+from vigc.platform.records import ConfigError
+
+if TYPE_CHECKING:
+    from vigc.jobs.plan import Mode
 
 GENERATE_EXAMPLES = help_end(
     "vigc generate photos --out data --limit 100",
     "vigc generate coco/train2017 --annotations coco/annotations/instances_train2017.json --out data",
     "vigc generate photos --out data --model Salesforce/instructblip-vicuna-7b --gpus-per-actor 1 --actors 8",
     "vigc generate photos --out data --policy shipped --engine reference --set max_steps=6",
+    "vigc generate s3://bucket/photos --out s3://bucket/data --actors 1:16 --gpus-per-actor 1",
     "vigc generate --config run.yaml --seed 2      # run.yaml: `images: photos`, `out: data`, ...",
+    "vigc generate --retry-failed data             # a further pass over the images that failed",
+    "vigc generate --add-kind knowledge data       # a further pass for another kind",
 )
 
 
@@ -24,15 +32,33 @@ def generate(
     images: Annotated[
         str | None,
         typer.Argument(
-            metavar="IMAGES", help="A folder of images; with annotations.json in it, COCO.", show_default=False
+            metavar="IMAGES",
+            help="A folder of images, COCO or Objects365 annotations, a manifest, tar shards, a Hugging Face data set; "
+            "here, at s3://, gs:// or in a list of addresses. With --retry-failed and --add-kind: OUT.",
+            show_default=False,
         ),
     ] = None,
     out: Annotated[
         str | None, typer.Option(help="Where the data go. The same command again continues there.", show_default=False)
     ] = None,
-    annotations: Annotated[str | None, typer.Option(help="A COCO annotation file for the images.")] = None,
-    source: Annotated[str | None, typer.Option(help="auto, folder or coco.", show_default=default_of("source"))] = None,
+    annotations: Annotated[
+        str | None, typer.Option(help="COCO annotation files for the images, with commas between them.")
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="auto, folder, coco, manifest, webdataset or huggingface.", show_default=default_of("source")
+        ),
+    ] = None,
+    exclude: Annotated[str | None, typer.Option(help="A file of image ids to leave out.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first N images.", show_default="all")] = None,
+    sample: Annotated[int | None, typer.Option(help="N images drawn by --seed.", show_default="all")] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="The I-th of N parts, to share the work.", show_default="all")
+    ] = None,
+    max_pixels: Annotated[
+        int | None, typer.Option(help="Larger pictures are not decoded.", show_default="89 million")
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="A folder or hub id of an InstructBLIP model.", show_default="the embedded model")
     ] = None,
@@ -66,7 +92,10 @@ def generate(
         int | None, typer.Option(help="Conversations that an actor decodes at once.", show_default=default_of("slots"))
     ] = None,
     actors: Annotated[
-        int | None, typer.Option(help="Processes that each hold the model.", show_default=default_of("actors"))
+        str | None,
+        typer.Option(
+            metavar="N|MIN:MAX", help="Processes that each hold the model.", show_default=default_of("actors")
+        ),
     ] = None,
     gpus_per_actor: Annotated[
         float | None, typer.Option(help="May be a fraction.", show_default="1 if there is a GPU, else 0")
@@ -78,7 +107,16 @@ def generate(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file whose keys are these flags; flags win.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the data set at OUT.")] = False,
+    new: Annotated[
+        bool, typer.Option("--new", help="Other settings than OUT was made with: add a pass; its answers count.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Insist that OUT is there to be continued.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Add a pass over the images of OUT that failed.")
+    ] = False,
+    add_kind: Annotated[
+        str | None, typer.Option(metavar="KINDS", help="Add a pass over all images of OUT for other kinds.")
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Make a data set: VIG asks and answers about each image, VIC answers again sentence by sentence.
@@ -89,15 +127,15 @@ def generate(
     from vigc.jobs.run_report import ProgressLine, say_outcome, say_plan
 
     given = {name: context.params[name] for name in GenerateConfig.model_fields}
-    settings = make_config(given, config)
+    mode = _mode(overwrite=overwrite, new=new, resume=resume, retry_failed=retry_failed, add_kind=add_kind)
+    settings = _again(given, config, mode, add_kind) if retry_failed or add_kind else make_config(given, config)
     console = make_console(quiet=json_)
     line = ProgressLine(console)
     try:
         with line.shown():
             outcome = run_generate(
                 settings,
-                overwrite=overwrite,
-                resume=resume,
+                mode=mode,
                 on_plan=lambda plan: say_plan(console, plan),
                 on_progress=line.report,
             )
@@ -114,3 +152,34 @@ def generate(
     if not outcome.summary["num_ok"]:
         typer.echo("No image gave a row that can be used; `vigc show OUT --failed` says why.", err=True)
         raise typer.Exit(NOT_OK)
+
+
+def _mode(**flags: object) -> Mode:
+    """At most one of the flags that say what to do with a data set that is there."""
+    from vigc.jobs.plan import Mode
+
+    given = [Mode(name.replace("_", "-")) for name, value in flags.items() if value]
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(f'--{mode}' for mode in given)} contradict each other. Give one of them.")
+    return given[0] if given else Mode.CONTINUE
+
+
+def _again(given: Mapping[str, Any], file: Path | None, mode: Mode, add_kind: str | None) -> GenerateConfig:
+    """The settings of the newest run at OUT, given as IMAGES or with --out, under those of this command."""
+    from vigc.jobs.plan import runs_of
+    from vigc.platform.store import Store
+
+    out = given["images"] or given["out"]
+    if not out or (given["images"] and given["out"] and given["images"] != given["out"]):
+        raise ConfigError(f"--{mode} needs OUT, the data set, once and nothing else: vigc generate --{mode} … OUT.")
+    if refused := [name for name in ("annotations", "exclude", "limit", "sample", "shard", "kinds") if given[name]]:
+        raise ConfigError(f"--{refused[0]} does not go with --{mode}: images and kinds follow from the data set.")
+    runs = [run for one in Store(out).existing_passes() for run in runs_of(one)]
+    if not runs:
+        raise ConfigError(f"{out} does not say how it was made, so --{mode} cannot go on from there. Use --new.")
+    chosen = {"exclude", "limit", "sample", "shard", "annotations"}
+    earlier = {name: value for name, value in runs[-1]["config"].items() if name not in chosen and value is not None}
+    if earlier.get("model"):
+        earlier["model"] = runs[-1]["model"]["location"]
+    kinds = {"kinds": add_kind} if add_kind else {}
+    return make_config({**given, **kinds, "images": earlier["images"], "out": out}, file, earlier)

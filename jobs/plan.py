@@ -18,9 +18,12 @@ from vigc.jobs.identity import ModelIdentity, identify
 from vigc.jobs.machine import num_cores, num_gpus
 from vigc.model.conversation import Policy, make_policy
 from vigc.model.prompts import PromptPack, load_pack
-from vigc.platform.files import explained
+from vigc.platform.again import FailedImages, SameImages
+from vigc.platform.layout import RUNS_FOLDER
 from vigc.platform.records import ConfigError, StoreError
+from vigc.platform.request import differences, plain
 from vigc.platform.sources import Source, open_source
+from vigc.platform.sources.selection import Selection
 from vigc.platform.store import Pass, Store
 
 OPTIONS = {name: hint for name, hint in get_type_hints(Policy).items() if name != "name"}
@@ -30,10 +33,11 @@ TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 @dataclass(frozen=True)
 class Plan:
     config: GenerateConfig
-    source: Source
+    source: Source | None  # None where a pass is continued, which knows its images
+    description: str  # of the source
     store: Store
     existing: Pass | None  # the pass this run continues
-    num_in_source: int | None  # counted only where a pass is continued
+    num_in_source: int | None  # where a pass is continued and the source can be counted without reading it
     model: ModelIdentity
     pack: PromptPack
     policy: Policy
@@ -45,14 +49,23 @@ class Plan:
     request: dict[str, Any]
 
 
-def make_plan(config: GenerateConfig, *, overwrite: bool = False, resume: bool = False) -> Plan:
+class Mode(StrEnum):
+    """What a run does with what is at OUT."""
+
+    CONTINUE = "continue"  # the pass with the same request, or begin the first one
+    RESUME = "resume"  # insist on there being one
+    OVERWRITE = "overwrite"
+    NEW = "new"  # another request: a further pass
+    RETRY_FAILED = "retry-failed"
+    ADD_KIND = "add-kind"
+
+
+def make_plan(config: GenerateConfig, mode: Mode = Mode.CONTINUE) -> Plan:
     """Checks everything that can be checked without loading the model.
 
     Raises:
         VigcError: with what is wrong, where, and what to do.
     """
-    if overwrite and resume:
-        raise ConfigError("--overwrite and --resume contradict each other. Give one of them.")
     pack = load_pack(config.prompts)
     for kind in config.kinds:
         pack.kind(kind)
@@ -65,26 +78,26 @@ def make_plan(config: GenerateConfig, *, overwrite: bool = False, resume: bool =
     device, dtype, gpus_per_actor = _choose_hardware(config)
     store = Store(config.out)
     model = identify(config.model, (run for one in store.passes() for run in runs_of(one)))
-    source = open_source(config.images, config.annotations, config.source)
+    source, kinds = _source_of(config, mode, store)
     request = {
         "source": source.describe(),
-        "limit": config.limit,
-        "kinds": list(config.kinds),
+        "kinds": kinds,
         "model": {"name": model.name, "weights": model.weights},
         "dtype": dtype,
         "prompts": {"name": pack.name, "hash": pack.hash},
         "policy": asdict(policy),
         "seed": config.seed,
     }
-    existing = None if overwrite else store.find_pass(request)
-    if resume and existing is None:
-        raise StoreError(f"{store.path} holds no data set that could be resumed. Leave --resume out to begin one.")
+    if config.max_pixels is not None:
+        request["max_pixels"] = config.max_pixels
+    existing = _existing_pass(store, mode, request, source)
     return Plan(
         config=config,
-        source=source,
+        source=source if existing is None else None,
+        description=source.describe(),
         store=store,
         existing=existing,
-        num_in_source=None if existing is None else sum(1 for _ in source),
+        num_in_source=None if existing is None else source.num_images(),
         model=model,
         pack=pack,
         policy=policy,
@@ -92,9 +105,50 @@ def make_plan(config: GenerateConfig, *, overwrite: bool = False, resume: bool =
         dtype=dtype,
         gpus_per_actor=gpus_per_actor,
         num_slots=1 if config.engine == "reference" else config.slots,  # the reference engine takes one at a time
-        num_threads=max(1, num_cores() // config.actors),
+        num_threads=max(1, num_cores() // config.actor_range[1]),
         request=request,
     )
+
+
+def _source_of(config: GenerateConfig, mode: Mode, store: Store) -> tuple[Source, list[str]]:
+    """Where the images come from, and the kinds that are asked for."""
+    kinds = [str(kind) for kind in config.kinds]
+    if mode is Mode.RETRY_FAILED:
+        failed = FailedImages(store)
+        return failed, failed.kinds
+    if mode is Mode.ADD_KIND:
+        return SameImages(store), kinds
+    source = open_source(config.images, config.annotations, config.source)
+    if config.exclude or config.limit or config.sample or config.shard:
+        source = Selection(
+            source,
+            exclude=config.exclude,
+            limit=config.limit,
+            sample=config.sample,
+            seed=config.seed,
+            shard=config.shard,
+        )
+    return source, kinds
+
+
+def _existing_pass(store: Store, mode: Mode, request: dict[str, Any], source: Source) -> Pass | None:
+    """The pass that this run continues."""
+    if mode is Mode.OVERWRITE:
+        return None
+    if mode is Mode.NEW or mode is Mode.ADD_KIND:
+        return store.pass_with(request)
+    if isinstance(source, FailedImages):
+        unfinished = source.unfinished
+        if unfinished is not None and (changed := differences(unfinished.request, plain(request))):
+            raise StoreError(
+                f"{store} holds a retry that is not finished, begun with other settings: {'; '.join(changed)}. "
+                "Finish it with those first."
+            )
+        return unfinished
+    existing = store.find_pass(request)
+    if mode is Mode.RESUME and existing is None:
+        raise StoreError(f"{store} holds no data set that could be resumed. Leave --resume out to begin one.")
+    return existing
 
 
 def policy_of(config: GenerateConfig) -> Policy:
@@ -112,14 +166,14 @@ def policy_of(config: GenerateConfig) -> Policy:
 def runs_of(one: Pass) -> list[dict[str, Any]]:
     """What the runs of a pass noted about themselves, oldest first."""
     runs = []
-    for name in one.listed("runs"):
-        path = one.path / "runs" / name
-        with explained(path):
-            text = path.read_text(encoding="utf-8")
+    for name in one.folder.names(RUNS_FOLDER):
+        path = f"{RUNS_FOLDER}/{name}"
         try:
-            runs.append(json.loads(text))
+            runs.append(json.loads(one.folder.read(path)))
         except ValueError as error:
-            raise StoreError(f"{path}: not JSON ({error}). It is a note about an earlier run; delete it.") from error
+            raise StoreError(
+                f"{one.folder}/{path}: not JSON ({error}). It is a note about an earlier run; delete it."
+            ) from error
     return runs
 
 

@@ -34,6 +34,7 @@ class ProgressLine:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._said = time.monotonic()
+        self._says_stopping = False
         columns = (
             TextColumn("{task.description}"),
             BarColumn(24),
@@ -53,6 +54,9 @@ class ProgressLine:
 
     def report(self, now: Progress) -> None:
         description = "starting Ray and the model" if now.images_per_s is None else "images"
+        if now.is_stopping and not self._says_stopping:
+            self._says_stopping = True
+            self._console.print("Stopping when the images that are under way are done; Ctrl-C again stops at once.")
         self._bar.update(self._task, description=description, completed=now.done, total=now.total, rest=figures(now))
         self._bar.start()
         if not self._console.is_terminal and time.monotonic() - self._said >= PLAIN_INTERVAL_S:
@@ -80,11 +84,12 @@ def duration(seconds: float) -> str:
 def say_plan(console: Console, plan: Plan) -> None:
     config = plan.config
     slots = f"{_number(plan.num_slots, 'slot')}, " if config.engine == "continuous" else ""
-    actors = _number(config.actors, "actor")
+    least, most = config.actor_range
+    actors = _number(most, "actor") if least == most else f"{least} to {most} actors"
     _say(
         console,
-        ("images", plan.source.describe()),
-        ("out", f"{plan.store.path}  ({_state(plan)})"),
+        ("images", plan.description),
+        ("out", f"{plan.store}  ({_state(plan)})"),
         ("model", f"{plan.model.name}, {plan.device}, {plan.dtype}; {config.engine} engine, {slots}{actors}"),
         ("asked for", f"{', '.join(config.kinds)}; policy {plan.policy.name}, seed {config.seed}"),
     )
@@ -99,10 +104,10 @@ def _state(plan: Plan) -> str:
     if plan.existing is None:
         return "new"
     total, remaining = plan.existing.num_requested, plan.existing.remaining()
-    wanted = min(plan.num_in_source or 0, plan.config.limit or plan.num_in_source or 0)
     state = "finished" if not remaining else f"continued, {total - remaining} of {total} images done"
-    if wanted != total:
-        state += f"; the source now has {wanted} images, but the data set keeps to the {total} it was begun with"
+    if plan.num_in_source not in (None, total):
+        now = plan.num_in_source
+        state += f"; the source now has {now} images, but the data set keeps to the {total} it was begun with"
     return state
 
 

@@ -55,7 +55,7 @@ def _matching(
             yield row | {"conversations": spoken}
     if image_id is not None and not is_known:
         raise InputError(
-            f"{store.path} has no row for the image {image_id!r}. An image_id is the path below the folder of images."
+            f"{store} has no row for the image {image_id!r}. An image_id is the path below the folder of images."
         )
 
 

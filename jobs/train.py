@@ -30,9 +30,9 @@ from vigc.jobs.train_plan import TrainPlan
 from vigc.jobs.train_worker import SCORE, STATE, TRAINED, TrainSettings, train_worker
 from vigc.model.training.recipe import Recipe
 from vigc.platform.files import only_writer, written_whole
-from vigc.platform.local_ray import CPUS_PER_ACTOR, RunError, ray_session
+from vigc.platform.local_ray import CPUS_PER_ACTOR, ray_session
 from vigc.platform.pacing import pace
-from vigc.platform.records import ConfigError, StoreError
+from vigc.platform.records import ConfigError, RunError, StoreError
 from vigc.platform.request import differences
 
 if TYPE_CHECKING:

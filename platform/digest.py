@@ -8,25 +8,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
 
 from vigc.platform.records import RowStatus
 from vigc.platform.store import Store
 
+HASH_BYTES = 32
+
 
 def digest(out: str | Path) -> str:
-    """Hex SHA-256 over the sorted entries, each one a line of JSON; a failed row counts as (image_id, "", "", "")."""
-    lines = []
-    for row in Store(out).rows(["image_id", "status", "conversations"]):
+    """Hex SHA-256 over the sorted SHA-256 of the entries, each one a line of JSON; a failed row counts as
+    (image_id, "", "", "").
+    """
+    hashes = bytearray()
+    for entry in _entries(Store(out)):
+        hashes += hashlib.sha256(json.dumps(entry, ensure_ascii=True).encode()).digest()
+    ordered = np.sort(np.frombuffer(hashes, f"V{HASH_BYTES}").view(f"S{HASH_BYTES}")) if hashes else np.empty(0)
+    return hashlib.sha256(ordered.tobytes()).hexdigest()
+
+
+def _entries(store: Store) -> Iterator[tuple[str, str, str, str]]:
+    for row in store.rows(["image_id", "status", "conversations"]):
         if row["status"] == RowStatus.FAILED:
-            lines.append(_line(row["image_id"], "", "", ""))
+            yield row["image_id"], "", "", ""
         for spoken in row["conversations"]:
-            lines.append(_line(row["image_id"], spoken["kind"], spoken["vig_answer"], spoken["answer"]))
-    whole = hashlib.sha256()
-    for line in sorted(lines):
-        whole.update(line)
-    return whole.hexdigest()
-
-
-def _line(*entry: str) -> bytes:
-    return json.dumps(entry, ensure_ascii=True).encode() + b"\n"
+            yield row["image_id"], spoken["kind"], spoken["vig_answer"], spoken["answer"]

@@ -81,7 +81,7 @@ class _Unusable(Exception):
         self.error = RowError(kind, message)
 
 
-def decode_batch(batch: pa.Table, image_size: int) -> pa.Table:
+def decode_batch(batch: pa.Table, image_size: int, max_pixels: int = MAX_PIXELS) -> pa.Table:
     """Manifest rows in, DECODED rows out, same order. A failed row keeps the size that its source stated."""
     rows = []
     for record in batch.to_pylist():

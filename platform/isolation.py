@@ -45,9 +45,10 @@ _CHECK_S = 1.0  # how soon a death is seen while a process that the child starte
 class ChildDied(Exception):
     """The child is gone, and with it the answer to every call that was under way."""
 
-    def __init__(self, how: str, exit_code: int | None = None) -> None:
-        super().__init__(how, exit_code)
+    def __init__(self, how: str, exit_code: int | None = None, while_starting: bool = False) -> None:
+        super().__init__(how, exit_code, while_starting)
         self.exit_code = exit_code  # minus the signal's number where one ended it; None: it never lived
+        self.while_starting = while_starting  # before it was ready for the first call
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -188,7 +189,7 @@ class _Life:
                 )
         except OSError as error:
             reason = str(error)
-            self._end(lambda: ChildDied(f"the process could not be started: {reason}"))
+            self._end(lambda: ChildDied(f"the process could not be started: {reason}", None, True))
             self._socket.close()
             return
         finally:
@@ -205,8 +206,9 @@ class _Life:
             if future is not None and future.set_running_or_notify_cancel():
                 _settle(future, data, is_well)
         code = _exit_code(process)
-        failure = self.ready.exception() if self.ready.done() else None  # `make` raised
-        self._end(lambda: failure or ChildDied(f"the process {_in_words(code)}", code))
+        is_ready = self.ready.done()
+        failure = self.ready.exception() if is_ready else None  # `make` raised
+        self._end(lambda: failure or ChildDied(f"the process {_in_words(code)}", code, not is_ready))
         with self._socket:
             writer.join()
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vigc.platform.records import ConfigError, VigcError
+from vigc.platform.records import ConfigError, RunError
 
 # Read by Ray when it is imported or started, so they are set before; a user's own setting wins.
 _QUIET_ENVIRONMENT = {
@@ -30,10 +30,6 @@ MIN_CPUS = 4
 CPUS_BESIDE_ACTORS = 3
 CPUS_PER_ACTOR = 0.5
 OBJECT_STORE_BYTES = 512 * 2**20  # pixels at model size are small: 150 kB at 224 x 224
-
-
-class RunError(VigcError):
-    """A run that could not go on; what is committed stays, and the same command continues from there."""
 
 
 @contextmanager

@@ -1,179 +1,243 @@
 """One pass: what was asked of which images, and the rows committed so far.
 
-A pass counts once its `request.json` is there, which is written last. A row counts once Ray Data's ledger
-(`_checkpoint/`) names its file as committed: `X.parquet` there vouches for `rows/X-0.parquet`, `X.pending.parquet`
-says that `rows/X-*` may be torn. Readers follow the ledger, so what a killed run left behind is never read.
+A pass counts once its `request.json` is there, which is written last. What its files are called stands in `layout.py`,
+which of them count in `ledger.py`. Readers follow the ledger, so what a killed run left behind is never read.
 """
 
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from io import BytesIO
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
-from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem, SubTreeFileSystem
 
-from vigc.platform.files import explained, written_whole
+from vigc.platform.layout import (
+    LAYOUT_FILE,
+    REQUEST_FILE,
+    ROWS_PER_SHARD,
+    RUNS_FOLDER,
+    Block,
+    Layout,
+    manifest_file,
+    rows_per_block,
+)
+from vigc.platform.ledger import COMPRESSION, Ledger, read_ledger
 from vigc.platform.records import ImageRecord, InputError, StoreError
-from vigc.platform.schema import MANIFEST, ROW, to_dict
+from vigc.platform.schema import MANIFEST, ROW, from_dict
+from vigc.platform.sources.base import Source
+from vigc.platform.storage import Folder
 
-MANIFEST_FOLDER, ROWS_FOLDER, LEDGER_FOLDER = "manifest", "rows", "_checkpoint"
-REQUEST_FILE = "request.json"
-PENDING = ".pending.parquet"
-RECORDS_PER_SHARD = 50_000
+ROWS_PER_BATCH = 512
 
 
 @dataclass(frozen=True)
 class Pass:
     """One request and what has been done of it."""
 
-    path: Path
+    folder: Folder
     request: dict[str, Any]
+    layout: Layout
 
     @property
     def number(self) -> str:
-        return self.path.name
-
-    @property
-    def files(self) -> FileSystem:
-        """The pass's folder as a file system of its own: no name needs quoting, and Ray's workers can take it along."""
-        return SubTreeFileSystem(str(self.path), LocalFileSystem())
-
-    @property
-    def manifest(self) -> Path:
-        return self.path / MANIFEST_FOLDER
-
-    @property
-    def rows_dir(self) -> Path:
-        return self.path / ROWS_FOLDER
-
-    @property
-    def checkpoint_dir(self) -> Path:
-        return self.path / LEDGER_FOLDER
+        return self.folder.uri.rpartition("/")[2]
 
     @property
     def num_requested(self) -> int:
-        return self._count([f"{MANIFEST_FOLDER}/{name}" for name in self.listed(MANIFEST_FOLDER)])
+        return self.layout.num_images
+
+    def ledger(self) -> Ledger:
+        return read_ledger(self.folder, self.layout)
 
     def remaining(self) -> int:
         """How many of the requested images have no committed row."""
-        return self.num_requested - self._count([f"{ROWS_FOLDER}/{name}" for name in self.committed_files()])
+        return self.num_requested - self.ledger().num_rows
 
-    def listed(self, folder: str) -> list[str]:
-        with explained(self.path / folder):
-            found = self.files.get_file_info(FileSelector(folder, allow_not_found=True))
-        return sorted(info.base_name for info in found)
-
-    def committed_files(self) -> list[str]:
-        """Names in `rows/` that the ledger vouches for."""
-        committed = self.ledger()
-        return [name for name in self.listed(ROWS_FOLDER) if stem_of(name) in committed]
-
-    def ledger(self) -> set[str]:
-        """The stems of the row files that were committed, whether or not the files are still there."""
-        return {name.removesuffix(".parquet") for name in self.listed(LEDGER_FOLDER) if not name.endswith(PENDING)}
-
-    def discard_uncommitted(self) -> None:
-        """Deletes what a killed run left half done.
-
-        Ray deletes what it knows to be pending, but a worker that outlives its driver for a moment can leave more.
-        """
-        committed = set(self.committed_files())
-        with explained(self.path):
-            for name in self.listed(ROWS_FOLDER):
-                if name not in committed:
-                    self.files.delete_file(f"{ROWS_FOLDER}/{name}")
-            for name in self.listed(LEDGER_FOLDER):
-                if name.endswith(PENDING):
-                    self.files.delete_file(f"{LEDGER_FOLDER}/{name}")
-
-    def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-        """This pass's committed rows, file by file, as plain dicts in the shape of `records.Row`."""
-        yield from self._read([f"{ROWS_FOLDER}/{name}" for name in self.committed_files()], ROW, columns)
+    def manifest(self, shard: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """The records of a shard."""
+        with readable(f"{self.folder}/{manifest_file(shard)}"):
+            return pq.ParquetFile(BytesIO(self.folder.read(manifest_file(shard)))).read(columns=columns)
 
     def image_ids(self) -> Iterator[str]:
         """The ids that were asked for, in the order of the source."""
-        shards = [f"{MANIFEST_FOLDER}/{name}" for name in self.listed(MANIFEST_FOLDER)]
-        for record in self._read(shards, MANIFEST, ["image_id"]):
-            yield record["image_id"]
+        for shard in range(self.layout.num_shards):
+            yield from self.manifest(shard, ["image_id"])["image_id"].to_pylist()
 
-    def add_run(self, provenance: Mapping[str, Any]) -> Path:
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """This pass's committed rows with these columns of the schema ROW, file by file.
+
+        A run that merges files meanwhile takes none away from the reader and gives none twice.
+        """
+        names = list(columns) if columns is not None else ROW.names
+        read_blocks: set[Block] = set()
+        read_shards: set[int] = set()
+        while True:
+            ledger = self.ledger()
+            try:
+                for one in ledger.finished:
+                    if read_shards.isdisjoint(one.shards):
+                        known = {block for block in read_blocks if block.shard in one.shards}
+                        yield from self._merged(one.file, one.shards, names, known)
+                        read_shards.update(one.shards)
+                for block, committed in ledger.blocks.items():
+                    if block not in read_blocks:
+                        yield from self._file(committed.file, names)
+                        read_blocks.add(block)
+                return
+            except FileNotFoundError as gone:
+                if self.ledger() == ledger:
+                    raise StoreError(
+                        f"{self.folder}: a file of committed rows is gone ({gone}). `vigc verify` says which images "
+                        "that takes away, and what to do."
+                    ) from gone
+
+    def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+        """The same as plain dicts in the shape of `records.Row`."""
+        for batch in self.batches(columns):
+            yield from batch.to_pylist()
+
+    def add_run(self, provenance: Mapping[str, Any]) -> str:
         """Notes one run of this pass in `runs/NNN.json`: what may differ between runs without changing the rows."""
-        number = len(self.listed("runs")) + 1
-        path = self.path / "runs" / f"{number:03}.json"
-        write_json(path, provenance)
-        return path
+        name = f"{RUNS_FOLDER}/{len(self.folder.names(RUNS_FOLDER)) + 1:03}.json"
+        write_json(self.folder, name, provenance)
+        return name
 
-    def _count(self, paths: list[str]) -> int:
-        with readable(self.path):
-            return int(self._dataset(paths, ROW).count_rows()) if paths else 0
+    def _file(self, name: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        with readable(f"{self.folder}/{name}"):
+            yield from self.folder.open_parquet(name).iter_batches(ROWS_PER_BATCH, columns=columns)
 
-    def _read(self, paths: list[str], schema: pa.Schema, columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:
-        if not paths:
+    def _merged(
+        self, name: str, shards: list[int], columns: list[str], without: set[Block]
+    ) -> Iterator[pa.RecordBatch]:
+        """A merged file, without the rows of some blocks."""
+        if not without:
+            yield from self._file(name, columns)
             return
-        names = list(columns) if columns is not None else schema.names
-        with readable(self.path):
-            dataset = self._dataset(paths, schema)
-            for batch in dataset.to_batches(names, batch_size=512, batch_readahead=2, fragment_readahead=2):
-                yield from batch.to_pylist()
+        order = [Block(shard, number) for shard in shards for number in range(self.layout.num_blocks(shard))]
+        ends = np.cumsum([0, *map(self.layout.num_rows_of, order)])
+        wanted = [span for block, span in zip(order, pairwise(ends), strict=True) if block not in without]
+        start = 0
+        for batch in self._file(name, columns):
+            for first, last in wanted:
+                low, high = max(first - start, 0), min(last - start, batch.num_rows)
+                if low < high:
+                    yield batch.slice(low, high - low)
+            start += batch.num_rows
 
-    def _dataset(self, paths: list[str], schema: pa.Schema) -> pads.Dataset:
-        return pads.dataset(paths, schema=schema, format="parquet", filesystem=self.files)
+
+def read_block(folder: Folder, layout: Layout, block: Block) -> pa.Table:
+    """The manifest's records of a block, of the schema MANIFEST."""
+    with readable(f"{folder}/{manifest_file(block.shard)}"):
+        return _manifest_file(folder, layout.created, block.shard).read_row_group(block.number)
 
 
-def write_pass(path: Path, request: Mapping[str, Any], records: Iterable[ImageRecord]) -> Pass:
-    """Writes the manifest shard by shard and then, as the last thing, the request that makes it count."""
-    manifest = path / MANIFEST_FOLDER
-    seen: set[str] = set()
-    with explained(manifest):
-        manifest.mkdir(parents=True)
-        files = SubTreeFileSystem(str(manifest), LocalFileSystem())
-        remaining = iter(records)
-        for number, shard in enumerate(iter(lambda: list(islice(remaining, RECORDS_PER_SHARD)), [])):
-            for record in shard:
-                if record.image_id in seen:
-                    raise InputError(f"The image_id {record.image_id!r} comes twice, now as {record.uri}. Rename one.")
-                seen.add(record.image_id)
-            table = pa.Table.from_pylist([to_dict(record) for record in shard], schema=MANIFEST)
-            pq.write_table(table, f"{number:05}.parquet", filesystem=files)
-    if not seen:
+@lru_cache(maxsize=2)
+def _manifest_file(folder: Folder, created: str, shard: int) -> pq.ParquetFile:
+    """Read whole: a shard's records are a few megabytes, and its blocks are asked for one after the other."""
+    return pq.ParquetFile(BytesIO(folder.read(manifest_file(shard))))
+
+
+def write_pass(folder: Folder, request: Mapping[str, Any], source: Source, block_rows: int | None = None) -> Pass:
+    """Writes the manifest shard by shard and then, as the last thing, the request that makes it count.
+
+    Args:
+        block_rows: images in a block; None lets their number decide.
+    """
+    num_images, hashes = 0, []
+    for shard, (table, is_only) in enumerate(_shards(source.tables())):
+        if block_rows is None:
+            block_rows = rows_per_block(table.num_rows if is_only else None)
+        buffer = BytesIO()
+        pq.write_table(table, buffer, row_group_size=block_rows, compression=COMPRESSION, write_statistics=False)
+        folder.write(manifest_file(shard), buffer.getvalue())
+        num_images += table.num_rows
+        # Hashes, because two million ids as Python strings take some hundred megabytes.
+        hashes.append(np.fromiter(map(hash, table["image_id"].to_pylist()), np.int64, table.num_rows))
+    if block_rows is None:
         raise InputError("The source gave no image, so there is nothing to do. Check the path and the limit.")
-    write_json(path / REQUEST_FILE, request)
-    return read_pass(path)
+    _refuse_doubles(source, np.concatenate(hashes))
+    layout = Layout(num_images, ROWS_PER_SHARD, block_rows, secrets.token_hex(8))
+    write_json(folder, LAYOUT_FILE, asdict(layout))
+    write_json(folder, REQUEST_FILE, request)
+    return Pass(folder, dict(request), layout)
 
 
-def read_pass(path: Path) -> Pass:
-    with explained(path / REQUEST_FILE):
-        text = (path / REQUEST_FILE).read_text(encoding="utf-8")
+def _shards(tables: Iterable[pa.Table]) -> Iterator[tuple[pa.Table, bool]]:
+    """Tables of a shard's rows each, and whether there is only this one."""
+    waiting: list[pa.Table] = []
+    num_waiting, is_first = 0, True
+    for table in tables:
+        waiting.append(table)
+        num_waiting += table.num_rows
+        while num_waiting > ROWS_PER_SHARD:
+            joined = pa.concat_tables(waiting)
+            yield joined.slice(0, ROWS_PER_SHARD).combine_chunks(), False
+            waiting = [joined.slice(ROWS_PER_SHARD)]
+            num_waiting -= ROWS_PER_SHARD
+            is_first = False
+    if num_waiting:
+        yield pa.concat_tables(waiting).combine_chunks(), is_first
+
+
+def _refuse_doubles(source: Source, hashes: Any) -> None:
+    """Raises InputError with the first two places of an image_id that comes twice."""
+    ordered = np.sort(hashes)
+    doubles = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+    if not doubles:
+        return
+    places: dict[str, int] = {}
+    index = 0
+    for table in source.tables():
+        for image_id in table["image_id"].to_pylist():
+            if hash(image_id) in doubles and (first := places.setdefault(image_id, index)) != index:
+                raise InputError(
+                    f"The image_id {image_id!r} comes twice: {source.place(first)} and {source.place(index)}. "
+                    "Rename one, or leave it out with --exclude."
+                )
+            index += 1
+
+
+def read_pass(folder: Folder) -> Pass:
+    """Raises FileNotFoundError where no pass was completely created."""
+    request = _read_json(folder, REQUEST_FILE)
+    return Pass(folder, request, Layout(**_read_json(folder, LAYOUT_FILE)))
+
+
+def records_of(table: pa.Table) -> list[ImageRecord]:
+    return [from_dict(ImageRecord, values) for values in table.select(MANIFEST.names).to_pylist()]
+
+
+def _read_json(folder: Folder, name: str) -> dict[str, Any]:
     try:
-        return Pass(path, json.loads(text))
+        values: dict[str, Any] = json.loads(folder.read(name))
     except ValueError as error:
-        raise StoreError(f"{path / REQUEST_FILE}: not JSON ({error}). Restore it or use another folder.") from error
+        raise StoreError(f"{folder}/{name}: not JSON ({error}). Restore it or use another folder.") from error
+    return values
 
 
-def stem_of(row_file: str) -> str:
-    """`X-0.parquet` -> `X`, the name of its entry in the ledger."""
-    return row_file.rpartition("-")[0]
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with written_whole(path) as file:
+def write_json(folder: Folder, name: str, content: Mapping[str, Any]) -> None:
+    with folder.new_text(name) as file:
         json.dump(content, file, indent=2, ensure_ascii=False)
         file.write("\n")
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Turns a damaged Parquet file into a StoreError."""
-    with explained(path):
-        try:
-            yield
-        except pa.ArrowInvalid as error:
-            raise StoreError(f"{path}: a file is damaged ({error}). `vigc verify` lists what is.") from error
+def readable(place: str) -> Iterator[None]:
+    """Turns a Parquet file that is damaged or cannot be read into a StoreError, but not one that is not there."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except pa.ArrowInvalid as error:
+        raise StoreError(f"{place} is damaged ({error}). `vigc verify` lists what is.") from error
+    except OSError as error:
+        raise StoreError(f"{place} cannot be read ({error}).") from error

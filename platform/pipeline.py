@@ -1,40 +1,50 @@
-"""The streaming graph on Ray Data: manifest, decode on CPU workers, an actor pool that talks about the images, rows
-committed block by block.
+"""The streaming graph on Ray Data: blocks, decode on CPU workers, an actor pool that talks about the images, commit.
 
-Running a pass again continues it: Ray Data's ledger tells which images are committed, and only blocks that were under
-way are made again. The model comes in from outside, as an actor class; nothing here knows what it does with a batch.
+Running a pass again continues it: the names of its files tell which blocks are committed, and only the others are made.
+What machines do to a run (a process, an actor or a node dies) is Ray's to mend where it can, and else this module's: it
+streams again what is not committed yet. The model comes in from outside, as an actor class; nothing here knows what it
+does with a batch.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import math
+import signal
+import tempfile
+import threading
 import warnings
-from collections.abc import AsyncIterator, Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
-from vigc.platform.files import only_writer, store_error
-from vigc.platform.images import decode_batch
-from vigc.platform.local_ray import CPUS_PER_ACTOR, RunError, ray_session
+from vigc.platform.files import store_error
+from vigc.platform.images import MAX_PIXELS, decode_batch
+from vigc.platform.ledger import tidy
+from vigc.platform.local_ray import CPUS_BESIDE_ACTORS, CPUS_PER_ACTOR, ray_session
+from vigc.platform.lock import only_writer
+from vigc.platform.merging import Merger
 from vigc.platform.pacing import pace
-from vigc.platform.passes import LEDGER_FOLDER, MANIFEST_FOLDER, ROWS_FOLDER, Pass
-from vigc.platform.progress import Progress, reported
-from vigc.platform.records import ConfigError, VigcError
-from vigc.platform.schema import ROW
+from vigc.platform.passes import Pass
+from vigc.platform.progress import Counter, Progress, reported, tally_before
+from vigc.platform.records import ConfigError, RunError, VigcError
+from vigc.platform.storage import Folder, LocalFolder
 
 if TYPE_CHECKING:
     import ray.data
 
+    from vigc.platform.stages import StopFlag
+
 __all__ = ["Progress", "RunError", "run"]
 
-MAX_ROWS_PER_BLOCK = 32
-# How often a block is tried again after the process at work on it died; Ray's own answer is: for ever.
-MAX_RETRIES = 3
+# How often Ray gives a block to another process after one died with it; its own answer is: for ever. An image that
+# kills processes is caught below this (isolation.py), so these deaths are of machines.
+MAX_RETRIES = 10
+MAX_STREAMS_WITHOUT_PROGRESS = 3
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+CPUS_TO_LIST, CPUS_TO_COMMIT = 0.1, 0.25
 
 
 def run(
@@ -44,165 +54,274 @@ def run(
     worker_args: tuple[Any, ...] = (),
     image_size: int,
     num_slots: int,
-    actors: int = 1,
+    actors: int | tuple[int, int] = 1,
     gpus_per_actor: float = 0,
+    max_pixels: int = MAX_PIXELS,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> None:
     """Makes the rows that the pass still lacks; does nothing, and starts no Ray, when it lacks none.
 
     Args:
-        worker: an actor class, built once per actor with `worker_args`. Its `async def __call__(self, batch: pa.Table)`
-            is an async generator that yields tables of schema.ROW, one row for each row of the batch, whose columns are
-            those of images.DECODED. Many calls are under way at once, all on the event loop of the actor.
+        worker: a class, built once per actor with `worker_args`, in a process of its own. Its
+            `async def __call__(self, batch: pa.Table)` is an async generator that yields tables of schema.ROW, one row
+            for each row of the batch, in its order; the batch's columns are those of images.DECODED. Many calls are
+            under way at once, all on the event loop of that process.
         image_size: side of the square pixels that the worker gets.
         num_slots: how many conversations the worker holds at once; it is kept supplied with four times as many images.
+        actors: how many; or the least and the most, between which Ray adds and removes them by the work there is.
+        max_pixels: larger pictures are not decoded.
         on_progress: called about once a second, from another thread.
     Raises:
         StoreError: another process is writing the directory, or the file system refuses.
-        RunError: an actor keeps dying, the worker raised, rows are lacking at the end, or nothing was finished for
-            as long as RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S says (30 minutes).
+        RunError: processes keep dying, the worker raised, or nothing was finished for as long as
+            RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S says (30 minutes).
         VigcError: of the worker's own, passed on as it is.
-        KeyboardInterrupt: with a note on what is done.
+        KeyboardInterrupt: with a note on what is done. The first Ctrl-C lets what is under way finish, a second not.
     """
-    if actors < 1 or num_slots < 1 or image_size < 1:
+    least, most = (actors, actors) if isinstance(actors, int) else actors
+    if least < 1 or most < least or num_slots < 1 or image_size < 1:
         raise ConfigError(f"actors ({actors}), num_slots ({num_slots}), image_size ({image_size}): 1 is the least.")
-    out = pass_.path.parent.parent
-    with only_writer(out):
-        pass_.discard_uncommitted()
-        remaining = pass_.remaining()
-        with reported(pass_, on_progress):
-            if remaining == 0:
-                return
-            with ray_session(pass_.path / "logs" / "ray.log", actors, gpus_per_actor) as logs:
+    out = type(pass_.folder)(pass_.folder.uri.rsplit("/", 2)[0])
+    with only_writer(out) as lost:
+        ledger = pass_.ledger()
+        tidy(pass_.folder, ledger)
+        counter = Counter(pass_.num_requested, tally_before(pass_.folder, ledger))
+        merger = Merger(pass_.folder, ledger)
+        try:
+            with reported(counter, on_progress):
+                if any(ledger.remaining()):
+                    stream = _Stream(
+                        pass_, counter, merger, worker, worker_args, image_size, num_slots, (least, most),
+                        gpus_per_actor, max_pixels, lost,
+                    )  # fmt: skip
+                    with ray_session(_log_file(pass_.folder), most, gpus_per_actor) as logs:
+                        stream.run_to_the_end(logs)
+                merger.finish()
+        finally:
+            merger.close()
+
+
+class _Stream:
+    """One run of a pass on a Ray that is there."""
+
+    def __init__(
+        self,
+        pass_: Pass,
+        counter: Counter,
+        merger: Merger,
+        worker: type,
+        worker_args: tuple[Any, ...],
+        image_size: int,
+        num_slots: int,
+        actors: tuple[int, int],
+        gpus_per_actor: float,
+        max_pixels: int,
+        lost: threading.Event,
+    ) -> None:
+        self._lost = lost
+        self._pass, self._counter, self._merger = pass_, counter, merger
+        self._worker, self._worker_args = worker, worker_args
+        self._image_size, self._num_slots = image_size, num_slots
+        self._actors, self._gpus_per_actor, self._max_pixels = actors, gpus_per_actor, max_pixels
+        self._committed: set[tuple[int, int]] = set()
+
+    def run_to_the_end(self, logs: Path) -> None:
+        """Streams until nothing is lacking, again where machines failed, as long as that gets on."""
+        _check_cpus(self._actors[0])
+        in_vain = 0
+        with _stoppable(self._counter) as stop:
+            while remaining := self._remaining():
+                before = self._counter.num_made
                 try:
-                    dataset = _graph(
-                        pass_, remaining, worker, worker_args, image_size, num_slots, actors, gpus_per_actor
-                    )
-                    dataset.write_parquet(ROWS_FOLDER, filesystem=pass_.files, schema=ROW)
-                except KeyboardInterrupt as stop:
-                    stop.add_note(_how_far(pass_))
+                    self._stream_once(remaining, stop)
+                    if self._counter.num_made == before and not self._counter.is_stopping:
+                        raise RunError(f"The run made nothing of {len(remaining)} shards, and nothing failed.")
+                except KeyboardInterrupt as interrupt:
+                    interrupt.add_note(self._how_far())
                     raise
                 except Exception as error:
-                    raise _explained(error, pass_, logs) from error
-        if lacking := pass_.remaining():
-            raise RunError(f"The run ended, but {lacking} images have no row. `vigc verify {out}` says which.")
+                    in_vain = 0 if self._counter.num_made > before else in_vain + 1
+                    if not _is_of_machines(error) or in_vain >= MAX_STREAMS_WITHOUT_PROGRESS:
+                        raise self._explained(error, logs) from error
+                    logging.getLogger(__name__).info("Streaming again what is not committed, after: %s", error)
+                if self._counter.is_stopping:
+                    raise _noted(KeyboardInterrupt(), self._how_far())
+
+    def _remaining(self) -> list[tuple[int, list[int]]]:
+        """From storage, since a block may have been committed by a task whose answer never came."""
+        return list(self._pass.ledger().remaining())
+
+    def _stream_once(self, remaining: list[tuple[int, list[int]]], stop: StopFlag) -> None:
+        from vigc.platform.stages import committed_of
+
+        dataset = self._graph(remaining, stop)
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            if self._lost.is_set():
+                raise RunError("The lock was lost to another process, which writes here now. This run ends.")
+            for committed in committed_of(batch):
+                if committed.tally is not None and committed.block not in self._committed:
+                    self._committed.add(committed.block)
+                    self._counter.add(committed.tally)
+                    self._merger.add(committed)
+
+    def _graph(self, remaining: list[tuple[int, list[int]]], stop: StopFlag) -> ray.data.Dataset:
+        import ray.data
+
+        from vigc.platform.stages import Blocks, Commit, Decode, Talk
+
+        pass_ = self._pass
+        context = ray.data.DataContext.get_current().copy()
+        context.raise_original_map_exception = True
+        context.target_max_block_size = 1  # every row, which is a block of images, goes on by itself
+        pace(context)
+        least, most = self._actors
+        num_calls = math.ceil(4 * self._num_slots / pass_.layout.rows_per_block)
+        # Different resources keep Ray from fusing decode into the actor, where it would stall the event loop.
+        resources: dict[str, Any] = {"num_cpus": CPUS_PER_ACTOR}
+        if self._gpus_per_actor:
+            resources = {"num_gpus": self._gpus_per_actor, "num_cpus": 0}
+        decode = Decode(pass_.folder, pass_.layout, decode_batch, self._image_size, self._max_pixels, stop)
+        one: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
+        with ray.data.DataContext.current(context), warnings.catch_warnings():
+            # Ray 2.60 warns of a dictionary that it makes itself out of num_cpus.
+            warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
+            dataset: ray.data.Dataset = (
+                # One task at a time lists blocks, so that shards are finished one after the other.
+                ray.data.read_datasource(
+                    Blocks(remaining), concurrency=1, num_cpus=CPUS_TO_LIST, override_num_blocks=len(remaining)
+                )
+                .map_batches(decode, **one, num_cpus=1, max_retries=MAX_RETRIES)
+                .map_batches(
+                    Talk,
+                    fn_constructor_args=(self._worker, self._worker_args, stop, pass_.number),
+                    **one,
+                    compute=ray.data.ActorPoolStrategy(
+                        min_size=least, max_size=most, max_concurrent_calls_per_actor=num_calls
+                    ),
+                    max_restarts=-1,  # over days many machines go; the tasks' limit is what ends a vain run
+                    max_task_retries=MAX_RETRIES,
+                    **resources,
+                )
+                .map_batches(Commit(pass_.folder), **one, num_cpus=CPUS_TO_COMMIT, max_retries=MAX_RETRIES)
+            )
+        return dataset
+
+    def _how_far(self) -> str:
+        now = self._counter.read()
+        return f"{now.done} of {now.total} images are committed; the same command continues from there."
+
+    def _explained(self, error: Exception, logs: Path) -> VigcError:
+        """What went wrong in the user's terms: the worker's own error, or else a sentence and where to look."""
+        from ray.data.exceptions import ExecutionTimeoutError
+        from ray.exceptions import RayTaskError
+
+        cause = _root(error)
+        if isinstance(cause, VigcError):
+            return cause
+        if isinstance(cause, OSError) and cause.errno in DISK_FULL:
+            return store_error(str(self._pass.folder), cause)
+        if isinstance(cause, ExecutionTimeoutError):
+            what = f"Nothing was finished for too long: {cause}"
+        elif _is_of_machines(error) and not isinstance(cause, RayTaskError):
+            what = f"Processes at work on the images died again and again, the last time with {type(cause).__name__}"
+        else:
+            what = f"The run broke off with {type(cause).__name__}: {cause}"
+        return RunError(f"{what}. {self._how_far()} Logs: {logs}")
 
 
-def _graph(
-    pass_: Pass,
-    remaining: int,
-    worker: type,
-    worker_args: tuple[Any, ...],
-    image_size: int,
-    num_slots: int,
-    actors: int,
-    gpus_per_actor: float,
-) -> ray.data.Dataset:
-    import ray.data
-    from ray.data.checkpoint import CheckpointConfig
+@contextmanager
+def _stoppable(counter: Counter) -> Iterator[StopFlag]:
+    """The flag that the stages look at; the first Ctrl-C sets it, a second is the usual KeyboardInterrupt."""
+    import ray
 
-    block = rows_per_block(remaining, actors)
-    context = ray.data.DataContext.get_current().copy()
-    context.checkpoint_config = CheckpointConfig(
-        id_column="image_id",
-        checkpoint_path=LEDGER_FOLDER,
-        override_filesystem=pass_.files,
-        delete_checkpoint_on_success=False,
+    from vigc.platform.stages import StopFlag
+
+    node = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=False
     )
-    context.raise_original_map_exception = True
-    pace(context)
-    # Different resources keep Ray from fusing decode into the actor, where it would stall the event loop.
-    resources: dict[str, Any] = {"num_cpus": CPUS_PER_ACTOR}
-    if gpus_per_actor:
-        resources = {"num_gpus": gpus_per_actor, "num_cpus": 0}
-    decode: Callable[[Any], Any] = partial(decode_batch, image_size=image_size)
-    with ray.data.DataContext.current(context), warnings.catch_warnings():
-        # The limits on retries have no other way in; Ray 2.60 calls it deprecated and names no successor.
-        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
-        return (
-            ray.data.read_parquet(MANIFEST_FOLDER, filesystem=pass_.files)
-            .repartition(target_num_rows_per_block=block)  # what is committed, retried and lost at once
-            .map_batches(
-                decode,
-                batch_size=block,
-                batch_format="pyarrow",
-                num_cpus=1,
-                max_retries=MAX_RETRIES,
-            )
-            .map_batches(
-                _Guarded,
-                fn_constructor_args=(worker, worker_args),
-                batch_size=block,
-                batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(
-                    size=actors, max_concurrent_calls_per_actor=math.ceil(4 * num_slots / block)
-                ),
-                max_restarts=MAX_RETRIES,
-                max_task_retries=MAX_RETRIES,
-                **resources,
-            )
+    flag: Any = ray.remote(_Flag)
+    actor = flag.options(num_cpus=0, scheduling_strategy=node).remote()
+    asked, over = threading.Event(), threading.Event()
+
+    def pass_on() -> None:
+        asked.wait()
+        if not over.is_set():
+            actor.set.remote()
+
+    def ask(*_: object) -> None:
+        counter.is_stopping = True
+        asked.set()
+        signal.signal(signal.SIGINT, before)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT) if is_main else None
+    is_usual = is_main and before is signal.default_int_handler
+    if is_usual:
+        signal.signal(signal.SIGINT, ask)
+    thread = threading.Thread(target=pass_on, name="stop", daemon=True)
+    thread.start()
+    try:
+        yield StopFlag(actor)
+    finally:
+        if is_usual:
+            signal.signal(signal.SIGINT, before)
+        over.set()
+        asked.set()
+        thread.join()
+
+
+class _Flag:
+    def __init__(self) -> None:
+        self._is_set = False
+
+    def set(self) -> None:
+        self._is_set = True
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+
+def _check_cpus(actors: int) -> None:
+    """With too few CPUs Ray would wait for ever. A Ray of our own has enough; a cluster may still be growing."""
+    import ray
+
+    needed = actors * CPUS_PER_ACTOR + CPUS_BESIDE_ACTORS
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    if resources.get("CPU", 0) < needed:
+        logging.getLogger(__name__).warning(
+            "The cluster has %g CPUs; this run needs %g and waits until it has grown. If it does not grow by itself, "
+            "lower --actors.",
+            resources.get("CPU", 0),
+            needed,
         )
 
 
-def rows_per_block(remaining: int, actors: int) -> int:
-    """Few enough that every actor gets several blocks and a short run commits early; many enough for few files."""
-    return max(1, min(MAX_ROWS_PER_BLOCK, remaining // (8 * actors)))
-
-
-def _how_far(pass_: Pass) -> str:
-    total = pass_.num_requested
-    return f"{total - pass_.remaining()} of {total} images are committed; the same command continues from there."
-
-
-class _WorkerFault(Exception):
-    """Carries a worker's exception to the driver unchanged: Ray adds advice to the text of the one it sees."""
-
-
-class _Guarded:
-    """The worker; an exception of its constructor waits for the first batch, as Ray would report it as text only."""
-
-    def __init__(self, worker: type, worker_args: tuple[Any, ...]) -> None:
-        self._failure: Exception | None = None
-        try:
-            self._worker = worker(*worker_args)
-        except Exception as error:  # noqa: BLE001  raised by the first batch
-            self._failure = error
-
-    async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
-        try:
-            if self._failure is not None:
-                raise self._failure
-            async for rows in self._worker(batch):
-                yield rows
-        except Exception as error:
-            raise _WorkerFault(error) from error
-
-
-def _explained(error: Exception, pass_: Pass, logs: Path) -> VigcError:
-    """What went wrong in the user's terms: the worker's own error if it is one, else a sentence and where to look."""
+def _is_of_machines(error: BaseException) -> bool:
+    """Whether processes or nodes failed, and not what they were doing."""
     from ray.data.exceptions import ExecutionTimeoutError
-    from ray.exceptions import ActorDiedError, OutOfMemoryError, WorkerCrashedError
+    from ray.exceptions import RayError, RayTaskError
 
     cause = _root(error)
-    if isinstance(cause, VigcError):
-        return cause
-    if isinstance(cause, OSError) and cause.errno in DISK_FULL:
-        return store_error(pass_.path, cause)
-    if isinstance(cause, ActorDiedError | WorkerCrashedError | OutOfMemoryError):
-        what = (
-            f"A process at work on a block of images died {MAX_RETRIES + 1} times, by a crash or for want of memory. "
-            "If it happens again at the same point, one of the images that come next may be the cause"
-        )
-    elif isinstance(cause, ExecutionTimeoutError):
-        what = f"Nothing was finished for too long: {cause}"
-    else:
-        what = f"The run broke off with {type(cause).__name__}: {cause}"
-    return RunError(f"{what}. {_how_far(pass_)} Logs: {logs}")
+    return isinstance(cause, RayError | ExecutionTimeoutError) and not isinstance(cause, RayTaskError)
 
 
 def _root(error: BaseException) -> BaseException:
     """The exception that started it; Ray keeps the original of a remote one in `cause`."""
     from ray.data.exceptions import SystemException  # an empty marker that Ray puts underneath its own errors
 
-    inner = error.args[0] if isinstance(error, _WorkerFault) else getattr(error, "cause", None) or error.__cause__
+    from vigc.platform.stages import WorkerFault
+
+    inner = error.args[0] if isinstance(error, WorkerFault) else getattr(error, "cause", None) or error.__cause__
     return error if inner is None or isinstance(inner, SystemException) else _root(inner)
+
+
+def _noted(stop: KeyboardInterrupt, note: str) -> KeyboardInterrupt:
+    stop.add_note(note)
+    return stop
+
+
+def _log_file(folder: Folder) -> Path:
+    """Beside the rows where those are on this machine, else in a temporary folder that stays."""
+    if isinstance(folder, LocalFolder):
+        return folder.path / "logs" / "ray.log"
+    return Path(tempfile.mkdtemp(prefix="vigc-logs-")) / "ray.log"

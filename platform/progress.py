@@ -1,5 +1,5 @@
-"""How far a run is, read off the committed row files, so that the figures are what a kill would leave and mean the
-same on one machine or many.
+"""How far a run is, counted from what is committed, so that the figures are what a kill would leave and mean the same
+on one machine or many.
 """
 
 from __future__ import annotations
@@ -7,15 +7,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import pyarrow.parquet as pq
+from vigc.platform.ledger import Ledger, Tally, tally_of
+from vigc.platform.storage import Folder
 
-from vigc.platform.passes import ROWS_FOLDER, Pass, readable
-from vigc.platform.records import RowStatus, Verdict
-
-POLL_INTERVAL_S = 1.0
+INTERVAL_S = 1.0
+NUM_READERS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,42 +28,51 @@ class Progress:
     failed: int
     images_per_s: float | None  # None until the first images of this run are committed
     seconds_left: float | None
+    is_stopping: bool = False  # asked to stop, and finishing what is under way
 
 
-class ProgressReader:
-    """Reads each committed file once, however often it is asked."""
+class Counter:
+    """Counts what is committed, from any thread."""
 
-    def __init__(self, pass_: Pass) -> None:
-        self._pass = pass_
-        self._total = pass_.num_requested
-        self._known: set[str] = set()
-        self._done = self._kept = self._failed = 0
-        self._read_new_files()
-        self._done_before, self._started = self._done, time.monotonic()
+    def __init__(self, total: int, before: Tally) -> None:
+        self._total, self._before, self._made = total, before, Tally()
+        self._started = time.monotonic()
+        self._lock = threading.Lock()
+        self.is_stopping = False
+
+    def add(self, tally: Tally) -> None:
+        with self._lock:
+            self._made += tally
+
+    @property
+    def num_made(self) -> int:
+        return self._made.rows
 
     def read(self) -> Progress:
-        self._read_new_files()
-        made = self._done - self._done_before
-        rate = made / (time.monotonic() - self._started) if made else None
-        left = (self._total - self._done) / rate if rate else None
-        return Progress(self._done, self._total, self._kept, self._failed, rate, left)
+        with self._lock:
+            made, now = self._made, self._before + self._made
+        rate = made.rows / (time.monotonic() - self._started) if made.rows else None
+        left = (self._total - now.rows) / rate if rate else None
+        return Progress(now.rows, self._total, now.kept, now.failed, rate, left, self.is_stopping)
 
-    def _read_new_files(self) -> None:
-        for name in self._pass.committed_files():
-            if name in self._known:
-                continue
-            self._known.add(name)
-            with readable(self._pass.rows_dir / name):
-                file = pq.ParquetFile(f"{ROWS_FOLDER}/{name}", filesystem=self._pass.files)
-                table = file.read(columns=["status", "conversations.list.element.status"])
-            for row in table.to_pylist():
-                self._done += 1
-                self._failed += row["status"] == RowStatus.FAILED
-                self._kept += any(c["status"] == Verdict.KEPT for c in row["conversations"] or [])
+
+def tally_before(folder: Folder, ledger: Ledger) -> Tally:
+    """What earlier runs have committed; of unfinished shards the ends of the files are read."""
+
+    def read(name: str) -> Tally:
+        return tally_of(folder.open_parquet(name).schema_arrow)
+
+    total = Tally()
+    for finished in ledger.finished:
+        total += finished.tally
+    with ThreadPoolExecutor(NUM_READERS) as readers:
+        for tally in readers.map(read, [committed.file for committed in ledger.blocks.values()]):
+            total += tally
+    return total
 
 
 @contextmanager
-def reported(pass_: Pass, on_progress: Callable[[Progress], None] | None) -> Iterator[None]:
+def reported(counter: Counter, on_progress: Callable[[Progress], None] | None) -> Iterator[None]:
     """Calls `on_progress` about once a second while the block runs, from a thread of its own, and once more at the end.
 
     An exception in `on_progress` ends the reports and is raised when the block is over.
@@ -71,18 +80,17 @@ def reported(pass_: Pass, on_progress: Callable[[Progress], None] | None) -> Ite
     if on_progress is None:
         yield
         return
-    reader = ProgressReader(pass_)
     finished = threading.Event()
     failures: list[BaseException] = []
 
     def report() -> None:
         try:
-            while not finished.wait(POLL_INTERVAL_S):
-                on_progress(reader.read())
+            while not finished.wait(INTERVAL_S):
+                on_progress(counter.read())
         except BaseException as error:  # noqa: BLE001  raised when the block is over
             failures.append(error)
 
-    on_progress(reader.read())
+    on_progress(counter.read())
     thread = threading.Thread(target=report, name="progress", daemon=True)
     thread.start()
     try:
@@ -92,4 +100,4 @@ def reported(pass_: Pass, on_progress: Callable[[Progress], None] | None) -> Ite
         thread.join()
     if failures:
         raise failures[0]
-    on_progress(reader.read())
+    on_progress(counter.read())

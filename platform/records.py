@@ -30,6 +30,10 @@ class StoreError(VigcError):
     """A dataset directory that cannot be used."""
 
 
+class RunError(VigcError):
+    """A run that could not go on; what is committed stays, and the same command continues from there."""
+
+
 class Kind(StrEnum):
     """What a conversation is about (the paper's three, and knowledge-based visual question answering)."""
 

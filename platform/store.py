@@ -6,40 +6,58 @@ dataset directory, or that holds the answer to another request, is refused befor
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from vigc.platform.files import explained, only_writer
-from vigc.platform.passes import REQUEST_FILE, Pass, read_pass, write_pass
-from vigc.platform.records import ConfigError, ImageRecord, RowStatus, StoreError
+import pyarrow as pa
+
+from vigc.platform.layout import REQUEST_FILE
+from vigc.platform.lock import only_writer
+from vigc.platform.passes import ROWS_PER_BATCH, Pass, read_pass, write_pass
+from vigc.platform.records import ConfigError, RowStatus, StoreError
 from vigc.platform.request import differences, plain
+from vigc.platform.schema import ROW
+from vigc.platform.sources.base import Source
+from vigc.platform.storage import LocalFolder, open_folder
 
 __all__ = ["Pass", "Store"]
+
+PASSES_FOLDER = "passes"
 
 # Everything a dataset directory may hold at its top; `overwrite` refuses to touch a folder with anything else in it.
 OWN_ENTRIES = frozenset({"passes", "verdicts", "exports", "summary.json", "report.html", ".lock"})
 
 
 class Store:
-    """A dataset directory on this machine's file system; making a Store touches nothing."""
+    """A dataset directory, on this machine or in an object store; making a Store touches nothing."""
 
     def __init__(self, out: str | Path) -> None:
-        self.path = Path(out).absolute()
+        """Raises StoreError where `out` is in a bucket that cannot be used."""
+        self.folder = open_folder(out)
+
+    def __str__(self) -> str:
+        return self.folder.uri
 
     def exists(self) -> bool:
-        return bool(self.passes())
+        return bool(self._numbers())
 
     def passes(self) -> list[Pass]:
         """Oldest first. A pass without a request was never completely created and does not count."""
-        return [read_pass(folder) for folder in self._folders() if (folder / REQUEST_FILE).exists()]
+        found = []
+        for number in self._numbers():
+            try:
+                found.append(read_pass(self.folder / f"{PASSES_FOLDER}/{number}"))
+            except FileNotFoundError:
+                continue
+        return found
 
     def existing_passes(self) -> list[Pass]:
         """Like `passes`, for readers. Raises StoreError when there is none."""
         passes = self.passes()
         if not passes:
-            raise StoreError(f"{self.path} holds no data set. Make one with: vigc generate IMAGES --out {self.path}")
+            raise StoreError(f"{self} holds no data set. Make one with: vigc generate IMAGES --out {self}")
         return passes
 
     def find_pass(self, request: Mapping[str, Any]) -> Pass | None:
@@ -52,40 +70,50 @@ class Store:
         if not passes:
             self._check_free()
             return None
-        wanted = plain(request)
-        for candidate in reversed(passes):
-            if candidate.request == wanted:
-                return candidate
-        changed = "; ".join(differences(passes[-1].request, wanted))
+        if found := self.pass_with(request):
+            return found
+        changed = "; ".join(differences(passes[-1].request, plain(request)))
         raise StoreError(
-            f"{self.path} holds the answer to another request: {changed}. "
-            "Choose another --out, go back to the old settings, or replace the data with --overwrite."
+            f"{self} holds the answer to another request: {changed}. Choose another --out, go back to the old "
+            "settings, replace the data with --overwrite, or add a pass with the new settings with --new."
         )
 
-    def create_pass(self, request: Mapping[str, Any], records: Iterable[ImageRecord]) -> Pass:
-        """Writes down what is asked of which images. Nothing counts until all of it is on disk.
+    def pass_with(self, request: Mapping[str, Any]) -> Pass | None:
+        """The newest pass with exactly this request."""
+        wanted = plain(request)
+        return next((one for one in reversed(self.passes()) if one.request == wanted), None)
+
+    def create_pass(self, request: Mapping[str, Any], source: Source, rows_per_block: int | None = None) -> Pass:
+        """Writes down what is asked of which images. Nothing counts until all of it is on storage.
 
         Args:
             request: everything that decides what the rows will be, as JSON values; at least `kinds`, a list of strings.
+            rows_per_block: images that are made and committed at once; None lets their number decide.
         Raises:
             StoreError: the directory is being written, cannot be written, or already has a pass with this request.
             InputError: no record, or two with the same image_id.
         """
         if not request.get("kinds"):
             raise ConfigError("A request needs at least one kind of conversation.")
-        is_new = not self.path.exists()
+        is_new = not self.folder.exists()
         self._check_free()
-        with only_writer(self.path):
-            if any(existing.request == plain(request) for existing in self.passes()):
-                raise StoreError(f"{self.path} has a pass with this request. Run the same command to continue it.")
-            numbers = [int(folder.name) for folder in self._folders() if (folder / REQUEST_FILE).exists()]
-            path = self.path / "passes" / f"{max(numbers, default=0) + 1:03}"
+        with only_writer(self.folder):
+            passes = self.passes()
+            if any(existing.request == plain(request) for existing in passes):
+                raise StoreError(f"{self} has a pass with this request. Run the same command to continue it.")
+            name = f"{PASSES_FOLDER}/{int(passes[-1].number) + 1 if passes else 1:03}"
             try:
-                self._remove(path)  # what a crash during an earlier create_pass left
-                return write_pass(path, plain(request), records)
+                self.folder.delete_all(name)  # what a crash during an earlier create_pass left
+                return write_pass(self.folder / name, plain(request), source, rows_per_block)
             except BaseException:
-                self._remove(self.path if is_new else path)
+                self.folder.delete_all("" if is_new else name)
                 raise
+
+    def withdraw(self, pass_: Pass) -> None:
+        """Removes a pass; with the last one goes the directory."""
+        with only_writer(self.folder):
+            self.folder.delete(f"{PASSES_FOLDER}/{pass_.number}/{REQUEST_FILE}")  # from here on it does not count
+            self.folder.delete_all(f"{PASSES_FOLDER}/{pass_.number}" if self.exists() else "")
 
     def overwrite(self) -> None:
         """Removes the data set, so that a new one can take its place. Does nothing where there is none.
@@ -97,9 +125,9 @@ class Store:
             self._check_free()
             return
         if foreign := self._foreign_entries():
-            raise StoreError(f"{self.path} also holds {_some(foreign)}. Move that away, or choose another folder.")
-        with only_writer(self.path):
-            self._remove(self.path)
+            raise StoreError(f"{self} also holds {_some(foreign)}. Move that away, or choose another folder.")
+        with only_writer(self.folder):
+            self.folder.delete_all()
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """The view, streamed in no particular order, as plain dicts in the shape of `records.Row`.
@@ -111,47 +139,50 @@ class Store:
         if len(passes) == 1:
             yield from passes[0].rows(columns)
             return
-        names = None if columns is None else {*columns, "image_id", "status", "conversations"}
-        replaced: dict[str, set[str]] = {}
+        names = None if columns is None else sorted({*columns, "image_id", "status", "conversations"})
+        replaced: dict[str, frozenset[str]] = {}
+        sets: dict[frozenset[str], frozenset[str]] = {}  # a few different ones, shared by all images
         for current in reversed(passes):
-            here: dict[str, set[str]] = {}
-            for row in current.rows(sorted(names) if names else None):
-                newer = replaced.get(row["image_id"], set())
-                kinds = set(kinds_of(row, current))
-                here[row["image_id"]] = kinds
+            here: dict[str, frozenset[str]] = {}
+            for row in current.rows(names):
+                newer = replaced.get(row["image_id"], frozenset())
+                kinds = frozenset(kinds_of(row, current))
+                joined = newer | kinds
+                here[row["image_id"]] = sets.setdefault(joined, joined)
                 if kinds <= newer:
                     continue
                 if row["conversations"]:
                     row["conversations"] = [c for c in row["conversations"] if c["kind"] not in newer]
                 yield row if columns is None else {name: row[name] for name in columns}
-            for image_id, kinds in here.items():
-                replaced.setdefault(image_id, set()).update(kinds)
+            replaced |= here
 
-    def _folders(self) -> list[Path]:
-        passes = self.path / "passes"
-        with explained(self.path):
-            if not passes.is_dir():
-                return []
-            return sorted((f for f in passes.iterdir() if f.name.isdecimal()), key=lambda folder: int(folder.name))
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """The view as record batches with these columns of the schema ROW; fast where there is one pass."""
+        passes = self.existing_passes()
+        if len(passes) == 1:
+            yield from passes[0].batches(columns)
+            return
+        schema = pa.schema([ROW.field(name) for name in columns])
+        rows = self.rows(columns)
+        while some := list(islice(rows, ROWS_PER_BATCH)):
+            yield pa.RecordBatch.from_pylist(some, schema=schema)
+
+    def _numbers(self) -> list[str]:
+        """Of the passes that were completely created."""
+        numbers = [name for name in self.folder.names(PASSES_FOLDER) if name.isdecimal()]
+        complete = [n for n in numbers if REQUEST_FILE in self.folder.names(f"{PASSES_FOLDER}/{n}")]
+        return sorted(complete, key=int)
 
     def _check_free(self) -> None:
         """A new data set may only go where nothing else is."""
-        with explained(self.path):
-            if self.path.exists() and not self.path.is_dir():
-                raise StoreError(f"{self.path} is a file. Name a folder that does not exist yet.")
-            if self.exists() or not (foreign := self._foreign_entries()):
-                return
-        raise StoreError(f"{self.path} holds {_some(foreign)}, which is no data set. Name an empty or a new folder.")
+        if isinstance(self.folder, LocalFolder) and self.folder.path.is_file():
+            raise StoreError(f"{self} is a file. Name a folder that does not exist yet.")
+        if self.exists() or not (foreign := self._foreign_entries()):
+            return
+        raise StoreError(f"{self} holds {_some(foreign)}, which is no data set. Name an empty or a new folder.")
 
     def _foreign_entries(self) -> list[str]:
-        if not self.path.exists():
-            return []
-        return sorted(entry.name for entry in self.path.iterdir() if entry.name not in OWN_ENTRIES)
-
-    def _remove(self, path: Path) -> None:
-        with explained(path):
-            if path.exists():
-                shutil.rmtree(path)
+        return [name for name in self.folder.names() if name not in OWN_ENTRIES]
 
 
 def kinds_of(row: Mapping[str, Any], made_by: Pass) -> list[str]:

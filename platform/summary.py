@@ -1,18 +1,21 @@
 """What a data set holds, in figures, for `summary.json` and the table at the end of a run. One pass over the view,
-whatever its size.
+whatever its size, a column at a time.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from vigc.platform.passes import write_json
 from vigc.platform.records import RowStatus, Verdict
 from vigc.platform.store import Store
+
+SUMMARY_FILE = "summary.json"
 
 
 def summarise(store: Store) -> dict[str, Any]:
@@ -23,12 +26,13 @@ def summarise(store: Store) -> dict[str, Any]:
     rows: Counter[str] = Counter()
     failures: Counter[str] = Counter()
     kinds: dict[str, _Tally] = {}
-    for row in store.rows(["status", "error", "conversations"]):
-        rows[row["status"]] += 1
-        if row["status"] == RowStatus.FAILED:
-            failures[(row["error"] or {}).get("kind") or "unknown"] += 1
-        for spoken in row["conversations"]:
-            kinds.setdefault(spoken["kind"], _Tally()).add(spoken)
+    for batch in store.batches(["status", "error", "conversations"]):
+        rows.update(_counts(batch["status"]))
+        failed = batch.filter(pc.equal(batch["status"], RowStatus.FAILED.value))
+        failures.update(_counts(pc.fill_null(pc.struct_field(failed["error"], "kind"), "unknown")))
+        spoken = pa.RecordBatch.from_struct_array(pc.list_flatten(batch["conversations"]))
+        for kind in _counts(spoken["kind"]):
+            kinds.setdefault(kind, _Tally()).add(spoken.filter(pc.equal(spoken["kind"], kind)))
     by_kind = {kind: tally.figures() for kind, tally in sorted(kinds.items())}
     return {
         "num_requested": sum(one.num_requested for one in store.existing_passes()),
@@ -43,10 +47,11 @@ def summarise(store: Store) -> dict[str, Any]:
     }
 
 
-def write_summary(store: Store) -> Path:
-    path = store.path / "summary.json"
-    write_json(path, summarise(store))
-    return path
+def write_summary(store: Store) -> dict[str, Any]:
+    """Sums up and writes it down."""
+    summary = summarise(store)
+    write_json(store.folder, SUMMARY_FILE, summary)
+    return summary
 
 
 @dataclass
@@ -59,15 +64,16 @@ class _Tally:
     words_final: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
 
-    def add(self, spoken: Mapping[str, Any]) -> None:
-        self.num += 1
-        self.num_kept += spoken["status"] == Verdict.KEPT
-        self.num_changed += spoken["answer"] != spoken["vig_answer"]
-        self.num_tokens += spoken["num_tokens"]
-        self.words_vig += len(spoken["vig_answer"].split())
-        self.words_final += len(spoken["answer"].split())
-        if spoken["status"] == Verdict.REJECTED:
-            self.reasons.update(spoken["reasons"])
+    def add(self, spoken: pa.RecordBatch) -> None:
+        """Conversations of one kind."""
+        is_kept = pc.equal(spoken["status"], Verdict.KEPT.value)
+        self.num += spoken.num_rows
+        self.num_kept += pc.sum(is_kept).as_py()
+        self.num_changed += pc.sum(pc.not_equal(spoken["answer"], spoken["vig_answer"])).as_py()
+        self.num_tokens += pc.sum(spoken["num_tokens"]).as_py()
+        self.words_vig += _num_words(spoken["vig_answer"])
+        self.words_final += _num_words(spoken["answer"])
+        self.reasons.update(_counts(pc.list_flatten(spoken["reasons"].filter(pc.invert(is_kept)))))
 
     def figures(self) -> dict[str, Any]:
         return {
@@ -79,3 +85,12 @@ class _Tally:
             "share_changed_by_vic": self.num_changed / self.num,
             "num_tokens": self.num_tokens,
         }
+
+
+def _counts(values: pa.Array) -> dict[str, int]:
+    counted = pc.value_counts(values)
+    return dict(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True))
+
+
+def _num_words(texts: pa.Array) -> int:
+    return int(pc.sum(pc.count_substring_regex(texts, r"\S+")).as_py() or 0)

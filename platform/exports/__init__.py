@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from vigc.platform.exports import llava
-from vigc.platform.files import written_whole
 from vigc.platform.records import ConfigError
+from vigc.platform.storage import open_file
 from vigc.platform.store import Store
 
 
@@ -32,7 +32,7 @@ FORMATS: dict[str, Format] = {"llava": llava}
 
 
 def export(store: Store, format: str, out_file: str | Path) -> int:
-    """Writes `out_file`, whatever was there before, and returns the number of examples in it.
+    """Writes `out_file`, a path or an address, whatever was there before, and returns the number of examples in it.
 
     Raises:
         ConfigError: there is no such format.
@@ -41,5 +41,6 @@ def export(store: Store, format: str, out_file: str | Path) -> int:
     if format not in FORMATS:
         raise ConfigError(f"There is no export format {format!r}. Use one of: {', '.join(FORMATS)}.")
     store.existing_passes()
-    with written_whole(Path(out_file).absolute()) as file:
+    folder, name = open_file(out_file)
+    with folder.new_text(name) as file:
         return FORMATS[format].write(store.rows(["image_id", "status", "conversations"]), file)

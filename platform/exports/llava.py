@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from vigc.platform.records import InputError, RowStatus, Verdict
+from vigc.platform.storage import open_file
 
 IMAGE_TOKEN = "<image>"
 SPEAKERS = ("human", "gpt")
@@ -32,10 +33,11 @@ def write(rows: Iterable[Mapping[str, Any]], file: IO[str]) -> int:
 
 def validate(path: str | Path, image_folder: str | Path | None = None) -> list[str]:
     """What would trip LLaVA's trainer, as sentences; with `image_folder`, also images that are not there."""
+    folder, name = open_file(path)
     try:
-        examples = json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the file ({error.strerror}). Check the path.") from error
+        examples = json.loads(folder.read(name))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no such file. Check the path.") from error
     except ValueError as error:
         return [f"The file is not JSON: {error}."]
     if not isinstance(examples, list):

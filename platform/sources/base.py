@@ -45,3 +45,19 @@ def in_tables(records: Iterable[ImageRecord]) -> Iterator[pa.Table]:
     remaining = iter(records)
     while some := [to_dict(record) for record in islice(remaining, RECORDS_PER_TABLE)]:
         yield pa.Table.from_pylist(some, schema=MANIFEST)
+
+
+class Records(Source):
+    """Records that are at hand already."""
+
+    name = "records"
+
+    def __init__(self, records: Iterable[ImageRecord], description: str = "records") -> None:
+        self._records = list(records)
+        self._description = description
+
+    def describe(self) -> str:
+        return self._description
+
+    def tables(self) -> Iterator[pa.Table]:
+        return in_tables(self._records)

@@ -12,7 +12,7 @@ from vigc.platform.records import ConfigError
 from vigc.platform.storage.folder import Entry, Folder, ObjectFolder, Version
 from vigc.platform.storage.local import LocalFolder
 
-__all__ = ["Entry", "Folder", "LocalFolder", "ObjectFolder", "Version", "open_folder"]
+__all__ = ["Entry", "Folder", "LocalFolder", "ObjectFolder", "Version", "open_file", "open_folder"]
 
 
 def open_folder(place: str | Path) -> Folder:
@@ -40,3 +40,13 @@ def open_folder(place: str | Path) -> Folder:
 
         return GcsFolder(f"gs://{clean}")
     raise ConfigError(f"{address}: data can be kept in a folder of this machine, at s3:// or at gs://, not there.")
+
+
+def open_file(address: str | Path) -> tuple[Folder, str]:
+    """The folder that a file is in, or would be, and its name there. Raises what `open_folder` raises."""
+    text = str(address)
+    if "://" not in text:
+        path = Path(text).absolute()
+        return LocalFolder(str(path.parent)), path.name
+    parent, _, name = text.rpartition("/")
+    return open_folder(parent), name

@@ -8,12 +8,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from fake_workers import KINDS, make_row
 from PIL import Image
 
+from vigc.platform.layout import Block
+from vigc.platform.ledger import Committed, as_parquet, count
+from vigc.platform.ledger import commit as commit_block
 from vigc.platform.records import ImageRecord, Row
 from vigc.platform.schema import ROW, to_dict
+from vigc.platform.sources.base import Records
+from vigc.platform.storage import Folder
 from vigc.platform.store import Pass, Store
 
 REQUEST: dict[str, Any] = {"kinds": KINDS, "source": "test", "policy": {"name": "paper", "max_units": 4}}
@@ -21,6 +25,10 @@ REQUEST: dict[str, Any] = {"kinds": KINDS, "source": "test", "policy": {"name": 
 
 def records(num: int) -> list[ImageRecord]:
     return [ImageRecord(f"im{i}.png", f"/nowhere/im{i}.png") for i in range(num)]
+
+
+def source(num: int) -> Records:
+    return Records(records(num))
 
 
 def row(record: ImageRecord, colour: int = 7, error: str | None = None) -> Row:
@@ -35,23 +43,30 @@ def row(record: ImageRecord, colour: int = 7, error: str | None = None) -> Row:
     return make_row(to_dict(record) | found)
 
 
-def commit(pass_: Pass, rows: Iterable[Row], name: str) -> None:
-    """One block as Ray Data leaves it: the rows, and the entry in the ledger."""
-    table = pa.Table.from_pylist([to_dict(one) for one in rows], schema=ROW)
-    pass_.rows_dir.mkdir(exist_ok=True)
-    pass_.checkpoint_dir.mkdir(exist_ok=True)
-    pq.write_table(table, pass_.rows_dir / f"{name}-0.parquet")
-    pq.write_table(table.select(["image_id"]), pass_.checkpoint_dir / f"{name}.parquet")
+def table(rows: Iterable[Row]) -> pa.Table:
+    return pa.Table.from_pylist([to_dict(one) for one in rows], schema=ROW)
 
 
-def finished(out: Path, num: int = 6, failed: int = 1) -> Store:
+def commit(pass_: Pass, rows: Iterable[Row], number: int, shard: int = 0) -> Committed:
+    """One block, as the last stage of a run commits it."""
+    return commit_block(pass_.folder, Block(shard, number), table(rows))
+
+
+def leave(folder: Folder, name: str, rows: Iterable[Row]) -> None:
+    """A file of rows under any name."""
+    made = table(rows)
+    folder.write(name, as_parquet(made, count(made)))
+
+
+def finished(out: Path | str, num: int = 6, failed: int = 1) -> Store:
     """A data set of two blocks, the last `failed` images unreadable."""
     store = Store(out)
     wanted = records(num)
-    pass_ = store.create_pass(REQUEST, wanted)
+    half = max(1, num // 2)
+    pass_ = store.create_pass(REQUEST, Records(wanted), rows_per_block=half)
     made = [row(record, colour=i, error="truncated" if i >= num - failed else None) for i, record in enumerate(wanted)]
-    commit(pass_, made[: num // 2], "b_000000")
-    commit(pass_, made[num // 2 :], "b_000001")
+    for number in range(-(-num // half)):
+        commit(pass_, made[number * half : (number + 1) * half], number)
     return store
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -81,17 +82,32 @@ class FakeWorker:
 
 
 class DyingWorker(FakeWorker):
-    """Its process ends at one image: once, when `marker` is a path to remember it by, or every time."""
+    """Its process is killed at some images: once, when `marker` is a path to remember it by, or every time."""
 
-    def __init__(self, poison: str, marker: str | None) -> None:
+    def __init__(self, poison: list[str], marker: str | None = None) -> None:
         super().__init__()
         self.poison, self.marker = poison, Path(marker) if marker else None
 
     async def one(self, values: dict[str, Any]) -> Row:
-        if values["image_id"] == self.poison and not (self.marker and self.marker.exists()):
+        if values["image_id"] in self.poison and not (self.marker and self.marker.exists()):
             if self.marker:
                 self.marker.touch()
-            os._exit(1)
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return await super().one(values)
+
+
+class StillbornWorker(FakeWorker):
+    """Its process dies before it has seen an image."""
+
+    def __init__(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class BrokenDevice(FakeWorker):
+    """Dies at every image, as a worker does whose GPU is gone."""
+
+    async def one(self, values: dict[str, Any]) -> Row:
+        os.kill(os.getpid(), signal.SIGABRT)
         return await super().one(values)
 
 
@@ -126,11 +142,11 @@ class ForgetfulWorker(FakeWorker):
             yield table.slice(1)
 
 
-def traced_decode(batch: pa.Table, image_size: int) -> pa.Table:
+def traced_decode(batch: pa.Table, image_size: int, max_pixels: int) -> pa.Table:
     """`decode_batch`, leaving its process id beside the images."""
     Path(batch["uri"][0].as_py()).parent.joinpath(f"decode-{os.getpid()}").touch()
-    return decode_batch(batch, image_size)
+    return decode_batch(batch, image_size, max_pixels)
 
 
-def dying_decode(batch: pa.Table, image_size: int) -> pa.Table:
+def dying_decode(batch: pa.Table, image_size: int, max_pixels: int) -> pa.Table:
     os._exit(1)

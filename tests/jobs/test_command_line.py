@@ -154,7 +154,7 @@ def test_generate_exits_1_when_no_image_gave_a_row_that_can_be_used(vigc_here, t
     (tmp_path / "broken" / "im0.png").write_bytes(b"")
     plan = make_plan(make_config({"images": str(tmp_path / "broken"), "out": str(tmp_path / "data")}))
     done = Store(tmp_path / "data").create_pass(plan.request, plan.source)
-    commit(done, [row(record, error="empty") for record in plan.source], "b_000000")
+    commit(done, [row(record, error="empty") for record in plan.source], 0)
 
     result = vigc_here("generate", tmp_path / "broken", "--out", tmp_path / "data")
 

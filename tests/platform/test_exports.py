@@ -5,9 +5,10 @@ import os
 from dataclasses import replace
 
 import pytest
-from datasets import REQUEST, commit, draw, finished, records, row
+from datasets import REQUEST, commit, draw, finished, records, row, source
 
 from vigc.platform.exports import export, llava
+from vigc.platform.layout import Block
 from vigc.platform.records import ConfigError, StoreError
 from vigc.platform.store import Store
 from vigc.platform.summary import summarise, write_summary
@@ -42,10 +43,10 @@ def test_images_that_are_not_where_they_should_be_are_reported(tmp_path):
 
 def test_an_image_token_in_the_text_does_not_become_a_second_image(tmp_path):
     store = Store(tmp_path / "out")
-    pass_ = store.create_pass(REQUEST, records(1))
+    pass_ = store.create_pass(REQUEST, source(1))
     made = row(records(1)[0])
     spoken = [replace(one, question="What is <image>?", answer="It is <image> é") for one in made.conversations]
-    commit(pass_, [replace(made, conversations=spoken)], "b_000000")
+    commit(pass_, [replace(made, conversations=spoken)], 0)
     export(store, "llava", tmp_path / "x.json")
     assert llava.validate(tmp_path / "x.json") == []
     assert "é" in (tmp_path / "x.json").read_text(encoding="utf-8")
@@ -88,7 +89,8 @@ def test_validation_finds_what_would_trip_the_trainer(tmp_path, content, problem
 
 def test_an_export_that_fails_leaves_the_old_file_and_no_other(tmp_path):
     store = finished(tmp_path / "out")
-    (store.passes()[0].rows_dir / "b_000001-0.parquet").write_bytes(b"torn")
+    (pass_,) = store.passes()
+    pass_.folder.write(pass_.ledger().blocks[Block(0, 1)].file, b"torn")
     folder = tmp_path / "exports"
     folder.mkdir()
     (folder / "x.json").write_text("old")
@@ -128,4 +130,4 @@ def test_the_summary_counts_rows_reasons_lengths_and_changes(tmp_path):
         "share_changed_by_vic": 1.0,
         "num_tokens": 60,
     }
-    assert json.loads(write_summary(store).read_text())["kinds"] == by_kind
+    assert write_summary(store)["kinds"] == json.loads(store.folder.read("summary.json"))["kinds"] == by_kind

@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from datasets import REQUEST, commit, finished, records, row
+from datasets import REQUEST, commit, finished, records, row, source
 
 from vigc.platform.exports import export
 from vigc.platform.instructions import FORMATS, count_by_kind, open_instructions
@@ -260,9 +260,9 @@ def test_a_dataset_directory_gives_the_kept_conversations_and_no_others(tmp_path
 
 
 def test_a_dataset_with_an_empty_answer_or_nothing_kept_says_so(tmp_path):
-    pass_ = Store(tmp_path / "out").create_pass(REQUEST, records(1))
+    pass_ = Store(tmp_path / "out").create_pass(REQUEST, source(1))
     made = row(records(1)[0])
-    commit(pass_, [replace(made, conversations=[replace(made.conversations[0], answer=" ")])], "b_000000")
+    commit(pass_, [replace(made, conversations=[replace(made.conversations[0], answer=" ")])], 0)
     with pytest.raises(InputError, match="image 'im0.png', conversation has no answer"):
         list(open_instructions(tmp_path / "out"))
     finished(tmp_path / "rejected", num=1, failed=1)

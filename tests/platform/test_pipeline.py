@@ -9,10 +9,20 @@ from pathlib import Path
 
 import pytest
 from datasets import REQUEST, draw
-from fake_workers import DyingWorker, FakeWorker, ForgetfulWorker, RaisingWorker, dying_decode, traced_decode
+from fake_workers import (
+    BrokenDevice,
+    DyingWorker,
+    FakeWorker,
+    ForgetfulWorker,
+    RaisingWorker,
+    StillbornWorker,
+    dying_decode,
+    traced_decode,
+)
 
 from vigc.platform.digest import digest
-from vigc.platform.pipeline import RunError, rows_per_block, run
+from vigc.platform.layout import rows_per_block
+from vigc.platform.pipeline import RunError, run
 from vigc.platform.records import ConfigError, ModelError, StoreError
 from vigc.platform.sources import open_source
 from vigc.platform.store import Store
@@ -97,7 +107,7 @@ def test_two_actors_give_the_same_digest_as_one(undisturbed, images, tmp_path):
 
 def test_a_worker_that_dies_once_costs_nothing(undisturbed, images, tmp_path):
     marker = tmp_path / "died"
-    go(start(images, tmp_path / "out"), DyingWorker, ("deep/20.jpg", str(marker)))
+    go(start(images, tmp_path / "out"), DyingWorker, (["deep/20.jpg"], str(marker)))
     assert marker.exists()
     assert verify(tmp_path / "out").ok
     assert digest(tmp_path / "out") == digest(undisturbed[0])
@@ -105,22 +115,47 @@ def test_a_worker_that_dies_once_costs_nothing(undisturbed, images, tmp_path):
 
 @pytest.fixture
 def one_retry(monkeypatch):
-    """Enough to see that retries end, and quicker than the real number."""
+    """Enough to see that retries end, and quicker than the real numbers."""
     monkeypatch.setattr("vigc.platform.pipeline.MAX_RETRIES", 1)
+    monkeypatch.setattr("vigc.platform.pipeline.MAX_STREAMS_WITHOUT_PROGRESS", 2)
 
 
-def test_an_image_that_always_kills_its_worker_ends_the_run_with_an_error_and_not_never(
-    shared_ray, images, tmp_path, one_retry
-):
-    with pytest.raises(RunError, match=r"died 2 times.* of 40 images are committed; the same command continues"):
-        go(start(images, tmp_path / "out"), DyingWorker, ("deep/20.jpg", None))
+def test_of_500_images_the_3_that_kill_the_worker_fail_and_the_others_are_as_if_nothing_had_been(shared_ray, tmp_path):
+    for seed in range(500):
+        draw(tmp_path / "images" / f"{seed:03}.png", seed)
+    poison = ["010.png", "011.png", "400.png"]
+    go(start(tmp_path / "images", tmp_path / "out"), DyingWorker, (poison,), num_slots=16)
+    go(start(tmp_path / "images", tmp_path / "calm"), num_slots=16)
+    assert verify(tmp_path / "out").problems == []
+    rows = {row["image_id"]: row for row in Store(tmp_path / "out").rows()}
+    calm = {row["image_id"]: row for row in Store(tmp_path / "calm").rows()}
+    assert sorted(name for name, row in rows.items() if row["status"] == "failed") == poison
+    assert {rows[name]["error"]["kind"] for name in poison} == {"crashed"}
+    assert all("SIGSEGV" in rows[name]["error"]["message"] for name in poison)
+    assert all(rows[name] == calm[name] for name in calm if name not in poison)
 
 
-def test_an_image_that_always_kills_the_decoder_ends_the_run_as_well(
+def test_a_worker_that_dies_before_it_has_seen_an_image_blames_none(shared_ray, images, tmp_path):
+    pass_ = start(images, tmp_path / "out")
+    with pytest.raises(RunError, match=r"died while it was starting \(.*SIGKILL.*lower --slots or --actors"):
+        go(pass_, StillbornWorker)
+    assert pass_.remaining() == NUM_IMAGES
+
+
+def test_a_worker_that_dies_at_every_image_ends_the_run_instead_of_failing_them_all(shared_ray, images, tmp_path):
+    pass_ = start(images, tmp_path / "out")
+    with pytest.raises(RunError, match=r"died at 10 images one after the other.*not the images' fault"):
+        go(pass_, BrokenDevice)
+    assert pass_.remaining() > NUM_IMAGES - 10
+
+
+def test_a_decoding_task_that_always_dies_ends_the_run_and_not_never(
     shared_ray, images, tmp_path, one_retry, monkeypatch
 ):
     monkeypatch.setattr("vigc.platform.pipeline.decode_batch", dying_decode)
-    with pytest.raises(RunError, match="died 2 times"):
+    with pytest.raises(
+        RunError, match=r"died again and again.* 0 of 40 images are committed; the same command continues"
+    ):
         go(start(images, tmp_path / "out"))
 
 
@@ -141,7 +176,7 @@ def test_a_bug_in_the_worker_is_named_with_the_place_of_the_logs(shared_ray, ima
 
 
 def test_rows_that_the_worker_lost_are_noticed(shared_ray, images, tmp_path):
-    with pytest.raises(RunError, match=r"images have no row. `vigc verify"):
+    with pytest.raises(RunError, match=r"did not give exactly one row for each image.*without one are \['"):
         go(start(images, tmp_path / "out"), ForgetfulWorker)
 
 
@@ -207,8 +242,6 @@ def test_what_cannot_work_is_refused_before_ray_starts(images, tmp_path):
         go(pass_, actors=0)
 
 
-@pytest.mark.parametrize(
-    ("remaining", "actors", "rows"), [(1, 1, 1), (7, 4, 1), (200, 1, 25), (200, 2, 12), (10**6, 8, 32)]
-)
-def test_blocks_are_small_where_there_is_little_to_do(remaining, actors, rows):
-    assert rows_per_block(remaining, actors) == rows
+@pytest.mark.parametrize(("num_images", "rows"), [(1, 1), (7, 1), (200, 12), (10_000, 32), (None, 128)])
+def test_blocks_are_small_where_there_is_little_to_do(num_images, rows):
+    assert rows_per_block(num_images) == rows
