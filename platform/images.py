@@ -1,20 +1,22 @@
-"""Fetch and decode: a path becomes pixels at the model's size, or a reason why not. A bad image never raises across a
-row.
+"""Decode: the picture at an address becomes pixels at the model's size, or a reason why not. A bad image never raises
+across a row, nor does one that crashes its decoder, fills the memory or never ends: batches are decoded in a child
+process, and whoever kills it twice is named.
 
-Decoding equals Pillow's "upright by EXIF, on white, RGB, bicubic to a square" to the pixel; ordinary JPEGs take a
-faster decoder on the way. Only the small pixels leave this module, never the original: that is what keeps the object
-store small.
+Decoding equals Pillow's "upright by EXIF, on white, RGB, bicubic to a square" to the pixel, of the first frame; colour
+profiles are not applied, as Pillow by itself and the models' own training do not. Ordinary JPEGs take a faster decoder
+on the way. Only the small pixels leave this module, never the original: that keeps the object store small.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import math
 import os
 import random
-import warnings
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
@@ -24,12 +26,18 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from vigc.platform.fetch import MAX_BYTES, Refused, fetch, fetch_many
+from vigc.platform.isolation import Child, ChildDied, ChildTimeout
 from vigc.platform.records import RowError
 from vigc.platform.schema import MANIFEST, schema_of
+from vigc.platform.storage.patience import patience_s
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # JPEG includes the multi-picture files of cameras and phones
-MAX_BYTES = 512 * 2**20
 MAX_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs: 256 MB as RGB
+MAX_BYTES_PER_PIXEL = 24  # while a transparent picture is laid on white and turned: Pillow takes 4 for each copy
+TIME_LIMIT_S = 60.0  # for decoding one picture; the largest ones take seconds on an idle core
+FETCH_SLACK_S = 60.0
+STRIP_ROWS = 64
 
 ERROR_KINDS = {
     "missing": "the file is not there",
@@ -40,6 +48,8 @@ ERROR_KINDS = {
     "truncated": "the picture is cut short or damaged",
     "too_large": "more bytes or pixels than are decoded",
     "unsupported": "a picture, but of a kind that is not read",
+    "crashed": "the process that decodes died of it, twice",
+    "too_slow": "decoding it did not end in time, twice",
 }
 
 # What the file's first bytes say, for files that Pillow then cannot make sense of.
@@ -63,7 +73,7 @@ class Decoded:
     width: int | None = None  # of the upright original
     height: int | None = None
     pixels: bytes | None = None  # uint8 RGB, image_size x image_size x 3, row by row
-    sha256: str | None = None  # of the file's bytes; set whenever they could be read
+    sha256: str | None = None  # of the file's bytes; set whenever they could be read, unless the decoder died of them
     phash: str | None = None
     error_kind: str | None = None  # a key of ERROR_KINDS
     error_message: str | None = None
@@ -75,17 +85,30 @@ DECODED = pa.schema(
 )
 
 
-class _Unusable(Exception):
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.error = RowError(kind, message)
+Decoder = Callable[[bytes, int, int], Decoded]  # bytes, image_size, max_pixels
+
+_OUT_OF_MEMORY = Refused("too_large", "decoding it takes more memory than there is for it")
 
 
-def decode_batch(batch: pa.Table, image_size: int, max_pixels: int = MAX_PIXELS) -> pa.Table:
-    """Manifest rows in, DECODED rows out, same order. A failed row keeps the size that its source stated."""
+def decode_batch(
+    batch: pa.Table,
+    image_size: int,
+    max_pixels: int = MAX_PIXELS,
+    *,
+    time_limit_s: float = TIME_LIMIT_S,
+    decoder: Decoder | None = None,
+) -> pa.Table:
+    """Manifest rows in, DECODED rows out, same order. A failed row keeps the size that its source stated.
+
+    Args:
+        max_pixels: larger pictures are `too_large`, by their header alone.
+        time_limit_s: for decoding one picture, its fetching not counted.
+        decoder: `decode_bytes` unless told; runs in a child process, which this process keeps for the next batch.
+    """
+    child = _kept_child(os.getpid(), decoder or decode_bytes, image_size, max_pixels, time_limit_s)
+    records = batch.to_pylist()
     rows = []
-    for record in batch.to_pylist():
-        decoded = decode(record["uri"], image_size)
+    for record, decoded in zip(records, _decode_apart(child, [r["uri"] for r in records], time_limit_s), strict=True):
         found = {name: getattr(decoded, name) for name in schema_of(Decoded).names}
         if decoded.pixels is None:
             found |= {"width": record["width"], "height": record["height"]}
@@ -93,39 +116,97 @@ def decode_batch(batch: pa.Table, image_size: int, max_pixels: int = MAX_PIXELS)
     return pa.Table.from_pylist(rows, schema=DECODED)
 
 
-def decode(uri: str, image_size: int) -> Decoded:
-    sha256 = None
+def decode(uri: str, image_size: int, max_pixels: int = MAX_PIXELS) -> Decoded:
+    """One picture, in this process."""
     try:
-        data = fetch(uri)
-        sha256 = hashlib.sha256(data).hexdigest()
-        original = _open_upright(data)
+        return decode_bytes(fetch(uri), image_size, max_pixels)
+    except Refused as refused:
+        return _failed(refused)
+
+
+def decode_bytes(data: bytes, image_size: int, max_pixels: int) -> Decoded:
+    sha256 = hashlib.sha256(data).hexdigest()
+    try:
+        original = _open_upright(data, max_pixels)
         small = original.resize((image_size, image_size), Image.Resampling.BICUBIC)
-    except _Unusable as fault:
-        return Decoded(sha256=sha256, error_kind=fault.error.kind, error_message=fault.error.message)
+        return Decoded(original.width, original.height, small.tobytes(), sha256, perceptual_hash(small))
+    except Refused as refused:
+        return _failed(refused, sha256)
+    except MemoryError:
+        return _failed(_OUT_OF_MEMORY, sha256)
     except Exception as error:  # noqa: BLE001  on damaged files Pillow raises nearly all there is; here it becomes data
-        return Decoded(sha256=sha256, error_kind="truncated", error_message=f"{type(error).__name__}: {error}")
-    return Decoded(original.width, original.height, small.tobytes(), sha256, perceptual_hash(small))
+        return _failed(_damaged(error), sha256)
 
 
-def fetch(uri: str) -> bytes:
+def _failed(refused: Refused, sha256: str | None = None) -> Decoded:
+    return Decoded(sha256=sha256, error_kind=refused.error.kind, error_message=refused.error.message)
+
+
+def _damaged(error: Exception) -> Refused:
+    return Refused("truncated", f"{type(error).__name__}: {error}")
+
+
+class _Decoding:
+    """Lives in the child: a list of addresses begins a batch, and each None is answered by its next picture."""
+
+    def __init__(self, decoder: Decoder, image_size: int, max_pixels: int, time_limit_s: float) -> None:
+        self._decoder, self._settings, self._time_limit_s = decoder, (image_size, max_pixels), time_limit_s
+        self._fetched: Iterator[bytes | Refused] = iter(())
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, whatever a decoder is doing
+
+    def __call__(self, uris: list[str] | None) -> Decoded | None:
+        if uris is not None:
+            self._fetched = fetch_many(uris)
+            return None
+        data = next(self._fetched)
+        if isinstance(data, Refused):
+            return _failed(data)
+        signal.setitimer(signal.ITIMER_REAL, self._time_limit_s)
+        try:
+            return self._decoder(data, *self._settings)
+        except MemoryError:
+            return _failed(_OUT_OF_MEMORY)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@cache
+def _kept_child(pid: int, decoder: Decoder, image_size: int, max_pixels: int, time_limit_s: float) -> Child:
+    memory_bytes = MAX_BYTES + MAX_BYTES_PER_PIXEL * max_pixels
+    return Child(_Decoding, (decoder, image_size, max_pixels, time_limit_s), memory_bytes=memory_bytes)
+
+
+def _decode_apart(child: Child, uris: list[str], time_limit_s: float) -> Iterator[Decoded]:
+    """The child has all addresses at once, and goes from one picture to the next without waiting for this process. When
+    it dies, the first picture without an answer is tried once more, alone.
+    """
+    limit_s = time_limit_s + patience_s() + FETCH_SLACK_S  # in case that what hangs is the fetching
+    position = 0
+    while position < len(uris):
+        remaining = uris[position:]
+        for call in child.submit(remaining, *(None for _ in remaining))[1:]:
+            try:
+                decoded: Decoded = call.result(limit_s)
+            except ChildDied as death:
+                if death.exit_code is None:  # it could not be started, which no picture is to blame for
+                    raise
+                yield _decode_alone(child, uris[position], limit_s)
+                position += 1
+                break
+            yield decoded
+            position += 1
+
+
+def _decode_alone(child: Child, uri: str, limit_s: float) -> Decoded:
     try:
-        size = os.stat(uri).st_size
-        if size > MAX_BYTES:
-            raise _Unusable("too_large", f"{size} bytes; at most {MAX_BYTES} are read")
-        with open(uri, "rb") as file:
-            data = file.read()
-    except FileNotFoundError as error:
-        raise _Unusable("missing", f"no file at {uri}") from error
-    except PermissionError as error:
-        raise _Unusable("permission", f"{uri} may not be read by this user") from error
-    except IsADirectoryError as error:
-        raise _Unusable("not_an_image", f"{uri} is a folder") from error
-    except (OSError, ValueError) as error:  # ValueError: a path with a null character
-        code = errno.errorcode.get(getattr(error, "errno", None) or 0, type(error).__name__)
-        raise _Unusable("unreadable", f"{uri}: {code} {error}") from error
-    if not data:
-        raise _Unusable("empty", "the file has 0 bytes")
-    return data
+        decoded: Decoded = child.submit([uri], None)[1].result(limit_s)
+    except ChildDied as death:
+        if death.exit_code is None:
+            raise
+        is_slow = isinstance(death, ChildTimeout) or death.exit_code == -signal.SIGALRM
+        what = "took too long twice" if is_slow else "broke off twice"
+        return _failed(Refused("too_slow" if is_slow else "crashed", f"decoding it {what}: {death}"))
+    return decoded
 
 
 def perceptual_hash(image: Image.Image) -> str:
@@ -144,41 +225,48 @@ def _dct_basis() -> NDArray[np.float64]:
     return np.cos(np.pi * frequency * (2 * position + 1) / 64)
 
 
-def _open_upright(data: bytes) -> Image.Image:
+def _open_upright(data: bytes, max_pixels: int) -> Image.Image:
     """RGB, upright."""
-    image = _identify(data)
+    image = _identify(data, max_pixels)
     rgb = _decode_jpeg(data, image) or _to_rgb(image)
     transpose = _UPRIGHT.get(_orientation(image))  # after decoding: asking a PNG loads it, and would hide its damage
     return rgb.transpose(transpose) if transpose is not None else rgb
 
 
-def _identify(data: bytes) -> Image.Image:
+def _identify(data: bytes, max_pixels: int) -> Image.Image:
     """Reads the header only."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with _any_size():
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _Unusable("too_large", f"{error}; at most {MAX_PIXELS} pixels are decoded") from error
     except UnidentifiedImageError as error:
         raise _unidentified(data) from error
-    if image.width * image.height > MAX_PIXELS:
-        raise _Unusable("too_large", f"{image.width} x {image.height} pixels; at most {MAX_PIXELS} are decoded")
+    if image.width * image.height > max_pixels:
+        raise Refused("too_large", f"{image.width} x {image.height} pixels; at most {max_pixels} are decoded")
     return image
 
 
-def _unidentified(data: bytes) -> _Unusable:
-    if data.startswith((b"II*\0", b"MM\0*")):
-        return _Unusable("unsupported", "a damaged TIFF, or one of numbers instead of colours; convert it to PNG")
-    if data.startswith(_MAGIC) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP"):
-        return _Unusable("truncated", "the file begins like an image, but its header is cut short or damaged")
-    if data[4:8] == b"ftyp":
-        return _Unusable("unsupported", "HEIC, AVIF or a video; convert it to JPEG or PNG")
+@contextmanager
+def _any_size() -> Iterator[None]:
+    """Without Pillow's own limit, which only warns, and cannot be raised for one picture."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return _Unusable("unsupported", f"{image.format} is not read; convert it to JPEG or PNG")
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _unidentified(data: bytes) -> Refused:
+    if data.startswith((b"II*\0", b"MM\0*")):
+        return Refused("unsupported", "a damaged TIFF, or one of numbers instead of colours; convert it to PNG")
+    if data.startswith(_MAGIC) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP"):
+        return Refused("truncated", "the file begins like an image, but its header is cut short or damaged")
+    if data[4:8] == b"ftyp":
+        return Refused("unsupported", "HEIC, AVIF or a video; convert it to JPEG or PNG")
+    try:
+        with _any_size(), Image.open(io.BytesIO(data)) as image:
+            return Refused("unsupported", f"{image.format} is not read; convert it to JPEG or PNG")
     except Exception:  # noqa: BLE001  any error means the same here: no reader knows these bytes
-        return _Unusable("not_an_image", f"no image format begins with the bytes {data[:8].hex(' ')}")
+        return Refused("not_an_image", f"no image format begins with the bytes {data[:8].hex(' ')}")
 
 
 def _orientation(image: Image.Image) -> int:
@@ -209,17 +297,25 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     try:
         return image.convert("RGB")
     except ValueError as error:
-        raise _Unusable("unsupported", f"colour mode {image.mode}: {error}") from error
+        raise Refused("unsupported", f"colour mode {image.mode}: {error}") from error
 
 
 def _to_8_bit(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     """16-bit grays keep their scale; 32-bit and floating-point grays, which have none, are stretched to their range."""
     if values.dtype.itemsize == 2:
         return (values.astype(np.uint16) // 257).astype(np.uint8)
-    gray = np.nan_to_num(values.astype(np.float64))
-    low, high = gray.min(), gray.max()
-    stretched: NDArray[np.uint8] = ((gray - low) * (255 / (high - low or 1))).round().astype(np.uint8)
+    # Strip by strip: as 64-bit numbers, of which several copies are needed, a large scan would take gigabytes.
+    strips = [slice(top, top + STRIP_ROWS) for top in range(0, len(values), STRIP_ROWS)]
+    low = min(_finite(values[strip]).min() for strip in strips)
+    high = max(_finite(values[strip]).max() for strip in strips)
+    stretched = np.empty(values.shape, np.uint8)
+    for strip in strips:
+        stretched[strip] = ((_finite(values[strip]) - low) * (255 / (high - low or 1))).round().astype(np.uint8)
     return stretched
+
+
+def _finite(values: NDArray[np.generic]) -> NDArray[np.float64]:
+    return np.nan_to_num(values.astype(np.float64))
 
 
 def decode_crop(uri: str, image_size: int, rng: random.Random, min_scale: float, flip: bool) -> bytes | RowError:
@@ -227,14 +323,16 @@ def decode_crop(uri: str, image_size: int, rng: random.Random, min_scale: float,
     its shape, bicubic, mirrored where `flip`; or why there is none (facts §1.5).
     """
     try:
-        original = _open_upright(fetch(uri))
+        original = _open_upright(fetch(uri), MAX_PIXELS)
         width, height = original.size
         box = _random_box(rng, width, height, min_scale) if min_scale < 1 else (0.0, 0.0, width, height)
         small = original.resize((image_size, image_size), Image.Resampling.BICUBIC, box=box)
-    except _Unusable as fault:
-        return fault.error
-    except Exception as error:  # noqa: BLE001  as in `decode`
-        return RowError("truncated", f"{type(error).__name__}: {error}")
+    except Refused as refused:
+        return refused.error
+    except MemoryError:
+        return _OUT_OF_MEMORY.error
+    except Exception as error:  # noqa: BLE001  as in `decode_bytes`
+        return _damaged(error).error
     return (small.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else small).tobytes()
 
 

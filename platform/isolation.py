@@ -102,23 +102,23 @@ class Child:
         life = self._life
         return life.pid if life is not None and not life.ended else None
 
-    def submit(self, payload: Any) -> Call:
-        """Hands the handler a payload and does not wait for it."""
-        data = pickle.dumps(payload, pickle.HIGHEST_PROTOCOL)
+    def submit(self, *payloads: Any) -> list[Call]:
+        """Hands them to the handler, all to the same process, and does not wait for the answers."""
+        data = [pickle.dumps(payload, pickle.HIGHEST_PROTOCOL) for payload in payloads]
         with self._lock:
-            future = None if self._life is None else self._life.send(data)
-            while future is None:
+            if self._life is None or self._life.ended:
                 self._life = _Life(self._make, self._memory_bytes)
-                future = self._life.send(data)
-            assert self._life is not None
-            return Call(self._life, future)
+            life = self._life
+            return [Call(life, life.send(one)) for one in data]
 
     def call(self, payload: Any, timeout_s: float | None = None) -> Any:
-        return self.submit(payload).result(timeout_s)
+        (call,) = self.submit(payload)
+        return call.result(timeout_s)
 
     async def acall(self, payload: Any) -> Any:
         """Like `call`, beside others. Cancelling it cancels the handler's coroutine."""
-        return await asyncio.wrap_future(self.submit(payload).future)
+        (call,) = self.submit(payload)
+        return await asyncio.wrap_future(call.future)
 
     def stop(self) -> None:
         """Ends the process. Calls under way raise ChildDied; a later call starts it anew."""
@@ -136,6 +136,7 @@ class _Life:
         from ray import cloudpickle
 
         self.ended = False
+        self._make_error: Callable[[], BaseException] = lambda: ChildDied("the process is gone")
         self.ready: Future[None] = Future()
         self._calls: dict[int, Future[Any]] = {0: self.ready}
         self._numbers = itertools.count(1)
@@ -157,12 +158,12 @@ class _Life:
         self._started.wait()
         return self._process.pid if self._process else None
 
-    def send(self, data: bytes) -> Future[Any] | None:
-        """None where the process is gone."""
+    def send(self, data: bytes) -> Future[Any]:
         future: Future[Any] = Future()
         with self._lock:
             if self.ended:
-                return None
+                future.set_exception(self._make_error())
+                return future
             number = next(self._numbers)
             self._calls[number] = future
             self._outgoing.put(_frame(data, number))
@@ -214,7 +215,7 @@ class _Life:
 
     def _end(self, make_error: Callable[[], BaseException]) -> None:
         with self._lock:
-            self.ended = True
+            self.ended, self._make_error = True, make_error
             left, self._calls = list(self._calls.values()), {}
         self._outgoing.put(None)
         with suppress(OSError):  # where the other end is closed, some systems call it not connected

@@ -90,7 +90,7 @@ def test_verify_finds_a_whole_data_set_ok_and_exits_0(vigc, tmp_path):
 
 def test_verify_exits_1_and_says_what_is_wrong(vigc_here, tmp_path):
     store = finished(tmp_path / "data")
-    torn = next(store.passes()[0].rows_dir.glob("*.parquet"))
+    torn = next((store.passes()[0].folder.path / "rows").rglob("*.parquet"))
     torn.write_bytes(torn.read_bytes()[:-20])
 
     for arguments in ([], ["--json"]):
@@ -114,7 +114,7 @@ def test_export_writes_a_file_that_passes_its_own_check(vigc_here, tmp_path):
 
     done = vigc_here("export", tmp_path / "data", "--format", "llava", "--json").json()
 
-    examples = json.loads((store.path / "exports" / "llava.json").read_text())
+    examples = json.loads(store.folder.read("exports/llava.json"))
     assert done["num_examples"] == len(examples) == 4  # two odd images, two kinds each
     assert done["image_folder"] == "/nowhere"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vigc.jobs.config import make_config
-from vigc.jobs.plan import make_plan, policy_of
+from vigc.jobs.plan import Mode, make_plan, policy_of
 from vigc.model.sentences import Unit
 from vigc.platform.records import ConfigError, ModelError, StoreError
 
@@ -160,6 +160,4 @@ def test_resume_insists_on_a_data_set(scenes_dir, tmp_path):
     config = config_with(images=str(scenes_dir), out=str(tmp_path / "data"))
 
     with pytest.raises(StoreError, match="could be resumed"):
-        make_plan(config, resume=True)
-    with pytest.raises(ConfigError, match="contradict"):
-        make_plan(config, resume=True, overwrite=True)
+        make_plan(config, Mode.RESUME)

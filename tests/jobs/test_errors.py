@@ -38,10 +38,10 @@ def files_below(folder):
         ("generate nowhere --out out", "nowhere: no such file or folder"),
         ("generate torn --out out", "annotations.json: not a JSON file"),
         ("generate orphan --out out", "annotations[0] names image_id 2"),
-        ("generate photos --annotations lost.json --out out", "lost.json: no such annotation file"),
+        ("generate photos --annotations lost.json --out out", "lost.json: no such file"),
         ("generate photos --out other", "another request: kinds: [\"conversation\", \"detail\"] -> "),
         ("generate photos --out letters", "holds 'dear.txt', which is no data set"),
-        ("generate photos --out photos/a.png", "a.png is a file"),
+        ("generate photos --out photos/a.png", "a file stands where a folder is needed"),
         ("generate photos --out photos/a.png/out", "a file stands where a folder is needed"),
         ("generate photos --out letters --overwrite", "holds 'dear.txt', which is no data set"),
         ("generate photos --out out --kinds story", "--kinds: there is no 'story'"),
@@ -55,7 +55,7 @@ def files_below(folder):
         ("generate photos --out out --model letters", "no config.json there"),
         ("generate photos --out out --engine steam", "--engine: should be 'continuous' or 'reference'"),
         ("generate photos --out out --device tpu", "--device: there is no device 'tpu'"),
-        ("generate photos --out out --actors 0", "--actors: should be greater than or equal to 1"),
+        ("generate photos --out out --actors 0", "--actors: '0' is no number of actors"),
         ("generate photos --out out --resume", "holds no data set that could be resumed"),
         ("generate photos", "--out is missing"),
         ("generate --out out", "IMAGES is missing"),
@@ -91,7 +91,7 @@ def test_an_error_looks_the_same_from_a_process_of_its_own(vigc, place):
 def test_a_disk_without_room_is_named_and_nothing_half_written_stays(place):
     """A limit on the size of files stands for the full disk."""
     limited = (
-        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64)); from vigc.jobs.cli import main; main()"
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600)); from vigc.jobs.cli import main; main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", limited, "generate", "photos", "--out", "out"],

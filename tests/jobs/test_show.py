@@ -34,7 +34,7 @@ def test_with_colours_the_text_stays_as_it_is():
 
 
 def test_answers_with_brackets_are_text_not_markup(tmp_path):
-    rows = list(Store(finished(tmp_path / "data").path).rows())
+    rows = list(finished(tmp_path / "data").rows())
     row = next(row for row in rows if row["conversations"])
     row["conversations"][0] |= {"question": "What is [bold]?", "vig_answer": "[red]a[/red]", "answer": "[red]a[/red]"}
     console = Console(file=io.StringIO(), width=100)

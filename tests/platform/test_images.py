@@ -1,20 +1,23 @@
 from __future__ import annotations
 
-import io
 import os
+from pathlib import Path
 
 import numpy as np
+import odd_images
+import poison_decoders
 import pyarrow as pa
 import pytest
 from datasets import draw
 from PIL import Image, ImageOps
 
 from vigc.platform import images
-from vigc.platform.images import DECODED, decode, decode_batch
+from vigc.platform.images import DECODED, ERROR_KINDS, decode, decode_batch
 from vigc.platform.records import ImageRecord
 from vigc.platform.schema import MANIFEST, to_dict
 
 SIZE = 24
+DECODE_AND_TELL = poison_decoders.decode_and_tell
 
 
 def pixels_of(decoded):
@@ -93,60 +96,173 @@ def test_a_gif_gives_its_first_frame(tmp_path):
     assert tuple(pixels_of(decode(str(tmp_path / "x.gif"), SIZE))[0, 0]) == (255, 0, 0)
 
 
-def broken_files(folder):
-    good = draw(folder / "good.png", 5, (200, 150))
-    picture = Image.open(good)
-    buffers = {}
-    for kind in ("JPEG", "PNG", "WEBP", "TIFF", "GIF"):
-        buffer = io.BytesIO()
-        picture.save(buffer, kind)
-        buffers[kind] = buffer.getvalue()
-    eps = io.BytesIO()
-    picture.save(eps, "EPS")
-    damaged = bytearray(buffers["PNG"])
-    damaged[len(damaged) // 2] ^= 0xFF
-    return {
-        "empty": [b""],
-        "not_an_image": [b"hello", b"<html></html>", b"\x00" * 100],
-        "truncated": [
-            *(data[: len(data) // 2] for data in buffers.values()),
-            *(data[:20] for kind, data in buffers.items() if kind != "TIFF"),
-            bytes(damaged),
-        ],
-        "unsupported": [eps.getvalue(), b"\x00\x00\x00\x18ftypheic" + b"\x00" * 40],
-    }
-
-
-def test_every_kind_of_broken_file_gets_its_reason_and_a_hash(tmp_path):
-    path = tmp_path / "x.jpg"
-    for kind, files in broken_files(tmp_path).items():
-        for data in files:
-            path.write_bytes(data)
-            decoded = decode(str(path), SIZE)
-            assert (decoded.error_kind, decoded.pixels) == (kind, None), (data[:12], decoded.error_message)
-            assert decoded.error_message
-            assert (decoded.sha256 is None) == (kind == "empty")
-
-
-def test_what_cannot_be_read_says_why(tmp_path, monkeypatch):
-    assert decode(str(tmp_path / "gone.jpg"), SIZE).error_kind == "missing"
-    assert decode(str(tmp_path), SIZE).error_kind == "not_an_image"
-    assert decode(str(tmp_path / ("x" * 300)), SIZE).error_kind == "unreadable"
-    assert decode("a\0b", SIZE).error_kind == "unreadable"
-    locked = draw(tmp_path / "locked.png", 1)
-    monkeypatch.setattr("builtins.open", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
-    assert decode(str(locked), SIZE).error_kind == "permission"
-
-
-def test_a_picture_too_large_to_decode_is_refused_by_its_header_alone(tmp_path, monkeypatch):
+def test_a_picture_too_large_to_decode_is_refused_by_its_header_alone(tmp_path):
     bomb = tmp_path / "bomb.png"
     Image.new("1", (20_000, 20_000)).save(bomb)
     assert decode(str(bomb), SIZE).error_kind == "too_large"
-    monkeypatch.setattr(images, "MAX_PIXELS", 99)
-    monkeypatch.setattr(images, "MAX_BYTES", 10_000)
-    assert decode(str(draw(tmp_path / "x.png", 1, (10, 10))), SIZE).error_kind == "too_large"
-    (tmp_path / "long.png").write_bytes(b"x" * 10_001)
-    assert decode(str(tmp_path / "long.png"), SIZE).error_kind == "too_large"
+    small = draw(tmp_path / "x.png", 1, (10, 10))
+    assert decode(str(small), SIZE, max_pixels=99).error_kind == "too_large"
+    assert decode(str(small), SIZE, max_pixels=100).error_kind is None
+    rows = pa.Table.from_pylist([to_dict(ImageRecord("x", str(small)))], schema=MANIFEST)
+    assert decode_batch(rows, SIZE, max_pixels=99)["error_kind"].to_pylist() == ["too_large"]
+
+
+def test_the_limit_can_be_raised_above_pillows_own(tmp_path):
+    large = tmp_path / "large.png"
+    Image.new("1", (10_000, 9_500)).save(large)
+    assert decode(str(large), SIZE).error_kind == "too_large"
+    assert decode(str(large), SIZE, max_pixels=100_000_000).error_kind is None
+    assert Image.MAX_IMAGE_PIXELS == images.MAX_PIXELS
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return odd_images.make(tmp_path_factory.mktemp("odd"))
+
+
+def quarters(pixels):
+    edge = SIZE // 4
+    return [pixels[y, x].astype(int) for y in (edge, SIZE - edge) for x in (edge, SIZE - edge)]
+
+
+def test_the_corpus_is_large_and_the_same_each_time(corpus, tmp_path):
+    assert len(corpus) >= 60
+    assert {odd.kind for odd in corpus} >= set(ERROR_KINDS) - {"permission", "crashed", "too_slow"}
+    again = odd_images.make(tmp_path)
+    for one, other in zip(corpus, again, strict=True):
+        if one.kind is None:
+            assert decode(one.uri, SIZE).sha256 == decode(other.uri, SIZE).sha256, one.uri
+
+
+def test_every_odd_picture_decodes_right_and_every_bad_file_has_its_reason(corpus):
+    for odd in corpus:
+        decoded = decode(odd.uri, SIZE)
+        assert decoded.error_kind == odd.kind, (odd.uri, decoded.error_message)
+        if odd.kind is not None:
+            assert decoded.pixels is None
+            assert decoded.error_message, odd.uri
+        else:
+            assert (decoded.width, decoded.height) == odd.size, odd.uri
+            for found, expected in zip(quarters(pixels_of(decoded)), odd.colours, strict=True):
+                assert abs(found - expected).max() <= odd.tolerance, (odd.uri, found, expected)
+
+
+def test_every_odd_picture_equals_what_pillow_makes_of_it(corpus):
+    for odd in corpus:
+        path = Path(odd.uri)
+        if odd.kind is None and path.is_file() and not path.name.startswith(("gray16", "gray32", "float")):
+            with Image.open(path) as picture:
+                upright = ImageOps.exif_transpose(picture)
+                if upright.has_transparency_data:
+                    white = Image.new("RGBA", upright.size, "white")
+                    upright = Image.alpha_composite(white, upright.convert("RGBA"))
+                assert np.array_equal(pixels_of(decode(odd.uri, SIZE)), by_pillow(upright)), odd.uri
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0", "4:1:1"])
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"optimize": True}, {"restart_marker_rows": 1}], ids=str
+)
+def test_the_fast_jpeg_path_equals_pillow_for_every_way_to_write_a_jpeg(tmp_path, subsampling, options):
+    picture = Image.open(draw(tmp_path / "x.png", 5, (131, 77)))
+    for quality in (30, 90):
+        path = tmp_path / "y.jpg"
+        picture.save(path, subsampling=subsampling, quality=quality, **options)
+        assert np.array_equal(pixels_of(decode(str(path), SIZE)), by_pillow(Image.open(path)))
+
+
+def test_a_name_that_is_not_utf_8_is_found_and_can_be_told(tmp_path):
+    uri = odd_images.undecodable_name(tmp_path)
+    assert decode(uri, SIZE).error_kind is None
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
+    assert decode(path, SIZE).error_kind is None
+    os.unlink(path)
+    missing = decode(path, SIZE)
+    assert missing.error_kind == "missing"
+    missing.error_message.encode()
+    assert "caf" in missing.error_message
+
+
+def table_of(uris):
+    return pa.Table.from_pylist([to_dict(ImageRecord(f"{i}", uri)) for i, uri in enumerate(uris)], schema=MANIFEST)
+
+
+def test_a_corpus_of_bad_images_among_good_ones_costs_none_of_the_good(corpus, tmp_path):
+    good = [str(draw(tmp_path / f"{i}.jpg", i)) for i in range(100)]
+    uris = list(good)
+    for number, odd in enumerate(corpus):
+        uris.insert(number * 2, odd.uri)
+    kinds = {odd.uri: odd.kind for odd in corpus}
+    out = decode_batch(table_of(uris), SIZE)
+    assert out["uri"].to_pylist() == uris
+    assert out["error_kind"].to_pylist() == [kinds.get(uri) for uri in uris]
+    assert [value is None for value in out["pixels"].to_pylist()] == [kinds.get(uri) is not None for uri in uris]
+    there = dict(zip(uris, out["pixels"].to_pylist(), strict=True))
+    assert all(there[uri] == decode(uri, SIZE).pixels for uri in good)
+
+
+def poisoned(path, text):
+    return str(_saved(draw(path.with_suffix(".png"), 1), path, text))
+
+
+def _saved(png, path, text):
+    Image.open(png).save(path, comment=text)
+    return path
+
+
+def test_pictures_that_crash_fill_or_stop_the_decoder_are_named_and_their_neighbours_decode(tmp_path):
+    uris = [str(draw(tmp_path / f"{i}.jpg", i)) for i in range(100)]
+    for place, disease in ((10, "crash"), (11, "memory"), (50, "sleep")):
+        uris[place] = poisoned(tmp_path / f"{disease}.jpg", f"POISON {disease}")
+    out = decode_batch(table_of(uris), SIZE, 10**6, decoder=poison_decoders.decode_or_suffer, time_limit_s=3.0)
+    kinds = out["error_kind"].to_pylist()
+    assert (kinds[10], kinds[11], kinds[50]) == ("crashed", "too_large", "too_slow")
+    assert sum(kind is None for kind in kinds) == 97
+    assert sum(value is not None for value in out["pixels"].to_pylist()) == 97
+    messages = out["error_message"].to_pylist()
+    assert "SIGSEGV" in messages[10]
+    assert "memory" in messages[11]
+    assert "SIGALRM" in messages[50]
+    again = decode_batch(table_of(uris[:10]), SIZE, 10**6, decoder=poison_decoders.decode_or_suffer, time_limit_s=3.0)
+    assert again["error_kind"].null_count == 10
+
+
+def test_a_picture_that_was_there_when_the_decoder_died_once_has_a_second_chance(tmp_path):
+    once = poisoned(tmp_path / "once.jpg", f"POISON once {tmp_path / 'marker'};")
+    uris = [str(draw(tmp_path / "a.jpg", 1)), once, str(draw(tmp_path / "b.jpg", 2))]
+    out = decode_batch(table_of(uris), SIZE, decoder=poison_decoders.decode_or_die_once)
+    assert (tmp_path / "marker").exists()
+    assert out["error_kind"].null_count == 3
+
+
+def test_one_child_serves_batch_after_batch_until_it_dies(tmp_path):
+    batch = table_of([str(draw(tmp_path / f"{i}.jpg", i)) for i in range(3)])
+    pids = set()
+    for _ in range(3):
+        pids |= {told.split()[0] for told in decode_batch(batch, SIZE, decoder=DECODE_AND_TELL)["phash"].to_pylist()}
+    assert len(pids) == 1
+    os.kill(int(next(iter(pids))), 9)
+    out = decode_batch(batch, SIZE, decoder=DECODE_AND_TELL)
+    assert out["error_kind"].null_count == 3
+    assert {told.split()[0] for told in out["phash"].to_pylist()} != pids
+
+
+def test_fifty_megapixels_take_less_than_three_gigabytes(tmp_path):
+    noise = np.random.default_rng(1).integers(0, 255, (500, 500), dtype=np.uint8)
+    photo = Image.fromarray(np.tile(noise, (14, 15))).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.save(tmp_path / "photo.jpg", exif=exif)
+    alpha = photo.convert("RGBA")
+    alpha.putalpha(Image.new("L", photo.size, 128))
+    alpha.save(tmp_path / "alpha.webp.png", compress_level=1)
+    Image.fromarray(np.asarray(photo.convert("L")).astype(np.float32)).save(tmp_path / "float.tif")
+    names = ["photo.jpg", "alpha.webp.png", "float.tif", "photo.jpg"]
+    out = decode_batch(table_of([str(tmp_path / name) for name in names]), SIZE, decoder=DECODE_AND_TELL)
+    assert out["error_kind"].null_count == 4
+    assert out["width"].to_pylist() == [7000, 7500, 7500, 7000]
+    peak_kb = max(int(told.split()[1]) for told in out["phash"].to_pylist())
+    assert peak_kb < 2_000_000
 
 
 def test_a_batch_keeps_its_order_its_columns_and_their_types(tmp_path):

@@ -84,7 +84,7 @@ def test_a_death_is_told_in_words_and_the_next_call_has_a_new_child(child, paylo
 
 
 def test_a_death_ends_every_call_under_way_and_no_answer_that_came_before_is_lost(child):
-    calls = [child.submit(payload) for payload in (("echo", 1), ("crash",), ("echo", 2))]
+    calls = child.submit(("echo", 1), ("crash",), ("echo", 2))
     assert calls[0].result() == 1
     for call in calls[1:]:
         with pytest.raises(ChildDied):
