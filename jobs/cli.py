@@ -88,6 +88,64 @@ def scenes(
 
 @app.command(
     epilog=help_end(
+        "vigc ingest objects365 --annotations zhiyuan_objv2_train.json --to manifest",
+        "vigc ingest coco/train2017 --annotations instances.json --annotations captions.json --to manifest",
+        "vigc ingest 's3://bucket/shards/{00000..00099}.tar' --to s3://bucket/manifest --sample 10000 --seed 3",
+        "vigc ingest photos --to manifest --exclude used_in_training.json --shard 1/4",
+    )
+)
+def ingest(
+    location: Annotated[
+        str,
+        typer.Argument(
+            metavar="LOCATION",
+            help="Images: a folder, a list of addresses (.txt), COCO, a manifest, tar shards, or Hugging Face.",
+        ),
+    ],
+    to: Annotated[str, typer.Option(metavar="MANIFEST", help="A folder that is new or empty; may be s3:// or gs://.")],
+    annotations: Annotated[
+        list[str] | None,
+        typer.Option(help="A COCO annotation file for the images. May be repeated; they are joined by image id."),
+    ] = None,
+    source: Annotated[str, typer.Option(help="auto, folder, coco, manifest, webdataset or huggingface.")] = "auto",
+    exclude: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Leave out these ids: lines, JSON, Parquet or CSV.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first N images.", show_default="all")] = None,
+    sample: Annotated[int | None, typer.Option(help="N images drawn by --seed.", show_default="all")] = None,
+    seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="One of N parts, from 1/N to N/N.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another manifest there.")] = False,
+    json_: Json = False,
+) -> None:
+    """Write any source as a manifest of Parquet files, to be read fast and often.
+
+    Exclude, limit, sample and shard are applied in this order. The same command again finds the manifest finished.
+    """
+    from dataclasses import asdict
+
+    from vigc.jobs.ingest import Part, Say, run_ingest
+
+    say = Say(make_console(quiet=json_))
+    with say.shown():
+        made = run_ingest(
+            location,
+            to,
+            annotations=annotations or (),
+            source=source,
+            part=Part(limit, sample, seed, shard, exclude),
+            overwrite=overwrite,
+            on_open=say.opened,
+            on_progress=say.report,
+        )
+    if json_:
+        print_json(asdict(made))
+    else:
+        say.done(made)
+
+
+@app.command(
+    epilog=help_end(
         "vigc show data --limit 20 | less",
         "vigc show data --image-id 000042.jpg",
         "vigc show data --kind detail --rejected",

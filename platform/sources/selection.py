@@ -24,6 +24,8 @@ from vigc.platform.sources.addresses import absolute, open_stream, readable, suf
 from vigc.platform.sources.base import Source
 from vigc.platform.sources.parquet_files import SUFFIXES as PARQUET
 
+IDS_AT_ONCE = 200_000
+
 # COCO's file names end in the image's number: 000000000042.jpg, COCO_train2014_000000000042.jpg.
 _COCO_NUMBER = r"(?:^|_)(?P<number>\d{12})$"
 
@@ -108,8 +110,7 @@ class Selection(Source):
         hashes: list[NDArray[np.uint64]] = []
         first = num_kept = num_excluded = 0
         excluded = None if self._entries is None else _Excluded(self._entries)
-        for table in self._source.tables():
-            ids = table["image_id"].combine_chunks()
+        for ids in self._ids():
             rows = np.arange(len(ids))
             if excluded is not None:
                 rows = rows[~excluded.among(ids)]
@@ -139,6 +140,18 @@ class Selection(Source):
                 raise InputError(f"--shard {number}/{of}: no image, of {len(positions)}. Make fewer shards.")
             positions = positions[start:stop]
         return _Chosen(positions, num_excluded, 0 if excluded is None else excluded.num_unmatched)
+
+    def _ids(self) -> Iterator[pa.Array]:
+        """Many at a time where they are looked up, because each look-up goes through the whole list once."""
+        at_least = 0 if self._entries is None else IDS_AT_ONCE
+        waiting: list[pa.Array] = []
+        for table in self._source.tables():
+            waiting += table["image_id"].chunks
+            if sum(map(len, waiting)) >= at_least:
+                yield pa.concat_arrays(waiting)
+                waiting = []
+        if waiting:
+            yield pa.concat_arrays(waiting)
 
 
 class _Excluded:
