@@ -39,13 +39,14 @@ _S3_KINDS = {
 def from_s3(address: str, part: tuple[int, int] | None, reserve: Reserve) -> bytes:
     from botocore.exceptions import ClientError, NoCredentialsError, PartialCredentialsError
 
-    from vigc.platform.storage.s3 import call, client
+    from vigc.platform.storage.patience import patience_s
+    from vigc.platform.storage.s3 import call, patient_client
 
     bucket, _, key = address.partition("://")[2].partition("/")
     span = {"Range": _range(part)} if part else {}
 
     def attempt() -> bytes:
-        found = client().get_object(Bucket=bucket, Key=key, **span)
+        found = patient_client().get_object(Bucket=bucket, Key=key, **span)
         with found["Body"] as body:
             check_size(found["ContentLength"])
             reserve(found["ContentLength"])
@@ -53,7 +54,7 @@ def from_s3(address: str, part: tuple[int, int] | None, reserve: Reserve) -> byt
         return data
 
     try:
-        data = call(attempt, address)
+        data = call(attempt, address, patience_s())
     except FileNotFoundError as error:
         raise Refused("missing", str(error)) from error
     except StoreError as error:

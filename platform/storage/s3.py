@@ -95,14 +95,14 @@ class S3Folder(ObjectFolder):
         return SubTreeFileSystem(f"{self.bucket}/{self.prefix}".rstrip("/"), _arrow(_settings(), self.bucket))
 
     def patiently(self, attempt: Callable[[], T]) -> T:
-        return _call(attempt, self.uri, patience_s())
+        return call(attempt, self.uri, patience_s())
 
     def check(self) -> None:
         """Raises StoreError, within 10 s, when the bucket is not there, may not be used or cannot be reached."""
         key = (_settings(), self.bucket)
         if key not in _checked:
             # Asked for a list and not with HEAD, whose answers have no body that could say what is wrong.
-            _call(
+            call(
                 lambda: client(CHECK_TIMEOUT_S).list_objects_v2(Bucket=self.bucket, MaxKeys=1),
                 f"s3://{self.bucket}",
                 CHECK_S,
@@ -139,12 +139,12 @@ class S3Folder(ObjectFolder):
                 uploading = client(min(READ_TIMEOUT_S, patience_s()), ATTEMPTS_PER_PART)
                 uploading.upload_fileobj(file, self.bucket, self.prefix + name)
 
-        _call(attempt, f"{self.uri}/{name}", patience_s())
+        call(attempt, f"{self.uri}/{name}", patience_s())
 
     def delete(self, *names: str) -> None:
         for start in range(0, len(names), MAX_DELETED_AT_ONCE):
             keys = [{"Key": self.prefix + name} for name in names[start : start + MAX_DELETED_AT_ONCE]]
-            _call(lambda keys=keys: self._delete(keys), self.uri, patience_s())  # type: ignore[misc]
+            call(lambda keys=keys: self._delete(keys), self.uri, patience_s())  # type: ignore[misc]
 
     def delete_all(self, folder: str = "") -> None:
         self.delete(*(entry.name for entry in self.files(folder)))
@@ -157,12 +157,12 @@ class S3Folder(ObjectFolder):
 
     def version(self, name: str) -> Version:
         def attempt() -> Version:
-            found = _patient_client().get_object(Bucket=self.bucket, Key=self.prefix + name)
+            found = patient_client().get_object(Bucket=self.bucket, Key=self.prefix + name)
             now = parsedate_to_datetime(found["ResponseMetadata"]["HTTPHeaders"]["date"])
             age_s = (now - found["LastModified"]).total_seconds()
             return Version(found["Body"].read(), found["ETag"], max(0.0, age_s))
 
-        return _call(attempt, f"{self.uri}/{name}", patience_s())
+        return call(attempt, f"{self.uri}/{name}", patience_s())
 
     def _conditional(self, name: str, data: bytes, **condition: str) -> str | None:
         try:
@@ -171,7 +171,7 @@ class S3Folder(ObjectFolder):
             return None
 
     def _delete(self, keys: list[dict[str, str]]) -> None:
-        done = _patient_client().delete_objects(Bucket=self.bucket, Delete={"Objects": keys, "Quiet": True})
+        done = patient_client().delete_objects(Bucket=self.bucket, Delete={"Objects": keys, "Quiet": True})
         for refused in done.get("Errors", ()):  # one by one, in an answer that is a success as such
             raise faults.ClientError({"Error": refused}, "DeleteObjects")
 
@@ -184,14 +184,14 @@ class S3Folder(ObjectFolder):
 
     def _call(self, method: str, name: str = "", **arguments: Any) -> dict[str, Any]:
         address = f"{self.uri}/{name}" if name else self.uri
-        return _call(lambda: getattr(_patient_client(), method)(Bucket=self.bucket, **arguments), address, patience_s())
+        return call(lambda: getattr(patient_client(), method)(Bucket=self.bucket, **arguments), address, patience_s())
 
 
 class _Outdated(Exception):
     """The condition of a conditional write does not hold."""
 
 
-def _call(attempt: Callable[[], T], address: str, for_s: float) -> T:
+def call(attempt: Callable[[], T], address: str, for_s: float) -> T:
     """What `attempt` returns, with patience for what may pass.
 
     Raises:
@@ -261,7 +261,7 @@ def client(read_timeout_s: float, attempts: int = 1) -> Any:
     return _client(_settings(), read_timeout_s, attempts)
 
 
-def _patient_client() -> Any:
+def patient_client() -> Any:
     return client(min(READ_TIMEOUT_S, patience_s()))
 
 
@@ -289,8 +289,8 @@ def _arrow(settings: Settings, bucket: str) -> FileSystem:
     from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 
     # boto3 follows a bucket into its region; pyarrow has to be told.
-    found = _call(lambda: _patient_client().list_objects_v2(Bucket=bucket, MaxKeys=1), f"s3://{bucket}", patience_s())
-    meta = _patient_client().meta
+    found = call(lambda: patient_client().list_objects_v2(Bucket=bucket, MaxKeys=1), f"s3://{bucket}", patience_s())
+    meta = patient_client().meta
     options: dict[str, Any] = {}
     endpoint = urlsplit(meta.endpoint_url)
     if not (endpoint.hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn")):

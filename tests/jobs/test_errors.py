@@ -17,7 +17,11 @@ def place(tmp_path):
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "annotations.json").write_text('{"images": [')
     (tmp_path / "orphan").mkdir()
-    orphan = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 2}], "categories": []}
+    orphan = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "annotations": [{"image_id": 2, "category_id": 1, "bbox": [0, 0, 1, 1]}],
+        "categories": [{"id": 1, "name": "dog"}],
+    }
     (tmp_path / "orphan" / "annotations.json").write_text(json.dumps(orphan))
     (tmp_path / "bad.yaml").write_text("seed: 1\nslot: 2\n")
     (tmp_path / "pack.yaml").write_text("name: mine\nquestion: 'Q:'\n")

@@ -9,7 +9,6 @@ from rich.console import Console
 
 from vigc.jobs.differences import marked
 from vigc.jobs.show import show_rows
-from vigc.platform.store import Store
 
 
 def test_what_vic_changed_is_marked_on_both_sides_and_the_rest_is_not():
