@@ -32,6 +32,10 @@ class FolderSource(Source):
     def place(self, index: int) -> str:
         return f"{self._root}: image {index + 1} in sorted order"
 
+    def num_images(self) -> int | None:
+        """Counted where listing is cheap."""
+        return None if is_address(self._root) else sum(1 for _ in _list(Path(self._root), "", frozenset()))
+
     def tables(self) -> Iterator[pa.Table]:
         names = _stored(self._root) if is_address(self._root) else _list(Path(self._root), "", frozenset())
         root = self._root.rstrip("/")

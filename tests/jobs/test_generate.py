@@ -56,7 +56,7 @@ def answers(out):
 
 
 def committed(out):
-    return len([path for path in out.glob("passes/001/_checkpoint/*.parquet") if ".pending." not in path.name])
+    return len([*out.glob("passes/001/rows/*/*.parquet"), *out.glob("passes/001/rows/*.parquet")])
 
 
 def wait_for_commits(out, number, process):
