@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from vigc.platform.records import InputError
 from vigc.platform.schema import MANIFEST
 from vigc.platform.sources import objects365
-from vigc.platform.sources.addresses import absolute, is_text, open_stream, readable
+from vigc.platform.sources.addresses import absolute, is_text, is_web, open_stream, readable
 from vigc.platform.sources.base import RECORDS_PER_TABLE, Source
 from vigc.platform.sources.json_stream import JsonFault, top_lists
 from vigc.platform.sources.spill import IMAGES_PER_GROUP, Grouped, Spill
@@ -55,9 +55,7 @@ class CocoSource(Source):
         for number, path in enumerate(self._paths):
             self._join(_CocoFile(path, self._keys), number)
         names = self._images["name"].combine_chunks()
-        with readable(self._root):
-            found = objects365.as_on_disk(names, open_folder(self._root))
-        self._names = found if pc.count_distinct(found).as_py() == len(found) else names
+        self._names = names if is_web(self._root) else self._as_on_disk(names)
 
     def describe(self) -> str:
         skipped = f"; {self.num_skipped} images left out that were never published" if self.num_skipped else ""
@@ -88,6 +86,11 @@ class CocoSource(Source):
             )
             for first in range(0, len(names), RECORDS_PER_TABLE):
                 yield table.slice(first, RECORDS_PER_TABLE)
+
+    def _as_on_disk(self, names: pa.Array) -> pa.Array:
+        with readable(self._root):
+            found = objects365.as_on_disk(names, open_folder(self._root))
+        return found if pc.count_distinct(found).as_py() == len(found) else names
 
     def _objects_of(self, start: int, num: int, categories: pa.Array) -> pa.Array:
         offsets, rows = self._boxes.group(start // IMAGES_PER_GROUP, num)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
@@ -22,6 +25,17 @@ from vigc.platform.schema import MANIFEST
 from vigc.platform.sources import open_source
 
 DOG = ObjectBox("dog", [1.0, 2.0, 3.5, 4.0])
+
+
+@contextmanager
+def serving(handler):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
 
 
 def write_json(path, content):
@@ -58,32 +72,41 @@ def test_a_line_that_is_no_address_is_named(tmp_path):
 
 
 @pytest.fixture
-def web():
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200 if self.path == "/list.txt" else 404)
-            self.end_headers()
-            self.wfile.write(b"one.png\nhttp://elsewhere/two.png\n")
+def web(tmp_path):
+    """The files of tmp_path, by http."""
 
+    class Handler(SimpleHTTPRequestHandler):
         def log_message(self, *arguments):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(partial(Handler, directory=str(tmp_path))) as address:
+        yield address
 
 
-def test_a_list_is_read_from_the_web(web):
+def test_a_list_is_read_from_the_web(web, tmp_path):
+    (tmp_path / "list.txt").write_text("one.png\nhttp://elsewhere/two.png\n")
     uris = [record.uri for record in open_source(f"{web}/list.txt")]
     assert uris == [f"{web}/one.png", "http://elsewhere/two.png"]
-    with pytest.raises(InputError, match="the server answers 404"):
+    with pytest.raises(InputError, match=r"gone\.txt: the server answers 404"):
         open_source(f"{web}/gone.txt")
-    with pytest.raises(InputError, match="only lists of addresses"):
+    with pytest.raises(InputError, match="the web cannot be listed"):
         open_source(f"{web}/folder/")
+
+
+def test_annotations_and_manifests_are_read_from_the_web(web, tmp_path):
+    write_json(tmp_path / "a.json", coco([{"id": 7, "file_name": "a.jpg"}]))
+    write_lines(tmp_path / "m.jsonl", [{"uri": "in/a.png"}])
+    write_csv(tmp_path / "m.csv", [{"uri": "in/a.png"}])
+    for name, uri in (("a.json", "a.jpg"), ("m.jsonl", "in/a.png"), ("m.csv", "in/a.png")):
+        assert [record.uri for record in open_source(f"{web}/{name}")] == [f"{web}/{uri}"]
+    elsewhere = open_source("https://elsewhere/train2017", annotations=f"{web}/a.json")
+    assert [record.uri for record in elsewhere] == ["https://elsewhere/train2017/a.jpg"]
+
+
+def test_a_server_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr("vigc.platform.sources.addresses.NUM_TRIES", 0)
+    with pytest.raises(InputError, match=r"http://127\.0\.0\.1:9/list\.txt: no answer"):
+        open_source("http://127.0.0.1:9/list.txt")
 
 
 # ---- COCO
@@ -511,6 +534,50 @@ def test_a_repository_of_parquet_files_is_read(tmp_path):
     assert (source.name, source.num_images()) == ("huggingface", 2)
     assert first.uri == f"{tmp_path}/data/train-00000-of-00001.parquet#row=0&column=picture"
     assert (first.captions, second.captions) == (["One.", "Two."], None)
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub's interface as reading the files of one data set takes."""
+
+    data: bytes
+
+    def do_GET(self):
+        about = {"type": "file", "path": "data/x.parquet", "size": len(self.data), "oid": "0" * 40}
+        if self.path.startswith("/api/datasets/a/b/tree/"):
+            self.answer(200, json.dumps([about]).encode())
+        elif self.path.startswith("/api/datasets/a/b"):
+            self.answer(200, json.dumps({"id": "a/b", "sha": "0" * 40, "siblings": [], "tags": []}).encode())
+        elif self.path.startswith("/datasets/a/b/resolve/main/data/x.parquet"):
+            first, last = self.headers["Range"].removeprefix("bytes=").split("-")
+            self.answer(206, self.data[int(first) : int(last) + 1])
+        else:
+            self.answer(404, b"{}")
+
+    def answer(self, code, body):
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments):
+        pass
+
+
+def test_a_data_set_on_the_hub_is_read_by_its_name(tmp_path):
+    pq.write_table(hf_table(["a.png", "b.png"]), tmp_path / "x.parquet")
+    handler = type("OneDataSet", (Hub,), {"data": (tmp_path / "x.parquet").read_bytes()})
+    code = "import sys; from vigc.platform.sources import open_source\n"
+    code += "for record in open_source(sys.argv[1], source='huggingface'): print(record.image_id, record.uri)"
+    with serving(handler) as address:  # the client reads the address when it is imported, so in a process of its own
+        env = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home")}
+        found, gone = (
+            subprocess.run([sys.executable, "-c", code, name], env=env, capture_output=True, text=True, check=False)
+            for name in ("a/b", "hf://datasets/a/gone")
+        )
+    place = "hf://datasets/a/b/data/x.parquet"
+    rows = [f"a.png {place}#row=0&column=picture", f"b.png {place}#row=1&column=picture"]
+    assert found.stdout.splitlines() == rows, found.stderr
+    assert "InputError: hf://datasets/a/gone: the hub gives nothing" in gone.stderr
 
 
 @pytest.mark.parametrize(
