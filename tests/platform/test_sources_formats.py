@@ -139,6 +139,7 @@ def test_instances_and_captions_of_the_same_images_are_joined(tmp_path):
             ImageRecord("new.jpg", f"{tmp_path}/new.jpg", None, None, None, ["Only here."]),
         ]  # fmt: skip
         assert source.place(2) == f"{captions}: images[2]"
+        assert by_id(open_source(str(tmp_path), annotations=[str(captions), str(instances)])) == by_id(source)
         assert source.num_images() == 3
 
 
@@ -165,9 +166,10 @@ def test_many_images_keep_their_own_boxes_whatever_their_order(tmp_path, monkeyp
     monkeypatch.setattr("vigc.platform.sources.spill.IMAGES_PER_GROUP", 10)
     monkeypatch.setattr("vigc.platform.sources.json_stream.CHUNK_BYTES", 50)
     images = [{"id": 3 * i, "file_name": f"{i}.jpg"} for i in range(95)]
-    boxes = [{"image_id": 3 * (i * 31 % 95), "category_id": 1, "bbox": [i, 0, 1, 1]} for i in range(400)]
+    outline = {"segmentation": [[n, n + 0.5] for n in range(12)]}
+    boxes = [{"image_id": 3 * (i * 31 % 95), "category_id": 1, **outline, "bbox": [i, 0, 1, 1]} for i in range(400)]
     said = [{"image_id": 3 * (i * 17 % 95), "caption": f"ü{i}"} for i in range(60)]
-    path = write_json(tmp_path / "a.json", coco(images, [*said, *boxes]))
+    path = write_json(tmp_path / "a.json", {"version": 10**60} | coco(images, [*said, *boxes]))
     records = list(open_source(str(path)))
     assert [record.image_id for record in records] == [f"{i}.jpg" for i in range(95)]
     for i, record in enumerate(records):
@@ -344,7 +346,8 @@ def test_a_bad_row_of_a_text_manifest_is_named_with_line_and_column(tmp_path, ki
         ([{"uri": "a", "captions": [1]}, {"uri": "b", "captions": None}], None),
     ],
 )
-def test_a_bad_parquet_manifest_is_named_with_row_and_column(tmp_path, rows, message):
+def test_a_bad_parquet_manifest_is_named_with_row_and_column(tmp_path, monkeypatch, rows, message):
+    monkeypatch.setattr("vigc.platform.sources.manifest.RECORDS_PER_TABLE", 1)
     path = write_parquet(tmp_path / "m.parquet", rows)
     if message is None:  # numbers become texts without loss
         assert next(iter(open_source(str(path)))).captions == ["1"]
@@ -509,8 +512,9 @@ def test_a_folder_of_save_to_disk_is_read_with_its_captions(tmp_path):
     assert "'picture'" in source.describe()
 
 
-def test_without_different_paths_the_rows_are_numbered(tmp_path):
-    folder = save_to_disk(tmp_path / "set", [hf_table(["a.png", None]), hf_table(["a.png"])])
+@pytest.mark.parametrize("paths", [["a.png", None], ["a.png", "b.png"], ["c.png", ""]])
+def test_without_different_paths_the_rows_are_numbered(tmp_path, paths):
+    folder = save_to_disk(tmp_path / "set", [hf_table(paths), hf_table(["a.png"])])
     assert list(by_id(open_source(str(folder)))) == [
         "data-00000-of-00002.arrow/0", "data-00000-of-00002.arrow/1", "data-00001-of-00002.arrow/0",
     ]  # fmt: skip
@@ -637,7 +641,7 @@ print(peak() - before)
 
 @pytest.mark.slow
 def test_three_hundred_thousand_boxes_need_no_more_memory_than_a_few_columns(tmp_path):
-    """Held as Python objects they would take some 250 MB."""
+    """Held as Python objects they would take some 350 MB."""
     small, large = tmp_path / "small.json", tmp_path / "large.json"
     for path, num in ((small, 100), (large, 300_000)):
         with open(path, "w") as file:
@@ -657,4 +661,4 @@ def test_three_hundred_thousand_boxes_need_no_more_memory_than_a_few_columns(tmp
     assert done.returncode == 0, done.stderr
     counts, growth_mb = done.stdout.splitlines()
     assert counts == "20000 300000"
-    assert float(growth_mb) < 90
+    assert float(growth_mb) < 120
