@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -28,6 +27,7 @@ from vigc.platform.records import ConfigError, InputError, StoreError
 from vigc.platform.schema import MANIFEST
 from vigc.platform.sources import UNFINISHED, Selection, Source, open_source
 from vigc.platform.sources.addresses import absolute
+from vigc.platform.sources.base import first_repeated
 from vigc.platform.storage import Folder, open_folder
 
 FINISHED = "manifest.json"
@@ -171,7 +171,7 @@ def _write(source: Source, folder: Folder, report: Callable[[int], None]) -> tup
         num_images += len(table)
     if not num_images:
         raise InputError(f"{source.describe()}: there is no image any more. Check the place.")
-    _require_different(pa.chunked_array(ids, pa.string()), source)
+    _require_different(pa.concat_arrays(ids), source)
     return num_images, num_files
 
 
@@ -194,15 +194,13 @@ def _files_of(source: Source, report: Callable[[int], None]) -> Iterator[list[pa
         yield waiting
 
 
-def _require_different(ids: pa.ChunkedArray, source: Source) -> None:
-    if pc.count_distinct(ids).as_py() == len(ids):
-        return
-    first_of: dict[str, int] = {}
-    for index, image_id in enumerate(ids.to_pylist()):
-        if (first := first_of.setdefault(image_id, index)) != index:
-            raise InputError(
-                f"The image_id {image_id!r} comes twice: {source.place(first)}, and {source.place(index)}. Rename one."
-            )
+def _require_different(ids: pa.Array, source: Source) -> None:
+    if (twice := first_repeated(ids)) is not None:
+        first, second = twice
+        raise InputError(
+            f"The image_id {ids[second].as_py()!r} comes twice: {source.place(first)}, and {source.place(second)}. "
+            "Rename one."
+        )
 
 
 def _json(content: dict[str, Any]) -> bytes:

@@ -33,7 +33,7 @@ from vigc.platform.layout import (
 from vigc.platform.ledger import COMPRESSION, Ledger, read_ledger
 from vigc.platform.records import ImageRecord, InputError, StoreError
 from vigc.platform.schema import MANIFEST, ROW, from_dict
-from vigc.platform.sources.base import Source
+from vigc.platform.sources.base import Source, first_repeated
 from vigc.platform.storage import Folder
 
 ROWS_PER_BATCH = 512
@@ -152,7 +152,7 @@ def write_pass(folder: Folder, request: Mapping[str, Any], source: Source, block
     Args:
         block_rows: images in a block; None lets their number decide.
     """
-    num_images, hashes = 0, []
+    num_images, ids = 0, []
     for shard, (table, is_only) in enumerate(_shards(source.tables())):
         if block_rows is None:
             block_rows = rows_per_block(table.num_rows if is_only else None)
@@ -160,11 +160,16 @@ def write_pass(folder: Folder, request: Mapping[str, Any], source: Source, block
         pq.write_table(table, buffer, row_group_size=block_rows, compression=COMPRESSION, write_statistics=False)
         folder.write(manifest_file(shard), buffer.getvalue())
         num_images += table.num_rows
-        # Hashes, because two million ids as Python strings take some hundred megabytes.
-        hashes.append(np.fromiter(map(hash, table["image_id"].to_pylist()), np.int64, table.num_rows))
+        ids += table["image_id"].chunks
     if block_rows is None:
         raise InputError("The source gave no image, so there is nothing to do. Check the path and the limit.")
-    _refuse_doubles(source, np.concatenate(hashes))
+    if twice := first_repeated(pa.chunked_array(ids).combine_chunks()):
+        first, second = twice
+        image_id = pa.chunked_array(ids)[first].as_py()
+        raise InputError(
+            f"The image_id {image_id!r} comes twice: {source.place(first)} and {source.place(second)}. "
+            "Rename one, or leave it out with --exclude."
+        )
     layout = Layout(num_images, ROWS_PER_SHARD, block_rows, secrets.token_hex(8))
     write_json(folder, LAYOUT_FILE, asdict(layout))
     write_json(folder, REQUEST_FILE, request)
@@ -186,24 +191,6 @@ def _shards(tables: Iterable[pa.Table]) -> Iterator[tuple[pa.Table, bool]]:
             is_first = False
     if num_waiting:
         yield pa.concat_tables(waiting).combine_chunks(), is_first
-
-
-def _refuse_doubles(source: Source, hashes: Any) -> None:
-    """Raises InputError with the first two places of an image_id that comes twice."""
-    ordered = np.sort(hashes)
-    doubles = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
-    if not doubles:
-        return
-    places: dict[str, int] = {}
-    index = 0
-    for table in source.tables():
-        for image_id in table["image_id"].to_pylist():
-            if hash(image_id) in doubles and (first := places.setdefault(image_id, index)) != index:
-                raise InputError(
-                    f"The image_id {image_id!r} comes twice: {source.place(first)} and {source.place(index)}. "
-                    "Rename one, or leave it out with --exclude."
-                )
-            index += 1
 
 
 def read_pass(folder: Folder) -> Pass:

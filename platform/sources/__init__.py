@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vigc.platform.records import ConfigError, InputError
 from vigc.platform.sources.address_list import AddressListSource
-from vigc.platform.sources.addresses import absolute, is_address, is_folder, split, suffix
+from vigc.platform.sources.addresses import absolute, is_address, is_folder, is_web, split, suffix
 from vigc.platform.sources.base import Source
 from vigc.platform.sources.coco import CocoSource
 from vigc.platform.sources.folder import SUFFIXES, FolderSource
@@ -81,10 +81,10 @@ def _open(place: str, annotations: list[str], source: str) -> Source:
 
 
 def _open_folder(place: str) -> Source:
-    if suffix(place) == ".txt" and (_is_web(place) or not is_folder(place)):
+    if suffix(place) == ".txt" and not is_folder(place):
         return AddressListSource(place)
-    if _is_web(place):
-        raise InputError(f"{place}: of the web, only lists of addresses are read (.txt). Write the addresses into one.")
+    if is_web(place):
+        raise InputError(f"{place}: the web cannot be listed. Write the addresses into a file, one a line (.txt).")
     if not is_folder(place):
         raise InputError(
             f"{place} is a file. Name the folder that holds the images, a list of addresses (.txt), a COCO annotation "
@@ -100,8 +100,6 @@ def _recognised(place: str, annotations: list[str]) -> str:
         return "huggingface"
     if suffix(place) == ".tar":
         return "webdataset"
-    if _is_web(place):
-        return "folder"
     return _kind_of_folder(place) if is_folder(place) else _kind_of_file(place)
 
 
@@ -137,7 +135,8 @@ def _open_coco(place: str, annotations: list[str]) -> Source:
         return CocoSource(annotations, _there(place))
     file = f"{absolute(place)}/annotations.json" if is_folder(place) else place
     folder = split(file)[0]
-    return CocoSource([file], f"{folder}/images" if "images" in open_folder(folder).names() else folder)
+    beside = not is_web(place) and "images" in open_folder(folder).names()
+    return CocoSource([file], f"{folder}/images" if beside else folder)
 
 
 def _there(place: str) -> str:
@@ -152,7 +151,3 @@ def _on_hub(place: str) -> str | None:
         return place
     is_id = re.fullmatch(r"[\w.-]+/[\w.-]+", place) and not Path(place).exists()
     return f"{HUB}datasets/{place}" if is_id else None
-
-
-def _is_web(place: str) -> bool:
-    return place.startswith(("http://", "https://"))

@@ -10,14 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pyarrow as pa
-import urllib3
 
 from vigc.platform.records import ImageRecord, InputError
 from vigc.platform.sources.addresses import absolute, is_address, open_stream, readable, split, without_scheme
 from vigc.platform.sources.base import Source, in_tables
 
-TIMEOUT_S = 30.0
-NUM_TRIES = 4
 SCHEMES = ("http", "https", "s3", "gs", "gcs", "file")
 
 
@@ -27,9 +24,8 @@ class AddressListSource(Source):
     def __init__(self, place: str) -> None:
         """Raises InputError when the list cannot be read or a line is no address."""
         self._place = absolute(place)
-        text = _fetch(self._place) if self._place.startswith(("http://", "https://")) else _read(self._place)
         self._lines: list[tuple[int, str]] = []
-        for number, line in enumerate(_decoded(text, self._place).splitlines(), 1):
+        for number, line in enumerate(_read(self._place).splitlines(), 1):
             if (address := line.strip()) and not address.startswith("#"):
                 self._check(number, address)
                 self._lines.append((number, address))
@@ -62,23 +58,9 @@ class AddressListSource(Source):
             )
 
 
-def _read(place: str) -> bytes:
+def _read(place: str) -> str:
     with readable(place), open_stream(place) as file:
-        return file.read()
-
-
-def _fetch(address: str) -> bytes:
-    retries = urllib3.Retry(NUM_TRIES, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504))
-    try:
-        answer = urllib3.request("GET", address, retries=retries, timeout=TIMEOUT_S)
-    except urllib3.exceptions.HTTPError as error:
-        raise InputError(f"{address}: no answer ({error}). Check the address and the network.") from error
-    if answer.status != 200:
-        raise InputError(f"{address}: the server answers {answer.status}. Check the address.")
-    return answer.data
-
-
-def _decoded(text: bytes, place: str) -> str:
+        text = file.read()
     try:
         return text.decode("utf-8-sig")
     except UnicodeDecodeError as error:

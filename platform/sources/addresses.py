@@ -15,11 +15,15 @@ from typing import IO, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import urllib3
+from pyarrow.fs import FileType
 
 from vigc.platform.records import InputError
 from vigc.platform.storage import LocalFolder, open_folder
 
 BUFFER_BYTES = 2**20
+TIMEOUT_S = 30.0
+NUM_TRIES = 4
 
 # An absolute path, or a scheme of its own.
 COMPLETE = r"^(/|[A-Za-z][A-Za-z0-9+.-]*://)"
@@ -27,6 +31,10 @@ COMPLETE = r"^(/|[A-Za-z][A-Za-z0-9+.-]*://)"
 
 def is_address(place: str) -> bool:
     return "://" in place
+
+
+def is_web(place: str) -> bool:
+    return place.startswith(("http://", "https://"))
 
 
 def absolute(place: str) -> str:
@@ -66,9 +74,14 @@ def is_folder(place: str) -> bool:
         if not path.exists():
             raise InputError(f"{place}: no such file or folder. Check the path; relative paths start at {Path.cwd()}.")
         return path.is_dir()
+    if is_web(place):
+        return False
     folder, name = split(place)
-    if "/" in folder.partition("://")[2] and name in open_folder(folder).names() and suffix(name):
-        return bool(open_folder(place).names())  # a file has nothing below it
+    if folder.partition("://")[2]:
+        with readable(place):
+            kind = open_folder(folder).arrow.get_file_info(name).type
+        if kind == FileType.File:
+            return False
     if not open_folder(place).exists():
         raise InputError(f"{place}: nothing is there. Check the address.")
     return True
@@ -76,21 +89,36 @@ def is_folder(place: str) -> bool:
 
 @contextmanager
 def readable(place: str) -> Iterator[None]:
-    """Turns what storage and Arrow say about a file into an InputError that names it."""
+    """Turns what storage, the web and Arrow say about a file into an InputError that names it."""
     try:
         yield
     except FileNotFoundError as error:
         raise InputError(f"{place}: no such file. Check the path.") from error
     except pa.ArrowInvalid as error:
         raise InputError(f"{place}: damaged, or not of the kind its name says ({error}). Replace the file.") from error
+    except urllib3.exceptions.HTTPError as error:
+        raise InputError(f"{place}: no answer ({error}). Check the address and the network.") from error
     except OSError as error:
         raise InputError(f"{place}: cannot be read ({error.strerror or error}). Make it readable.") from error
 
 
 def open_stream(place: str) -> IO[bytes]:
-    """A file to be read from its beginning to its end."""
+    """A file to be read from its beginning to its end, under `readable`."""
+    if is_web(place):
+        return _open_web(place)
     folder, name = split(place)
     found = open_folder(folder)
     if isinstance(found, LocalFolder):
         return open(found.path / name, "rb")
     return cast(IO[bytes], io.BufferedReader(found.arrow.open_input_stream(name), BUFFER_BYTES))
+
+
+def _open_web(address: str) -> IO[bytes]:
+    retries = urllib3.Retry(NUM_TRIES, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504))
+    answer = urllib3.request("GET", address, retries=retries, timeout=TIMEOUT_S, preload_content=False)
+    if answer.status != 200:
+        answer.close()
+        raise InputError(f"{address}: the server answers {answer.status}. Check the address.")
+    stream = cast(urllib3.HTTPResponse, answer)
+    stream.auto_close = False  # else it is a closed file where its end is looked for
+    return cast(IO[bytes], io.BufferedReader(cast(io.RawIOBase, stream), BUFFER_BYTES))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from vigc.platform.records import ImageRecord
 from vigc.platform.schema import MANIFEST, from_dict, to_dict
@@ -61,3 +62,17 @@ class Records(Source):
 
     def tables(self) -> Iterator[pa.Table]:
         return in_tables(self._records)
+
+
+def first_repeated(values: pa.Array) -> tuple[int, int] | None:
+    """The first two places of the value that is the first to come again.
+
+    By sorting, which takes a small part of the memory of Arrow's hash tables.
+    """
+    order = pc.sort_indices(values)
+    ordered = values.take(order)
+    again = order.to_numpy()[1:][pc.equal(ordered[1:], ordered[:-1]).to_numpy(zero_copy_only=False)]
+    if not len(again):
+        return None
+    second = int(again.min())
+    return int(pc.index(values, values[second]).as_py()), second

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from vigc.platform.records import InputError
 from vigc.platform.schema import MANIFEST
 from vigc.platform.sources import objects365
-from vigc.platform.sources.addresses import absolute, is_text, open_stream, readable
-from vigc.platform.sources.base import RECORDS_PER_TABLE, Source
+from vigc.platform.sources.addresses import absolute, is_text, is_web, open_stream, readable
+from vigc.platform.sources.base import RECORDS_PER_TABLE, Source, first_repeated
 from vigc.platform.sources.json_stream import JsonFault, top_lists
 from vigc.platform.sources.spill import IMAGES_PER_GROUP, Grouped, Spill
 from vigc.platform.storage import open_folder
@@ -55,9 +55,7 @@ class CocoSource(Source):
         for number, path in enumerate(self._paths):
             self._join(_CocoFile(path, self._keys), number)
         names = self._images["name"].combine_chunks()
-        with readable(self._root):
-            found = objects365.as_on_disk(names, open_folder(self._root))
-        self._names = found if pc.count_distinct(found).as_py() == len(found) else names
+        self._names = names if is_web(self._root) else self._as_on_disk(names)
 
     def describe(self) -> str:
         skipped = f"; {self.num_skipped} images left out that were never published" if self.num_skipped else ""
@@ -89,6 +87,11 @@ class CocoSource(Source):
             for first in range(0, len(names), RECORDS_PER_TABLE):
                 yield table.slice(first, RECORDS_PER_TABLE)
 
+    def _as_on_disk(self, names: pa.Array) -> pa.Array:
+        with readable(self._root):
+            found = objects365.as_on_disk(names, open_folder(self._root))
+        return names if found is not names and first_repeated(found) else found
+
     def _objects_of(self, start: int, num: int, categories: pa.Array) -> pa.Array:
         offsets, rows = self._boxes.group(start // IMAGES_PER_GROUP, num)
         columns = [
@@ -117,7 +120,8 @@ class CocoSource(Source):
         new = published.to_numpy(zero_copy_only=False) & (known < 0)
         positions = np.where(new, len(self._images) + np.cumsum(new) - 1, known)
         self.num_skipped += num - int(pc.sum(published).as_py() or 0)
-        self._images = pa.concat_tables([self._images, images.filter(pa.array(new)).cast(_IMAGES)]).combine_chunks()
+        images = images if new.all() else images.filter(pa.array(new))
+        self._images = pa.concat_tables([self._images, images.cast(_IMAGES)]).combine_chunks()
         self._require_different_names()
         self._has_objects = np.concatenate([self._has_objects, np.zeros(int(new.sum()), bool)])
         if file.has_objects:
@@ -142,7 +146,7 @@ class CocoSource(Source):
         return known
 
     def _require_different_names(self) -> None:
-        if (twice := _first_repeated(self._images["name"].combine_chunks())) is None:
+        if (twice := first_repeated(self._images["name"].combine_chunks())) is None:
             return
         first, second = twice
         name = self._images["name"][second].as_py()
@@ -300,7 +304,7 @@ class _CocoFile:
             self._caption_rows.clear()
 
     def _require_different_ids(self) -> None:
-        if (twice := _first_repeated(self.images["key"].combine_chunks())) is not None:
+        if (twice := first_repeated(self.images["key"].combine_chunks())) is not None:
             first, second = twice
             key = self._keys.original(self.images["key"][second].as_py())
             raise _fault(self.path, f"images[{second}]", f"has the same id {key!r} as images[{first}]")
@@ -347,14 +351,6 @@ class _Index:
 def _columns(rows: list[Any], schema: pa.Schema) -> pa.RecordBatch:
     arrays = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=True)]
     return pa.record_batch(arrays, schema=schema)
-
-
-def _first_repeated(values: pa.Array) -> tuple[int, int] | None:
-    """The first two places of the value that is the first to come a second time."""
-    codes = values.dictionary_encode().indices.to_numpy()
-    _, firsts, inverse = np.unique(codes, return_index=True, return_inverse=True)
-    again = np.flatnonzero(firsts[inverse] != np.arange(len(codes)))
-    return (int(firsts[inverse][again[0]]), int(again[0])) if len(again) else None
 
 
 def _fault(path: str, place: str, what: str) -> InputError:

@@ -31,8 +31,9 @@ class HubFolder:
 
         try:
             found = cast(dict[str, dict[str, Any]], HfFileSystem().find(self._path, detail=True))
-        except FileNotFoundError as error:
-            raise InputError(f"{self.uri}: no such data set on the hub. A private one needs HF_TOKEN.") from error
         except Exception as error:
-            raise InputError(f"{self.uri}: the hub cannot be reached ({error}). Check the network.") from error
+            what = str(error).partition("\n")[0]
+            raise InputError(
+                f"{self.uri}: the hub gives nothing ({what}). Check name and network; HF_TOKEN opens what is private."
+            ) from error
         return [Entry(name.removeprefix(f"{self._path}/"), entry["size"]) for name, entry in sorted(found.items())]

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from vigc.platform.records import InputError
 from vigc.platform.schema import MANIFEST
 from vigc.platform.sources.addresses import absolute, is_folder, open_stream, readable
-from vigc.platform.sources.base import RECORDS_PER_TABLE, Source
+from vigc.platform.sources.base import RECORDS_PER_TABLE, Source, first_repeated
 from vigc.platform.sources.hub import HUB
 from vigc.platform.sources.parquet_files import ParquetFiles
 from vigc.platform.storage import LocalFolder, open_folder
@@ -221,7 +221,7 @@ class HuggingFaceSource(Source):
                     return False
                 found += paths.chunks
         paths = pa.chunked_array(found, pa.string())
-        return bool(pc.count_distinct(paths).as_py() == len(paths))
+        return first_repeated(paths.combine_chunks()) is None
 
 
 def _is_saved(place: str) -> bool:

@@ -19,7 +19,7 @@ MAX_ENTRY_CHARACTERS = 64 * 2**20
 _BLANK = re.compile(r"[ \t\n\r]*")
 # A list of numbers up to the next key or the entry's end. Quotes in strings are escaped, so this is always a key; an
 # outline that is cut by a window's edge stays, and is decoded like the rest.
-_OUTLINE = re.compile(r'"segmentation"(?<!\\"segmentation")\s*:\s*\[[\[\]\d\s.,eE+-]*\](?=\s*(?:\}|,\s*"))')
+_OUTLINE = re.compile(r'"segmentation"\s*:\s*\[[\[\]\d\s.,eE+-]*\](?=\s*(?:\}|,\s*"))')
 
 
 class JsonFault(Exception):

@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
@@ -22,6 +25,17 @@ from vigc.platform.schema import MANIFEST
 from vigc.platform.sources import open_source
 
 DOG = ObjectBox("dog", [1.0, 2.0, 3.5, 4.0])
+
+
+@contextmanager
+def serving(handler):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
 
 
 def write_json(path, content):
@@ -58,32 +72,41 @@ def test_a_line_that_is_no_address_is_named(tmp_path):
 
 
 @pytest.fixture
-def web():
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200 if self.path == "/list.txt" else 404)
-            self.end_headers()
-            self.wfile.write(b"one.png\nhttp://elsewhere/two.png\n")
+def web(tmp_path):
+    """The files of tmp_path, by http."""
 
+    class Handler(SimpleHTTPRequestHandler):
         def log_message(self, *arguments):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(partial(Handler, directory=str(tmp_path))) as address:
+        yield address
 
 
-def test_a_list_is_read_from_the_web(web):
+def test_a_list_is_read_from_the_web(web, tmp_path):
+    (tmp_path / "list.txt").write_text("one.png\nhttp://elsewhere/two.png\n")
     uris = [record.uri for record in open_source(f"{web}/list.txt")]
     assert uris == [f"{web}/one.png", "http://elsewhere/two.png"]
-    with pytest.raises(InputError, match="the server answers 404"):
+    with pytest.raises(InputError, match=r"gone\.txt: the server answers 404"):
         open_source(f"{web}/gone.txt")
-    with pytest.raises(InputError, match="only lists of addresses"):
+    with pytest.raises(InputError, match="the web cannot be listed"):
         open_source(f"{web}/folder/")
+
+
+def test_annotations_and_manifests_are_read_from_the_web(web, tmp_path):
+    write_json(tmp_path / "a.json", coco([{"id": 7, "file_name": "a.jpg"}]))
+    write_lines(tmp_path / "m.jsonl", [{"uri": "in/a.png"}])
+    write_csv(tmp_path / "m.csv", [{"uri": "in/a.png"}])
+    for name, uri in (("a.json", "a.jpg"), ("m.jsonl", "in/a.png"), ("m.csv", "in/a.png")):
+        assert [record.uri for record in open_source(f"{web}/{name}")] == [f"{web}/{uri}"]
+    elsewhere = open_source("https://elsewhere/train2017", annotations=f"{web}/a.json")
+    assert [record.uri for record in elsewhere] == ["https://elsewhere/train2017/a.jpg"]
+
+
+def test_a_server_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr("vigc.platform.sources.addresses.NUM_TRIES", 0)
+    with pytest.raises(InputError, match=r"http://127\.0\.0\.1:9/list\.txt: no answer"):
+        open_source("http://127.0.0.1:9/list.txt")
 
 
 # ---- COCO
@@ -116,6 +139,7 @@ def test_instances_and_captions_of_the_same_images_are_joined(tmp_path):
             ImageRecord("new.jpg", f"{tmp_path}/new.jpg", None, None, None, ["Only here."]),
         ]  # fmt: skip
         assert source.place(2) == f"{captions}: images[2]"
+        assert by_id(open_source(str(tmp_path), annotations=[str(captions), str(instances)])) == by_id(source)
         assert source.num_images() == 3
 
 
@@ -142,9 +166,10 @@ def test_many_images_keep_their_own_boxes_whatever_their_order(tmp_path, monkeyp
     monkeypatch.setattr("vigc.platform.sources.spill.IMAGES_PER_GROUP", 10)
     monkeypatch.setattr("vigc.platform.sources.json_stream.CHUNK_BYTES", 50)
     images = [{"id": 3 * i, "file_name": f"{i}.jpg"} for i in range(95)]
-    boxes = [{"image_id": 3 * (i * 31 % 95), "category_id": 1, "bbox": [i, 0, 1, 1]} for i in range(400)]
+    outline = {"segmentation": [[n, n + 0.5] for n in range(12)]}
+    boxes = [{"image_id": 3 * (i * 31 % 95), "category_id": 1, **outline, "bbox": [i, 0, 1, 1]} for i in range(400)]
     said = [{"image_id": 3 * (i * 17 % 95), "caption": f"ü{i}"} for i in range(60)]
-    path = write_json(tmp_path / "a.json", coco(images, [*said, *boxes]))
+    path = write_json(tmp_path / "a.json", {"version": 10**60} | coco(images, [*said, *boxes]))
     records = list(open_source(str(path)))
     assert [record.image_id for record in records] == [f"{i}.jpg" for i in range(95)]
     for i, record in enumerate(records):
@@ -321,7 +346,8 @@ def test_a_bad_row_of_a_text_manifest_is_named_with_line_and_column(tmp_path, ki
         ([{"uri": "a", "captions": [1]}, {"uri": "b", "captions": None}], None),
     ],
 )
-def test_a_bad_parquet_manifest_is_named_with_row_and_column(tmp_path, rows, message):
+def test_a_bad_parquet_manifest_is_named_with_row_and_column(tmp_path, monkeypatch, rows, message):
+    monkeypatch.setattr("vigc.platform.sources.manifest.RECORDS_PER_TABLE", 1)
     path = write_parquet(tmp_path / "m.parquet", rows)
     if message is None:  # numbers become texts without loss
         assert next(iter(open_source(str(path)))).captions == ["1"]
@@ -486,8 +512,9 @@ def test_a_folder_of_save_to_disk_is_read_with_its_captions(tmp_path):
     assert "'picture'" in source.describe()
 
 
-def test_without_different_paths_the_rows_are_numbered(tmp_path):
-    folder = save_to_disk(tmp_path / "set", [hf_table(["a.png", None]), hf_table(["a.png"])])
+@pytest.mark.parametrize("paths", [["a.png", None], ["a.png", "b.png"], ["c.png", ""]])
+def test_without_different_paths_the_rows_are_numbered(tmp_path, paths):
+    folder = save_to_disk(tmp_path / "set", [hf_table(paths), hf_table(["a.png"])])
     assert list(by_id(open_source(str(folder)))) == [
         "data-00000-of-00002.arrow/0", "data-00000-of-00002.arrow/1", "data-00001-of-00002.arrow/0",
     ]  # fmt: skip
@@ -511,6 +538,50 @@ def test_a_repository_of_parquet_files_is_read(tmp_path):
     assert (source.name, source.num_images()) == ("huggingface", 2)
     assert first.uri == f"{tmp_path}/data/train-00000-of-00001.parquet#row=0&column=picture"
     assert (first.captions, second.captions) == (["One.", "Two."], None)
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub's interface as reading the files of one data set takes."""
+
+    data: bytes
+
+    def do_GET(self):
+        about = {"type": "file", "path": "data/x.parquet", "size": len(self.data), "oid": "0" * 40}
+        if self.path.startswith("/api/datasets/a/b/tree/"):
+            self.answer(200, json.dumps([about]).encode())
+        elif self.path.startswith("/api/datasets/a/b"):
+            self.answer(200, json.dumps({"id": "a/b", "sha": "0" * 40, "siblings": [], "tags": []}).encode())
+        elif self.path.startswith("/datasets/a/b/resolve/main/data/x.parquet"):
+            first, last = self.headers["Range"].removeprefix("bytes=").split("-")
+            self.answer(206, self.data[int(first) : int(last) + 1])
+        else:
+            self.answer(404, b"{}")
+
+    def answer(self, code, body):
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments):
+        pass
+
+
+def test_a_data_set_on_the_hub_is_read_by_its_name(tmp_path):
+    pq.write_table(hf_table(["a.png", "b.png"]), tmp_path / "x.parquet")
+    handler = type("OneDataSet", (Hub,), {"data": (tmp_path / "x.parquet").read_bytes()})
+    code = "import sys; from vigc.platform.sources import open_source\n"
+    code += "for record in open_source(sys.argv[1], source='huggingface'): print(record.image_id, record.uri)"
+    with serving(handler) as address:  # the client reads the address when it is imported, so in a process of its own
+        env = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home")}
+        found, gone = (
+            subprocess.run([sys.executable, "-c", code, name], env=env, capture_output=True, text=True, check=False)
+            for name in ("a/b", "hf://datasets/a/gone")
+        )
+    place = "hf://datasets/a/b/data/x.parquet"
+    rows = [f"a.png {place}#row=0&column=picture", f"b.png {place}#row=1&column=picture"]
+    assert found.stdout.splitlines() == rows, found.stderr
+    assert "InputError: hf://datasets/a/gone: the hub gives nothing" in gone.stderr
 
 
 @pytest.mark.parametrize(
@@ -570,7 +641,7 @@ print(peak() - before)
 
 @pytest.mark.slow
 def test_three_hundred_thousand_boxes_need_no_more_memory_than_a_few_columns(tmp_path):
-    """Held as Python objects they would take some 250 MB."""
+    """Held as Python objects they would take some 350 MB."""
     small, large = tmp_path / "small.json", tmp_path / "large.json"
     for path, num in ((small, 100), (large, 300_000)):
         with open(path, "w") as file:
@@ -590,4 +661,4 @@ def test_three_hundred_thousand_boxes_need_no_more_memory_than_a_few_columns(tmp
     assert done.returncode == 0, done.stderr
     counts, growth_mb = done.stdout.splitlines()
     assert counts == "20000 300000"
-    assert float(growth_mb) < 90
+    assert float(growth_mb) < 120
