@@ -50,6 +50,22 @@ def torn_answer(handler: _Handler) -> None:
     reset(handler)
 
 
+def partly(code: str) -> Fault:
+    """A success that says of one file that it was not deleted."""
+
+    def fault(handler: _Handler) -> None:
+        error = f"<Error><Key>x</Key><Code>{code}</Code><Message>Not now.</Message></Error>"
+        handler.answer(200, f"<DeleteResult>{error}</DeleteResult>".encode())
+
+    return fault
+
+
+def elsewhere(handler: _Handler) -> None:
+    """No fault: the answer tells the bucket's region."""
+    status, headers, body = handler.forwarded()
+    handler.respond(status, [*headers, ("x-amz-bucket-region", "eu-west-1")], body)
+
+
 class FaultyProxy:
     """Forwards to `port`. `fail` arms it; `requests` holds what came since then."""
 
