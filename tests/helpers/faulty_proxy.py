@@ -24,6 +24,11 @@ def bad_gateway(handler: _Handler) -> None:
     handler.answer(502, b"<html><body>Bad Gateway</body></html>")
 
 
+def garbled(handler: _Handler) -> None:
+    """A success in a language that is not S3's."""
+    handler.answer(200, b"<html><body>Please log in.</html>")
+
+
 def reset(handler: _Handler) -> None:
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     handler.connection.close()

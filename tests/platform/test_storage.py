@@ -23,6 +23,7 @@ from faulty_proxy import (
     FaultyProxy,
     bad_gateway,
     elsewhere,
+    garbled,
     lost_answer,
     partly,
     reset,
@@ -355,6 +356,7 @@ def test_a_patience_that_is_no_number_says_so(s3_place, monkeypatch):
 def test_a_profile_with_keys_and_endpoint_is_enough_for_files_and_for_parquet(
     s3: S3Server, s3_place, monkeypatch, tmp_path
 ):
+    assert not open_folder(s3_place).arrow.get_file_info("x.parquet").size  # pyarrow reads its profiles once, and early
     keys = f"[there]\naws_access_key_id={s3.env['AWS_ACCESS_KEY_ID']}\n"
     (tmp_path / "credentials").write_text(f"{keys}aws_secret_access_key={s3.env['AWS_SECRET_ACCESS_KEY']}\n")
     (tmp_path / "config").write_text(f"[profile there]\nregion=us-east-1\nendpoint_url={s3.url}\n")
@@ -397,6 +399,14 @@ def test_requests_that_fail_for_a_while_are_tried_again_with_growing_waits(proxy
         assert [failed for _, _, failed in proxy.requests] == [True] * 4 + [False]
         for number, wait_s in enumerate(b - a for a, b in itertools.pairwise(times)):
             assert wait_s >= 0.05 * 2**number
+
+
+def test_an_answer_that_makes_no_sense_is_asked_for_again(proxy: FaultyProxy, s3_place):
+    folder = open_folder(s3_place)
+    folder.write("x", b"1")
+    proxy.fail(garbled, 2)
+    assert folder.names() == ["x"]
+    assert len(proxy.requests) == 3
 
 
 def test_a_large_upload_gets_through_a_busy_server(proxy: FaultyProxy, s3_place, tmp_path):
