@@ -24,6 +24,11 @@ def bad_gateway(handler: _Handler) -> None:
     handler.answer(502, b"<html><body>Bad Gateway</body></html>")
 
 
+def garbled(handler: _Handler) -> None:
+    """A success in a language that is not S3's."""
+    handler.answer(200, b"<html><body>Please log in.</html>")
+
+
 def reset(handler: _Handler) -> None:
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     handler.connection.close()
@@ -48,6 +53,22 @@ def torn_answer(handler: _Handler) -> None:
     if body:
         handler.respond(status, headers, body[: len(body) // 2])
     reset(handler)
+
+
+def partly(code: str) -> Fault:
+    """A success that says of one file that it was not deleted."""
+
+    def fault(handler: _Handler) -> None:
+        error = f"<Error><Key>x</Key><Code>{code}</Code><Message>Not now.</Message></Error>"
+        handler.answer(200, f"<DeleteResult>{error}</DeleteResult>".encode())
+
+    return fault
+
+
+def elsewhere(handler: _Handler) -> None:
+    """No fault: the answer tells the bucket's region."""
+    status, headers, body = handler.forwarded()
+    handler.respond(status, [*headers, ("x-amz-bucket-region", "eu-west-1")], body)
 
 
 class FaultyProxy:
