@@ -102,6 +102,10 @@ class Child:
         life = self._life
         return life.pid if life is not None and not life.ended else None
 
+    def start(self) -> None:
+        """Begins to make the handler, so that the first call waits for less."""
+        self.submit()
+
     def submit(self, *payloads: Any) -> list[Call]:
         """Hands them to the handler, all to the same process, and does not wait for the answers."""
         data = [pickle.dumps(payload, pickle.HIGHEST_PROTOCOL) for payload in payloads]

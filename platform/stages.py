@@ -118,6 +118,7 @@ class Talk:
 
     def __init__(self, worker: type, worker_args: tuple[Any, ...], stop: StopFlag, request: str) -> None:
         self._child = Child(_Host, (worker, worker_args))
+        self._child.start()
         self._stop = stop
         self._request = request
         self._crowd = _Crowd()
