@@ -1,7 +1,8 @@
 """A folder in S3, or in anything that speaks its language (AWS_ENDPOINT_URL).
 
 boto3 reads, writes and lists, because its errors have names and it knows conditional writes; pyarrow reads Parquet,
-with the endpoint, region and keys that boto3 found in the usual AWS variables, profiles and roles. Storage that
+with the endpoint and region that boto3 found. Both take their keys from the usual AWS variables, profiles and machine
+roles; a profile that assumes a role (role_arn) pyarrow does not know: export the role's keys instead. Storage that
 overwrites in spite of If-None-Match cannot keep two writers apart; AWS, SeaweedFS and MinIO heed it.
 """
 
@@ -17,7 +18,6 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import botocore.exceptions as faults
-from botocore.parsers import ResponseParserError
 from pyarrow.fs import FileSystem, SubTreeFileSystem
 
 from vigc.platform.records import ConfigError, StoreError
@@ -65,7 +65,7 @@ _PASSING_CODES = frozenset(
     }
 )
 _PASSING = (
-    *(faults.HTTPClientError, faults.ConnectionError, faults.CredentialRetrievalError, ResponseParserError),
+    *(faults.HTTPClientError, faults.ConnectionError, faults.CredentialRetrievalError),
     *(faults.IncompleteReadError, faults.ChecksumError, faults.FlexibleChecksumError),
 )
 _CREDENTIALS = (
@@ -202,7 +202,7 @@ def call(attempt: Callable[[], T], address: str, for_s: float) -> T:
         return patiently(attempt, _may_pass, for_s=for_s)
     except FileNotFoundError:
         raise
-    except (faults.ClientError, faults.BotoCoreError, ResponseParserError, OSError) as error:
+    except (faults.ClientError, faults.BotoCoreError, OSError) as error:
         raise _explained(error, address, for_s) from error
 
 
@@ -284,8 +284,6 @@ def _client(settings: Settings, read_timeout_s: float, attempts: int) -> Any:
 
 @cache
 def _arrow(settings: Settings, bucket: str) -> FileSystem:
-    import boto3
-    from botocore.credentials import RefreshableCredentials
     from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 
     # boto3 follows a bucket into its region; pyarrow has to be told.
@@ -295,10 +293,6 @@ def _arrow(settings: Settings, bucket: str) -> FileSystem:
     endpoint = urlsplit(meta.endpoint_url)
     if not (endpoint.hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn")):
         options.update(endpoint_override=endpoint.netloc + endpoint.path.rstrip("/"), scheme=endpoint.scheme)
-    credentials = boto3.Session().get_credentials()
-    if credentials is not None and not isinstance(credentials, RefreshableCredentials):
-        options.update(access_key=credentials.access_key, secret_key=credentials.secret_key)
-        options.update(session_token=credentials.token)
     return S3FileSystem(
         region=found["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region", meta.region_name),
         connect_timeout=CONNECT_TIMEOUT_S,
