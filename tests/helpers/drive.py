@@ -1,26 +1,30 @@
-"""A driver process of its own: python drive.py IMAGES OUT DELAY_S. Says what it does on stdout, one line each."""
+"""A driver process of its own: python drive.py IMAGES OUT DELAY_S [RAY_ADDRESS]. Says what it does, a line each."""
 
 from __future__ import annotations
 
+import os
 import sys
 
 from datasets import REQUEST
 from fake_workers import FakeWorker
 
 from vigc.platform.pipeline import Progress, run
+from vigc.platform.records import VigcError
 from vigc.platform.sources import open_source
 from vigc.platform.store import Store
 
 
 def report(progress: Progress) -> None:
-    print(f"done {progress.done}", flush=True)
+    print(f"{'stopping' if progress.is_stopping else 'done'} {progress.done}", flush=True)
 
 
 if __name__ == "__main__":
-    images, out, delay_s = sys.argv[1:]
-    store = Store(out)
-    pass_ = store.find_pass(REQUEST) or store.create_pass(REQUEST, open_source(images))
+    images, out, delay_s, *address = sys.argv[1:]
+    if address:
+        os.environ["RAY_ADDRESS"] = address[0]
     try:
+        store = Store(out)
+        pass_ = store.find_pass(REQUEST) or store.create_pass(REQUEST, open_source(images))
         run(
             pass_,
             worker=FakeWorker,
@@ -29,6 +33,9 @@ if __name__ == "__main__":
             num_slots=1,
             on_progress=report,
         )
+    except VigcError as error:
+        print("refused:", error)
+        sys.exit(2)
     except KeyboardInterrupt as stop:
         print("interrupted:", *stop.__notes__)
         sys.exit(130)
