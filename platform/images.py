@@ -15,6 +15,7 @@ import math
 import os
 import random
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,6 +88,7 @@ DECODED = pa.schema(
 
 Decoder = Callable[[bytes, int, int], Decoded]  # bytes, image_size, max_pixels
 
+_opening = threading.Lock()
 _OUT_OF_MEMORY = Refused("too_large", "decoding it takes more memory than there is for it")
 
 
@@ -190,22 +192,24 @@ def _decode_apart(child: Child, uris: list[str], time_limit_s: float) -> Iterato
             except ChildDied as death:
                 if death.exit_code is None:  # it could not be started, which no picture is to blame for
                     raise
-                yield _decode_alone(child, uris[position], limit_s)
+                yield _decode_alone(child, uris[position], time_limit_s, limit_s)
                 position += 1
                 break
             yield decoded
             position += 1
 
 
-def _decode_alone(child: Child, uri: str, limit_s: float) -> Decoded:
+def _decode_alone(child: Child, uri: str, time_limit_s: float, limit_s: float) -> Decoded:
     try:
         decoded: Decoded = child.submit([uri], None)[1].result(limit_s)
     except ChildDied as death:
         if death.exit_code is None:
             raise
-        is_slow = isinstance(death, ChildTimeout) or death.exit_code == -signal.SIGALRM
-        what = "took too long twice" if is_slow else "broke off twice"
-        return _failed(Refused("too_slow" if is_slow else "crashed", f"decoding it {what}: {death}"))
+        if death.exit_code == -signal.SIGALRM:
+            return _failed(Refused("too_slow", f"decoding it took longer than {time_limit_s:g} s, twice"))
+        if isinstance(death, ChildTimeout):
+            return _failed(Refused("too_slow", f"fetching and decoding it took too long twice: {death}"))
+        return _failed(Refused("crashed", f"decoding it broke off twice: {death}"))
     return decoded
 
 
@@ -247,12 +251,13 @@ def _identify(data: bytes, max_pixels: int) -> Image.Image:
 
 @contextmanager
 def _any_size() -> Iterator[None]:
-    """Without Pillow's own limit, which only warns, and cannot be raised for one picture."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+    """Without Pillow's own limit, which only warns, and is one for the whole process: hence the lock."""
+    with _opening:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def _unidentified(data: bytes) -> Refused:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import urllib3
     from pyarrow import NativeFile
 
-HTTP_PATIENCE_S = 18  # how long a request is tried again for: with the last one's timeouts, a dead host costs 30 s
+HTTP_PATIENCE_S = 18  # no attempt begins later; with the last one's timeouts, or a last wait, a dead host costs 31 s
 HTTP_CONNECT_S, HTTP_READ_S = 5, 8
 MAX_RETRY_AFTER_S = 10.0
 MAX_REDIRECTS = 5
@@ -113,12 +113,20 @@ def from_web(address: str, part: tuple[int, int] | None, reserve: Reserve) -> by
     from vigc.platform.storage.patience import patiently
 
     give_up = time.monotonic() + HTTP_PATIENCE_S
+    last: _Passing | None = None
+
+    def attempt() -> bytes:
+        nonlocal last
+        if last and time.monotonic() > give_up:  # the last wait was a long one
+            raise last
+        try:
+            return _request(address, part, reserve, give_up)
+        except _Passing as error:
+            last = error
+            raise
+
     try:
-        data = patiently(
-            lambda: _request(address, part, reserve, give_up),
-            lambda error: isinstance(error, _Passing),
-            for_s=HTTP_PATIENCE_S,
-        )
+        data = patiently(attempt, lambda error: isinstance(error, _Passing), for_s=HTTP_PATIENCE_S)
     except _Passing as error:
         raise Refused("unreadable", f"{address}: {error}, also after {HTTP_PATIENCE_S} s of trying again") from error
     return _whole(address, part, data)
