@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -105,8 +105,9 @@ class Decode:
         block = _block_of(unit)
         if self.stop.is_set():
             return _unit(block, None)
-        records = read_block(self.folder, self.layout, block)
-        return _unit(block, to_bytes(self.decode(records, self.image_size, self.max_pixels)))
+        with _carried():
+            records = read_block(self.folder, self.layout, block)
+            return _unit(block, to_bytes(self.decode(records, self.image_size, self.max_pixels)))
 
 
 class Talk:
@@ -129,10 +130,8 @@ class Talk:
         if payload is None or self._stop.is_set():
             yield _unit(block, None)
             return
-        try:
+        with _carried():
             rows = await self._rows(from_bytes(payload))
-        except Exception as error:
-            raise WorkerFault(error) from error
         yield _unit(block, to_bytes(rows))
 
     async def _rows(self, images: pa.Table) -> pa.Table:
@@ -183,7 +182,15 @@ class _Host:
 
 
 class WorkerFault(Exception):
-    """Carries a worker's exception to the driver unchanged: Ray adds advice to the text of the one it sees."""
+    """Carries a stage's exception to the driver unchanged: Ray adds advice to the text of the one it sees."""
+
+
+@contextmanager
+def _carried() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise WorkerFault(error) from error
 
 
 class _Crowd:
@@ -229,7 +236,8 @@ class Commit:
 
     def __call__(self, unit: pa.Table) -> pa.Table:
         block, payload = _block_of(unit), unit["payload"][0].as_py()
-        found = Committed(block, "", 0) if payload is None else commit(self.folder, block, from_bytes(payload))
+        with _carried():
+            found = Committed(block, "", 0) if payload is None else commit(self.folder, block, from_bytes(payload))
         tally = found.tally or Tally()
         return pa.Table.from_pylist(
             [

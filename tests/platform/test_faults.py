@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -128,7 +127,8 @@ def test_the_driver_is_killed(undisturbed, place):
 
 
 @pytest.mark.parametrize(
-    ("storage", "title"), [("disk", "MapBatches(Talk"), ("s3", "MapBatches(Talk"), ("disk", "Decode"), ("disk", "Commit")]
+    ("storage", "title"),
+    [("disk", "MapBatches(Talk"), ("s3", "MapBatches(Talk"), ("disk", "Decode"), ("disk", "Commit")],
 )
 def test_a_worker_process_or_an_actor_is_killed_and_the_run_goes_on_by_itself(undisturbed, place, title):
     driver = start(*place)
@@ -147,6 +147,32 @@ def test_the_model_s_process_is_killed_and_the_run_goes_on_by_itself(undisturbed
     (model,) = actor.children()
     model.kill()
     finish(driver)
+    assert_whole(place[1], undisturbed)
+
+
+@pytest.fixture
+def two_nodes(ray_folder):
+    """The address of a cluster, and a function that kills its second node."""
+    from ray.cluster_utils import Cluster
+
+    Path(os.environ["RAY_TMPDIR"], "ray").mkdir(exist_ok=True)
+    each = {"num_cpus": 3, "object_store_memory": 2**28}
+    cluster = Cluster(initialize_head=True, head_node_args={**each, "include_dashboard": False})
+    try:
+        other = cluster.add_node(**each)
+        cluster.wait_for_nodes()
+        yield cluster.address, lambda: os.kill(other.all_processes["raylet"][0].process.pid, signal.SIGKILL)
+    finally:
+        cluster.shutdown()
+
+
+@pytest.mark.parametrize("storage", ["disk"])
+def test_a_node_is_killed_half_way_and_the_run_goes_on_by_itself(undisturbed, place, two_nodes):
+    address, kill = two_nodes
+    driver = start(*place, address)
+    wait_for(driver, NUM_IMAGES // 2)
+    kill()
+    finish(driver, timeout=300)
     assert_whole(place[1], undisturbed)
 
 
