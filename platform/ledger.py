@@ -151,6 +151,7 @@ def commit(folder: Folder, block: Block, rows: pa.Table) -> Committed:
 def tidy(folder: Folder, ledger: Ledger) -> None:
     """Removes what a killed run left and nothing that counts."""
     folder.delete(*ledger.strays)
+    folder.delete_unfinished()
 
 
 def count(rows: pa.Table) -> Tally:

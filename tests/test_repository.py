@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -98,3 +99,12 @@ def test_platform_is_no_package_and_the_five_folders_are_links() -> None:
 
 def test_no_test_folder_is_a_package() -> None:
     assert not list((ROOT / "tests").rglob("__init__.py"))
+
+
+def test_every_test_that_the_data_plane_s_readme_names_is_there() -> None:
+    text = (ROOT / "platform" / "README.md").read_text(encoding="utf-8")
+    there = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    named = re.findall(r"`(test_\w+)`", text)
+    assert len(named) > 15
+    assert [name for name in named if f"def {name}(" not in there] == []
+    assert all((ROOT / path).exists() for path in re.findall(r"`(tests/\S+\.py)`", text))

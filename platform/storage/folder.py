@@ -101,6 +101,12 @@ class Folder(ABC):
     def delete_all(self, folder: str = "") -> None:
         """The folder with all that is in it."""
 
+    def delete_unfinished(self, folder: str = "") -> None:
+        """Removes what writers that were killed left half written, where that can be seen; others must not write now.
+
+        In an object store nothing can: parts of an upload that was cut off go by the bucket's own rules.
+        """
+
     @contextmanager
     def new_text(self, name: str) -> Iterator[IO[str]]:
         """A UTF-8 text file that appears, complete, when the block ends without an exception, and else not at all."""

@@ -89,6 +89,11 @@ class LocalFolder(Folder):
             if path.is_dir():
                 shutil.rmtree(path)
 
+    def delete_unfinished(self, folder: str = "") -> None:
+        with explained(self.path / folder):
+            for path in (self.path / folder).rglob(".*.tmp"):
+                path.unlink(missing_ok=True)
+
     @contextmanager
     def new_text(self, name: str) -> Iterator[IO[str]]:
         with written_whole(self.path / name) as file:

@@ -171,6 +171,7 @@ def test_what_is_no_committed_row_is_neither_read_nor_kept(tmp_path):
     assert sorted(found["image_id"] for found in store.rows()) == [record.image_id for record in records(6)]
     assert len(pass_.ledger().strays) == 3
     tidy(pass_.folder, pass_.ledger())
+    assert not (tmp_path / "out/passes/001/rows/00000/.x.tmp").exists()
     assert pass_.ledger().strays == []
     assert len(pass_.folder.names("rows/00000")) == 2
 
