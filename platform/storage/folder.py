@@ -101,11 +101,9 @@ class Folder(ABC):
     def delete_all(self, folder: str = "") -> None:
         """The folder with all that is in it."""
 
+    @abstractmethod
     def delete_unfinished(self, folder: str = "") -> None:
-        """Removes what writers that were killed left half written, where that can be seen; others must not write now.
-
-        In an object store nothing can: parts of an upload that was cut off go by the bucket's own rules.
-        """
+        """Removes what killed writers left half written, where that can be seen; nobody else may be writing."""
 
     @contextmanager
     def new_text(self, name: str) -> Iterator[IO[str]]:
@@ -139,6 +137,9 @@ class ObjectFolder(Folder):
     @abstractmethod
     def replace(self, name: str, data: bytes, tag: str) -> str | None:
         """Writes a file that is still as it was: its new tag, or None when it has been written or removed since."""
+
+    def delete_unfinished(self, folder: str = "") -> None:
+        """Does nothing: the parts of an upload that was cut off go by the bucket's own rules."""
 
     @abstractmethod
     def version(self, name: str) -> Version:
