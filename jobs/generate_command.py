@@ -15,6 +15,9 @@ from vigc.platform.records import ConfigError
 if TYPE_CHECKING:
     from vigc.jobs.plan import Mode
 
+# Flags that say which images are meant, and mean nothing where that follows from a data set.
+CHOOSE_IMAGES = ("annotations", "source", "exclude", "limit", "sample", "shard")
+
 GENERATE_EXAMPLES = help_end(
     "vigc generate photos --out data --limit 100",
     "vigc generate coco/train2017 --annotations coco/annotations/instances_train2017.json --out data",
@@ -124,11 +127,16 @@ def generate(
     Run the same command again to continue after an interruption; what is done is not done twice.
     """
     from vigc.jobs.generate import run_generate
+    from vigc.jobs.plan import Mode
     from vigc.jobs.run_report import ProgressLine, say_outcome, say_plan
 
     given = {name: context.params[name] for name in GenerateConfig.model_fields}
     mode = _mode(overwrite=overwrite, new=new, resume=resume, retry_failed=retry_failed, add_kind=add_kind)
-    settings = _again(given, config, mode, add_kind) if retry_failed or add_kind else make_config(given, config)
+    settings = (
+        _again(given, config, mode, add_kind)
+        if mode in (Mode.RETRY_FAILED, Mode.ADD_KIND)
+        else make_config(given, config)
+    )
     console = make_console(quiet=json_)
     line = ProgressLine(console)
     try:
@@ -136,7 +144,7 @@ def generate(
             outcome = run_generate(
                 settings,
                 mode=mode,
-                on_plan=lambda plan: say_plan(console, plan),
+                on_plan=lambda plan, pass_: say_plan(console, plan, pass_),
                 on_progress=line.report,
             )
     except KeyboardInterrupt as stop:
@@ -147,6 +155,8 @@ def generate(
         from vigc.jobs.run_report import outcome_as_json
 
         print_json(outcome_as_json(outcome))
+    elif outcome.is_idle:
+        typer.echo(outcome.note)
     else:
         say_outcome(console, outcome)
     if not outcome.summary["num_ok"]:
@@ -158,7 +168,7 @@ def _mode(**flags: object) -> Mode:
     """At most one of the flags that say what to do with a data set that is there."""
     from vigc.jobs.plan import Mode
 
-    given = [Mode(name.replace("_", "-")) for name, value in flags.items() if value]
+    given = [Mode(name.replace("_", "-")) for name, value in flags.items() if value not in (False, None)]
     if len(given) > 1:
         raise ConfigError(f"{' and '.join(f'--{mode}' for mode in given)} contradict each other. Give one of them.")
     return given[0] if given else Mode.CONTINUE
@@ -166,20 +176,28 @@ def _mode(**flags: object) -> Mode:
 
 def _again(given: Mapping[str, Any], file: Path | None, mode: Mode, add_kind: str | None) -> GenerateConfig:
     """The settings of the newest run at OUT, given as IMAGES or with --out, under those of this command."""
-    from vigc.jobs.plan import runs_of
+    from vigc.jobs.plan import Mode, runs_of
     from vigc.platform.store import Store
 
     out = given["images"] or given["out"]
     if not out or (given["images"] and given["out"] and given["images"] != given["out"]):
-        raise ConfigError(f"--{mode} needs OUT, the data set, once and nothing else: vigc generate --{mode} … OUT.")
-    if refused := [name for name in ("annotations", "exclude", "limit", "sample", "shard", "kinds") if given[name]]:
+        what = f"--{mode} {add_kind or 'KINDS'}" if mode is Mode.ADD_KIND else f"--{mode}"
+        raise ConfigError(f"--{mode} needs OUT, the data set, once and nothing else: vigc generate {what} OUT.")
+    if refused := [name for name in (*CHOOSE_IMAGES, "kinds") if given[name]]:
         raise ConfigError(f"--{refused[0]} does not go with --{mode}: images and kinds follow from the data set.")
     runs = [run for one in Store(out).existing_passes() for run in runs_of(one)]
     if not runs:
         raise ConfigError(f"{out} does not say how it was made, so --{mode} cannot go on from there. Use --new.")
-    chosen = {"exclude", "limit", "sample", "shard", "annotations"}
-    earlier = {name: value for name, value in runs[-1]["config"].items() if name not in chosen and value is not None}
+    newest = sorted(runs, key=lambda run: str(run["started"]))[-1]
+    earlier = {
+        name: value for name, value in newest["config"].items() if name not in CHOOSE_IMAGES and value is not None
+    }
     if earlier.get("model"):
-        earlier["model"] = runs[-1]["model"]["location"]
-    kinds = {"kinds": add_kind} if add_kind else {}
+        earlier["model"] = newest["model"]["location"]
+    if given["policy"]:
+        del earlier["set"]  # options of another policy
+    elif given["policy_options"]:
+        kept = [f"{name}={value}" for name, value in earlier["set"].items()]
+        given = {**given, "policy_options": [*kept, *given["policy_options"]]}  # of two for one option, the last counts
+    kinds = {} if add_kind is None else {"kinds": add_kind}
     return make_config({**given, **kinds, "images": earlier["images"], "out": out}, file, earlier)
