@@ -73,9 +73,9 @@ class Store:
         if found := self.pass_with(request):
             return found
         # From the pass that comes nearest: a retry differs in more than what the user changed.
-        fewest = min((differences(one.request, plain(request)) for one in reversed(passes)), key=len)
+        least = min((differences(one.request, plain(request)) for one in reversed(passes)), key=len)
         raise StoreError(
-            f"{self} holds the answer to another request: {'; '.join(fewest)}. Choose another --out, go back to the old "
+            f"{self} holds the answer to another request: {'; '.join(least)}. Choose another --out, go back to the old "
             "settings, replace the data with --overwrite, or add a pass with the new settings with --new."
         )
 

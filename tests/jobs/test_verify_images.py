@@ -9,11 +9,12 @@ import threading
 import time
 from dataclasses import replace
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 
 import pytest
 from datasets import REQUEST, commit, draw, row
 from rich.console import Console
+from source_files import serving
 
 from vigc.jobs.verify import Meter
 from vigc.platform.records import ImageRecord, Kind
@@ -142,18 +143,10 @@ def test_pictures_that_lie_elsewhere_are_fetched_by_several_at_once(pictures, tm
         def log_message(self, *arguments):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(pictures[0].parent)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        host = f"http://127.0.0.1:{server.server_port}"
+    with serving(partial(Handler, directory=str(pictures[0].parent))) as host:
         store = made_of(tmp_path / "data", pictures[:8], address=lambda path: f"{host}/{path.name}")
         seen = []
         found = verify_images(store, on_progress=lambda done, total: seen.append((done, total)))
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
     assert (found.num_checked, found.ok) == (8, True)
     assert seen == [(number, 8) for number in range(1, 9)]
 
