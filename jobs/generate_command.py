@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vigc.jobs.config import GenerateConfig, default_of, make_config
-from vigc.jobs.terminal import INTERRUPTED, NOT_OK, Json, help_end, make_console, print_json
+from vigc.jobs.terminal import INTERRUPTED, JSON_HELP, NOT_OK, help_end, make_console, print_json
 from vigc.platform.records import ConfigError
 
 if TYPE_CHECKING:
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 # Flags that say which images are meant, and mean nothing where that follows from a data set.
 CHOOSE_IMAGES = ("annotations", "source", "exclude", "limit", "sample", "shard")
+
+# Headings of the help.
+IMAGES, MODEL, RUN, DATA_SET = "Which images", "What is made of them", "How it runs", "The data set at OUT"
 
 GENERATE_EXAMPLES = help_end(
     "vigc generate photos --out data --limit 100",
@@ -42,85 +45,165 @@ def generate(
         ),
     ] = None,
     out: Annotated[
-        str | None, typer.Option(help="Where the data go. The same command again continues there.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Where the data go. The same command again continues there.",
+            show_default=False,
+            rich_help_panel=DATA_SET,
+        ),
     ] = None,
     annotations: Annotated[
-        str | None, typer.Option(help="COCO annotation files for the images, with commas between them.")
+        str | None,
+        typer.Option(help="COCO annotation files for the images, with commas between them.", rich_help_panel=IMAGES),
     ] = None,
     source: Annotated[
         str | None,
         typer.Option(
-            help="auto, folder, coco, manifest, webdataset or huggingface.", show_default=default_of("source")
+            help="auto, folder, coco, manifest, webdataset or huggingface.",
+            show_default=default_of("source"),
+            rich_help_panel=IMAGES,
         ),
     ] = None,
-    exclude: Annotated[str | None, typer.Option(help="A file of image ids to leave out.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first N images.", show_default="all")] = None,
-    sample: Annotated[int | None, typer.Option(help="N images drawn by --seed.", show_default="all")] = None,
+    exclude: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Leave out these ids: lines, JSON, Parquet or CSV.", rich_help_panel=IMAGES),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Only the first N images.", show_default="all", rich_help_panel=IMAGES)
+    ] = None,
+    sample: Annotated[
+        int | None,
+        typer.Option(help="N images drawn by --seed, the same each time.", show_default="all", rich_help_panel=IMAGES),
+    ] = None,
     shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="The I-th of N parts, to share the work.", show_default="all")
+        str | None,
+        typer.Option(
+            metavar="I/N", help="The I-th of N parts, to share the work.", show_default="all", rich_help_panel=IMAGES
+        ),
     ] = None,
     max_pixels: Annotated[
-        int | None, typer.Option(help="Larger pictures are not decoded.", show_default="89 million")
+        int | None,
+        typer.Option(help="Larger pictures are not decoded.", show_default="89 million", rich_help_panel=IMAGES),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="A folder or hub id of an InstructBLIP model.", show_default="the embedded model")
+        str | None,
+        typer.Option(
+            help="A folder or hub id of an InstructBLIP model.",
+            show_default="the embedded model",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
     kinds: Annotated[
         str | None,
         typer.Option(
-            help="Some of conversation, detail, reasoning, knowledge; with commas.", show_default=default_of("kinds")
+            help="Some of conversation, detail, reasoning, knowledge; with commas.",
+            show_default=default_of("kinds"),
+            rich_help_panel=MODEL,
         ),
     ] = None,
-    prompts: Annotated[str | None, typer.Option(help="A prompt pack (YAML).", show_default="the project's own")] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="A prompt pack (YAML).", show_default="the project's own", rich_help_panel=MODEL)
+    ] = None,
     policy: Annotated[
-        str | None, typer.Option(help="How VIC iterates: paper or shipped.", show_default=default_of("policy"))
+        str | None,
+        typer.Option(
+            help="How VIC iterates: paper or shipped.", show_default=default_of("policy"), rich_help_panel=MODEL
+        ),
     ] = None,
     policy_options: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="OPTION=VALUE", help="Change one option of the policy. May be repeated."),
+        typer.Option(
+            "--set",
+            metavar="OPTION=VALUE",
+            help="Change one option of the policy. May be repeated.",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 is greedy.", show_default="the policy's")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="0 is greedy.", show_default="the policy's", rich_help_panel=MODEL)
+    ] = None,
     top_p: Annotated[
         float | None,
-        typer.Option(help="Sample from the likeliest words that make up this share.", show_default="the policy's"),
+        typer.Option(
+            help="Sample from the likeliest words that make up this share.",
+            show_default="the policy's",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of sampling.", show_default=default_of("seed"))] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Of --sample, and of words that are sampled.", show_default=default_of("seed"), rich_help_panel=MODEL
+        ),
+    ] = None,
     engine: Annotated[
         str | None,
         typer.Option(
-            help="continuous, or reference (slow; the paper's loop, done plainly).", show_default=default_of("engine")
+            help="continuous, or reference (slow; the paper's loop, done plainly).",
+            show_default=default_of("engine"),
+            rich_help_panel=RUN,
         ),
     ] = None,
     slots: Annotated[
-        int | None, typer.Option(help="Conversations that an actor decodes at once.", show_default=default_of("slots"))
+        int | None,
+        typer.Option(
+            help="Conversations that an actor decodes at once.", show_default=default_of("slots"), rich_help_panel=RUN
+        ),
     ] = None,
     actors: Annotated[
         str | None,
         typer.Option(
-            metavar="N|MIN:MAX", help="Processes that each hold the model.", show_default=default_of("actors")
+            metavar="N|MIN:MAX",
+            help="Processes that each hold the model; between MIN and MAX as there is work.",
+            show_default=default_of("actors"),
+            rich_help_panel=RUN,
         ),
     ] = None,
     gpus_per_actor: Annotated[
-        float | None, typer.Option(help="May be a fraction.", show_default="1 if there is a GPU, else 0")
+        float | None,
+        typer.Option(
+            help="For each actor; may be a fraction.", show_default="1 if there is a GPU, else 0", rich_help_panel=RUN
+        ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.", show_default=default_of("device"))] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu or cuda.", show_default=default_of("device"), rich_help_panel=RUN)
+    ] = None,
     dtype: Annotated[
         str | None,
-        typer.Option(help="auto, float32, bfloat16 or float16.", show_default="bfloat16 on a GPU, else float32"),
+        typer.Option(
+            help="auto, float32, bfloat16 or float16.",
+            show_default="bfloat16 on a GPU, else float32",
+            rich_help_panel=RUN,
+        ),
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="A YAML file whose keys are these flags; flags win.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the data set at OUT.")] = False,
-    new: Annotated[
-        bool, typer.Option("--new", help="Other settings than OUT was made with: add a pass; its answers count.")
+    config: Annotated[
+        Path | None, typer.Option(help="A YAML file whose keys are these flags; flags win.", rich_help_panel=RUN)
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the data set at OUT.", rich_help_panel=DATA_SET)
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Insist that OUT is there to be continued.")] = False,
+    new: Annotated[
+        bool,
+        typer.Option(
+            "--new",
+            help="Other settings than OUT was made with: add a pass; its answers count.",
+            rich_help_panel=DATA_SET,
+        ),
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Insist that OUT is there to be continued.", rich_help_panel=DATA_SET)
+    ] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Add a pass over the images of OUT that failed.")
+        bool,
+        typer.Option("--retry-failed", help="Add a pass over the images of OUT that failed.", rich_help_panel=DATA_SET),
     ] = False,
     add_kind: Annotated[
-        str | None, typer.Option(metavar="KINDS", help="Add a pass over all images of OUT for other kinds.")
+        str | None,
+        typer.Option(
+            metavar="KINDS", help="Add a pass over all images of OUT for other kinds.", rich_help_panel=DATA_SET
+        ),
     ] = None,
-    json_: Json = False,
+    json_: Annotated[bool, typer.Option("--json", help=JSON_HELP, rich_help_panel=RUN)] = False,
 ) -> None:
     """Make a data set: VIG asks and answers about each image, VIC answers again sentence by sentence.
 

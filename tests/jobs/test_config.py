@@ -101,6 +101,56 @@ def test_a_policy_that_cannot_be_is_refused(flags, complaint):
         policy_of(config_with(**flags))
 
 
+@pytest.mark.parametrize(("actors", "between"), [("3", (3, 3)), ("2:5", (2, 5)), ("4:4", (4, 4)), (2, (2, 2))])
+def test_actors_are_a_number_or_a_range(actors, between, yaml_file):
+    assert config_with(actors=actors).actor_range == between
+    in_file = make_config({}, yaml_file(f"images: photos\nout: data\nactors: {actors}\n"))
+    assert in_file.actor_range == between
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        ({"actors": "5:2"}, "--actors: '5:2' is no number of actors; use a number from 1 on, or MIN:MAX like 1:8"),
+        ({"actors": "0:2"}, "--actors: '0:2' is no number"),
+        ({"actors": ":2"}, "--actors: ':2' is no number"),
+        ({"actors": "2:"}, "--actors: '2:' is no number"),
+        ({"actors": "many"}, "--actors: 'many' is no number"),
+        ({"shard": "0/4"}, "--shard: '0/4' is no shard; use i/n with 1 <= i <= n, like 2/8"),
+        ({"shard": "5/4"}, "--shard: '5/4' is no shard"),
+        ({"shard": "2"}, "--shard: '2' is no shard"),
+        ({"sample": 0}, "--sample: should be greater than or equal to 1, not 0"),
+        ({"limit": -1}, "--limit: should be greater than or equal to 1, not -1"),
+        ({"max_pixels": 0}, "--max-pixels: should be greater than or equal to 1, not 0"),
+        ({"source": "zip"}, "--source: should be 'auto', 'folder', 'coco', 'manifest', 'webdataset' or 'huggingface'"),
+    ],
+)
+def test_a_selection_or_a_number_of_actors_that_cannot_be_is_refused(flags, complaint):
+    with pytest.raises(ConfigError) as caught:
+        config_with(**flags)
+
+    assert complaint in str(caught.value)
+
+
+def test_what_is_selected_is_part_of_the_request_and_in_its_words(scenes_dir, tmp_path):
+    (tmp_path / "used.txt").write_text("000001.jpg\n")
+
+    def request(**flags):
+        return make_plan(config_with(images=str(scenes_dir), out=str(tmp_path / "data"), **flags)).request
+
+    plain = request()
+    for flags, words in (
+        ({"limit": 4}, "; the first 4"),
+        ({"sample": 3}, "; a sample of 3 (seed 0)"),
+        ({"sample": 3, "seed": 5}, "; a sample of 3 (seed 5)"),
+        ({"shard": "2/3"}, "; shard 2/3"),
+        ({"exclude": str(tmp_path / "used.txt"), "shard": "1/2"}, f"; without those of {tmp_path}/used.txt; shard 1/2"),
+    ):
+        assert request(**flags)["source"] == plain["source"] + words
+    assert request(max_pixels=5000) == plain | {"max_pixels": 5000}
+    assert request(actors="1:4") == plain
+
+
 def test_the_request_holds_what_decides_the_rows_and_nothing_about_the_machine(scenes_dir, tmp_path):
     def request(**flags):
         return make_plan(config_with(images=str(scenes_dir), out=str(tmp_path / "data"), **flags)).request

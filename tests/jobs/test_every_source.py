@@ -120,7 +120,7 @@ FORMS = {
     "parquet": (manifest(write_parquet, "m.parquet"), "manifest"),
     "csv": (manifest(write_csv, "m.csv"), "manifest"),
     "jsonl": (manifest(write_lines, "m.jsonl"), "manifest"),
-    "address list": (address_list, "addresses"),
+    "address list": (address_list, "folder, the addresses in"),
 }
 
 
@@ -158,6 +158,34 @@ def test_each_form_generates_and_its_pictures_are_those_that_went_in(
         assert rows[image_id]["conversations"][0]["answer"] == f"The first pixel is {first}."
     again = vigc_here("verify", tmp_path / "data", "--images", "--json").json()
     assert (again["ok"], again["images"]["num_checked"]) == (True, len(ids))
+
+
+@pytest.mark.slow
+def test_what_is_selected_is_said_and_no_more_is_made(vigc_here, shared_ray, monkeypatch, pictures, tmp_path):
+    monkeypatch.setattr("vigc.jobs.generate.Worker", ToldWorker)
+    names = copied(tmp_path / "photos", [*pictures, pictures[0], pictures[1]], [f"{n}.png" for n in range(5)])
+    draw(tmp_path / "photos" / "large.png", 9, (100, 100))
+    (tmp_path / "used.txt").write_text("1\n")
+    command = ("generate", tmp_path / "photos", "--out", tmp_path / "data", "--kinds", "conversation,detail")
+    selected = ("--exclude", tmp_path / "used.txt", "--max-pixels", 5000, "--actors", "1:2", "--shard", "2/2")
+
+    result = vigc_here(*command, *selected)
+
+    assert result.code == 0, result.err
+    said = result.out.splitlines()
+    assert said[0] == (f"images    folder {tmp_path}/photos; without those of {tmp_path}/used.txt; shard 2/2: 3 images")
+    assert said[2].endswith("1 to 2 actors")
+    rows = {row["image_id"]: row["error"] and row["error"]["kind"] for row in Store(tmp_path / "data").rows()}
+    assert rows == {names[3]: None, names[4]: None, "large.png": "too_large"}
+    assert verify(tmp_path / "data").problems == []
+
+    # A retry keeps to the images that it is about, and its own flags win.
+    again = vigc_here("generate", "--retry-failed", tmp_path / "data", "--max-pixels", 20_000)
+    assert again.code == 0, again.err
+    assert "failed images of pass 001: 1 image" in again.out
+    assert verify(tmp_path / "data").num_failed == 1
+    assert [row["image_id"] for row in Store(tmp_path / "data").rows() if row["status"] == "failed"] == []
+    assert "summary" in vigc_here("generate", "--retry-failed", tmp_path / "data", "--json").json()
 
 
 @pytest.mark.slow
