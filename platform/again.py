@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from vigc.platform.records import RowStatus
 from vigc.platform.request import plain
@@ -73,8 +74,8 @@ class FailedImages(Source):
     def _by_kinds(self) -> dict[frozenset[str], set[str]]:
         asked = {one.number: one.request["kinds"] for one in self.passes}
         lacking: dict[str, set[str]] = {}
-        for row in self._store.rows(["image_id", "status", "request"]):
-            if row["status"] == RowStatus.FAILED:
+        for batch in self._store.batches(["image_id", "status", "request"]):
+            for row in batch.filter(pc.equal(batch["status"], RowStatus.FAILED.value)).to_pylist():
                 lacking.setdefault(row["image_id"], set()).update(asked[row["request"]])
         if lacking and len(self.passes) > 1:
             for row in self._store.rows(["image_id", "status", "conversations"]):
