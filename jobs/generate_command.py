@@ -216,7 +216,7 @@ def generate(
     given = {name: context.params[name] for name in GenerateConfig.model_fields}
     mode = _mode(overwrite=overwrite, new=new, resume=resume, retry_failed=retry_failed, add_kind=add_kind)
     settings = (
-        _again(given, config, mode, add_kind)
+        settings_again(given, config, mode, add_kind)
         if mode in (Mode.RETRY_FAILED, Mode.ADD_KIND)
         else make_config(given, config)
     )
@@ -257,8 +257,8 @@ def _mode(**flags: object) -> Mode:
     return given[0] if given else Mode.CONTINUE
 
 
-def _again(given: Mapping[str, Any], file: Path | None, mode: Mode, add_kind: str | None) -> GenerateConfig:
-    """The settings of the newest run at OUT, given as IMAGES or with --out, under those of this command."""
+def settings_again(given: Mapping[str, Any], file: Path | None, mode: Mode, add_kind: str | None) -> GenerateConfig:
+    """The settings of the newest run at OUT, given as IMAGES or with --out, where this command gives no others."""
     from vigc.jobs.plan import Mode, runs_of
     from vigc.platform.store import Store
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from datasets import REQUEST, finished, source
 
-from vigc.jobs.config import make_config
+from vigc.jobs.config import GenerateConfig, make_config
+from vigc.jobs.generate_command import settings_again
 from vigc.jobs.plan import Mode, make_plan, policy_of
 from vigc.model.sentences import Unit
 from vigc.platform.records import ConfigError, ModelError, StoreError
+from vigc.platform.store import Store
 
 
 @pytest.fixture
@@ -211,3 +214,41 @@ def test_resume_insists_on_a_data_set(scenes_dir, tmp_path):
 
     with pytest.raises(StoreError, match="could be resumed"):
         make_plan(config, Mode.RESUME)
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A data set of two runs, the newer of which is not the last in the order of passes."""
+    first = finished(tmp_path / "data").passes()[0]
+    second = Store(tmp_path / "data").create_pass(REQUEST | {"kinds": ["knowledge"]}, source(2))
+    for pass_, day, seed in ((first, 3, 7), (second, 2, 8)):
+        config = config_with(
+            seed=seed, slots=5, limit=4, model="folder", policy_options=["max_steps=2", "one_shot=true"]
+        ).model_dump(mode="json", by_alias=True)
+        started = f"2026-01-0{day}T00:00:00+00:00"
+        pass_.add_run({"started": started, "config": config, "model": {"location": "/abs/folder"}})
+    return str(tmp_path / "data")
+
+
+def again(made, mode=Mode.RETRY_FAILED, file=None, add_kind=None, **flags):
+    given = dict.fromkeys(GenerateConfig.model_fields) | {"images": made} | flags
+    return settings_again(given, file, mode, add_kind)
+
+
+def test_a_further_pass_has_the_settings_of_the_newest_run(made, yaml_file):
+    found = again(made)
+
+    assert (found.images, found.out, found.seed, found.slots, found.limit) == ("photos", made, 7, 5, None)
+    assert found.model == "/abs/folder"
+    assert again(made, Mode.ADD_KIND, add_kind="detail,knowledge").kinds == ["detail", "knowledge"]
+    assert again(made, file=yaml_file("seed: 9\n")).seed == 9
+    assert again(made, file=yaml_file("seed: 9\n"), seed=10, slots=6).seed == 10
+    assert again(None, out=made) == found
+    assert again(made, out=made) == found
+
+
+def test_options_of_the_policy_are_changed_one_by_one_unless_the_policy_is_another(made):
+    changed = policy_of(again(made, policy_options=["max_steps=3"]))
+    assert (changed.max_steps, changed.one_shot) == (3, True)
+
+    assert policy_of(again(made, policy="shipped")) == policy_of(config_with(policy="shipped"))
