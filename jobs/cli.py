@@ -18,7 +18,7 @@ from vigc.jobs.generate_command import GENERATE_EXAMPLES, generate
 from vigc.jobs.terminal import FAULT, NOT_OK, WRONG_USE, Json, help_end, make_console, print_json
 from vigc.jobs.train_command import TRAIN_EXAMPLES, train
 from vigc.jobs.weights_command import weights
-from vigc.platform.records import VigcError
+from vigc.platform.records import ConfigError, VigcError
 
 app = typer.Typer(
     name="vigc",
@@ -176,16 +176,32 @@ def show(
         typer.echo("No row matches.")
 
 
-@app.command(epilog=help_end("vigc verify data", "vigc verify data --json"))
-def verify(out: Out, json_: Json = False) -> None:
+@app.command(
+    epilog=help_end(
+        "vigc verify data", "vigc verify s3://bucket/data --json", "vigc verify data --images --sample 1000"
+    )
+)
+def verify(
+    out: Out,
+    images: Annotated[
+        bool, typer.Option("--images", help="Also read the source images again and name those that changed.")
+    ] = False,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="With --images: only N of them, the same each time.", show_default="all")
+    ] = None,
+    json_: Json = False,
+) -> None:
     """Prove that every image that was asked for has exactly one complete row, and no file is torn or left over."""
-    from vigc.jobs.verify import as_json, in_words
-    from vigc.jobs.verify import verify as run_verify
+    from vigc.jobs.verify import Meter, as_json, in_words, run_verify, table_of
 
-    found = run_verify(out)
+    if sample is not None and not images:
+        raise ConfigError("--sample says how many source images are read again. Add --images.")
+    console = make_console(quiet=json_)
+    found = run_verify(out, images=images, sample=sample, meter=Meter(console))
     if json_:
         print_json(as_json(found))
     else:
+        console.print(table_of(found.rows))
         for line in in_words(found):
             typer.echo(line)
     if not found.ok:

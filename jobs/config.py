@@ -179,7 +179,9 @@ def _lines_of_keys(file: Path, root: yaml.Node) -> dict[str, int]:
     if not isinstance(root, yaml.MappingNode):
         raise ConfigError(f"{file}:1: the file must hold lines of the form `flag: value`.")
     lines: dict[str, int] = {}
-    for key, _ in root.value:
+    for key, value in root.value:
+        if isinstance(value, yaml.ScalarNode) and re.fullmatch(r"\d+:\d+", value.value):
+            value.tag = "tag:yaml.org,2002:str"  # `actors: 1:16`, which YAML 1.1 takes for 76, as of minutes
         line = key.start_mark.line + 1
         if key.value not in FLAGS:
             raise ConfigError(f"{file}:{line}: unknown key {key.value!r}; known are {', '.join(FLAGS)}.")

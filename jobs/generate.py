@@ -37,6 +37,8 @@ class Outcome:
     num_made_by_all_runs: int
     seconds_of_all_runs: float
     summary: dict[str, Any]  # as in summary.json
+    note: str | None  # for the user
+    is_idle: bool  # nothing was asked; `note` says why
 
     @property
     def images_per_s(self) -> float | None:
@@ -47,7 +49,7 @@ def run_generate(
     config: GenerateConfig,
     *,
     mode: Mode = Mode.CONTINUE,
-    on_plan: Callable[[Plan], None] | None = None,
+    on_plan: Callable[[Plan, Pass], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Outcome:
     """Makes the rows that OUT still lacks, and sums up.
@@ -61,11 +63,13 @@ def run_generate(
         KeyboardInterrupt: with a note on how far the run is.
     """
     plan = make_plan(config, mode)
+    if plan.is_idle:
+        return _outcome(plan, plan.store.existing_passes()[-1], 0, 0.0)
     if mode is Mode.OVERWRITE:
         plan.store.overwrite()
     pass_ = plan.existing or plan.store.create_pass(plan.request, _source(plan))
     if on_plan is not None:
-        on_plan(plan)
+        on_plan(plan, pass_)
     num_before, seconds = pass_.remaining(), 0.0
     try:
         seconds = _run(plan, pass_, num_before, on_progress)
@@ -73,16 +77,22 @@ def run_generate(
         if plan.existing is None and pass_.remaining() == pass_.num_requested:
             plan.store.withdraw(pass_)  # nothing came of it, and the mended command will be another request
         raise
+    return _outcome(plan, pass_, num_before - pass_.remaining(), seconds)
+
+
+def _outcome(plan: Plan, pass_: Pass, num_made: int, seconds: float) -> Outcome:
     summary = write_summary(plan.store)
     ended = [run for run in runs_of(pass_) if run.get("seconds")]
     return Outcome(
         out=str(plan.store),
         number=pass_.number,
-        num_made=num_before - pass_.remaining(),
+        num_made=num_made,
         seconds=seconds,
         num_made_by_all_runs=sum(run["num_made"] for run in ended),
         seconds_of_all_runs=sum(run["seconds"] for run in ended),
         summary=summary,
+        note=plan.note,
+        is_idle=plan.is_idle,
     )
 
 

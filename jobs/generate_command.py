@@ -9,11 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vigc.jobs.config import GenerateConfig, default_of, make_config
-from vigc.jobs.terminal import INTERRUPTED, NOT_OK, Json, help_end, make_console, print_json
+from vigc.jobs.terminal import INTERRUPTED, JSON_HELP, NOT_OK, help_end, make_console, print_json
 from vigc.platform.records import ConfigError
 
 if TYPE_CHECKING:
     from vigc.jobs.plan import Mode
+
+# Flags that say which images are meant, and mean nothing where that follows from a data set.
+CHOOSE_IMAGES = ("annotations", "source", "exclude", "limit", "sample", "shard")
+
+# Headings of the help.
+IMAGES, MODEL, RUN, DATA_SET = "Which images", "What is made of them", "How it runs", "The data set at OUT"
 
 GENERATE_EXAMPLES = help_end(
     "vigc generate photos --out data --limit 100",
@@ -39,96 +45,181 @@ def generate(
         ),
     ] = None,
     out: Annotated[
-        str | None, typer.Option(help="Where the data go. The same command again continues there.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Where the data go. The same command again continues there.",
+            show_default=False,
+            rich_help_panel=DATA_SET,
+        ),
     ] = None,
     annotations: Annotated[
-        str | None, typer.Option(help="COCO annotation files for the images, with commas between them.")
+        str | None,
+        typer.Option(help="COCO annotation files for the images, with commas between them.", rich_help_panel=IMAGES),
     ] = None,
     source: Annotated[
         str | None,
         typer.Option(
-            help="auto, folder, coco, manifest, webdataset or huggingface.", show_default=default_of("source")
+            help="auto, folder, coco, manifest, webdataset or huggingface.",
+            show_default=default_of("source"),
+            rich_help_panel=IMAGES,
         ),
     ] = None,
-    exclude: Annotated[str | None, typer.Option(help="A file of image ids to leave out.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first N images.", show_default="all")] = None,
-    sample: Annotated[int | None, typer.Option(help="N images drawn by --seed.", show_default="all")] = None,
+    exclude: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Leave out these ids: lines, JSON, Parquet or CSV.", rich_help_panel=IMAGES),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Only the first N images.", show_default="all", rich_help_panel=IMAGES)
+    ] = None,
+    sample: Annotated[
+        int | None,
+        typer.Option(help="N images drawn by --seed, the same each time.", show_default="all", rich_help_panel=IMAGES),
+    ] = None,
     shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="The I-th of N parts, to share the work.", show_default="all")
+        str | None,
+        typer.Option(
+            metavar="I/N", help="The I-th of N parts, to share the work.", show_default="all", rich_help_panel=IMAGES
+        ),
     ] = None,
     max_pixels: Annotated[
-        int | None, typer.Option(help="Larger pictures are not decoded.", show_default="89 million")
+        int | None,
+        typer.Option(help="Larger pictures are not decoded.", show_default="89 million", rich_help_panel=IMAGES),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="A folder or hub id of an InstructBLIP model.", show_default="the embedded model")
+        str | None,
+        typer.Option(
+            help="A folder or hub id of an InstructBLIP model.",
+            show_default="the embedded model",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
     kinds: Annotated[
         str | None,
         typer.Option(
-            help="Some of conversation, detail, reasoning, knowledge; with commas.", show_default=default_of("kinds")
+            help="Some of conversation, detail, reasoning, knowledge; with commas.",
+            show_default=default_of("kinds"),
+            rich_help_panel=MODEL,
         ),
     ] = None,
-    prompts: Annotated[str | None, typer.Option(help="A prompt pack (YAML).", show_default="the project's own")] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="A prompt pack (YAML).", show_default="the project's own", rich_help_panel=MODEL)
+    ] = None,
     policy: Annotated[
-        str | None, typer.Option(help="How VIC iterates: paper or shipped.", show_default=default_of("policy"))
+        str | None,
+        typer.Option(
+            help="How VIC iterates: paper or shipped.", show_default=default_of("policy"), rich_help_panel=MODEL
+        ),
     ] = None,
     policy_options: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="OPTION=VALUE", help="Change one option of the policy. May be repeated."),
+        typer.Option(
+            "--set",
+            metavar="OPTION=VALUE",
+            help="Change one option of the policy. May be repeated.",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 is greedy.", show_default="the policy's")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="0 is greedy.", show_default="the policy's", rich_help_panel=MODEL)
+    ] = None,
     top_p: Annotated[
         float | None,
-        typer.Option(help="Sample from the likeliest words that make up this share.", show_default="the policy's"),
+        typer.Option(
+            help="Sample from the likeliest words that make up this share.",
+            show_default="the policy's",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of sampling.", show_default=default_of("seed"))] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Of --sample, and of words that are sampled.", show_default=default_of("seed"), rich_help_panel=MODEL
+        ),
+    ] = None,
     engine: Annotated[
         str | None,
         typer.Option(
-            help="continuous, or reference (slow; the paper's loop, done plainly).", show_default=default_of("engine")
+            help="continuous, or reference (slow; the paper's loop, done plainly).",
+            show_default=default_of("engine"),
+            rich_help_panel=RUN,
         ),
     ] = None,
     slots: Annotated[
-        int | None, typer.Option(help="Conversations that an actor decodes at once.", show_default=default_of("slots"))
+        int | None,
+        typer.Option(
+            help="Conversations that an actor decodes at once.", show_default=default_of("slots"), rich_help_panel=RUN
+        ),
     ] = None,
     actors: Annotated[
         str | None,
         typer.Option(
-            metavar="N|MIN:MAX", help="Processes that each hold the model.", show_default=default_of("actors")
+            metavar="N|MIN:MAX",
+            help="Processes that each hold the model; between MIN and MAX as there is work.",
+            show_default=default_of("actors"),
+            rich_help_panel=RUN,
         ),
     ] = None,
     gpus_per_actor: Annotated[
-        float | None, typer.Option(help="May be a fraction.", show_default="1 if there is a GPU, else 0")
+        float | None,
+        typer.Option(
+            help="For each actor; may be a fraction.", show_default="1 if there is a GPU, else 0", rich_help_panel=RUN
+        ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.", show_default=default_of("device"))] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu or cuda.", show_default=default_of("device"), rich_help_panel=RUN)
+    ] = None,
     dtype: Annotated[
         str | None,
-        typer.Option(help="auto, float32, bfloat16 or float16.", show_default="bfloat16 on a GPU, else float32"),
+        typer.Option(
+            help="auto, float32, bfloat16 or float16.",
+            show_default="bfloat16 on a GPU, else float32",
+            rich_help_panel=RUN,
+        ),
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="A YAML file whose keys are these flags; flags win.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the data set at OUT.")] = False,
-    new: Annotated[
-        bool, typer.Option("--new", help="Other settings than OUT was made with: add a pass; its answers count.")
+    config: Annotated[
+        Path | None, typer.Option(help="A YAML file whose keys are these flags; flags win.", rich_help_panel=RUN)
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the data set at OUT.", rich_help_panel=DATA_SET)
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Insist that OUT is there to be continued.")] = False,
+    new: Annotated[
+        bool,
+        typer.Option(
+            "--new",
+            help="Other settings than OUT was made with: add a pass; its answers count.",
+            rich_help_panel=DATA_SET,
+        ),
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Insist that OUT is there to be continued.", rich_help_panel=DATA_SET)
+    ] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Add a pass over the images of OUT that failed.")
+        bool,
+        typer.Option("--retry-failed", help="Add a pass over the images of OUT that failed.", rich_help_panel=DATA_SET),
     ] = False,
     add_kind: Annotated[
-        str | None, typer.Option(metavar="KINDS", help="Add a pass over all images of OUT for other kinds.")
+        str | None,
+        typer.Option(
+            metavar="KINDS", help="Add a pass over all images of OUT for other kinds.", rich_help_panel=DATA_SET
+        ),
     ] = None,
-    json_: Json = False,
+    json_: Annotated[bool, typer.Option("--json", help=JSON_HELP, rich_help_panel=RUN)] = False,
 ) -> None:
     """Make a data set: VIG asks and answers about each image, VIC answers again sentence by sentence.
 
     Run the same command again to continue after an interruption; what is done is not done twice.
     """
     from vigc.jobs.generate import run_generate
+    from vigc.jobs.plan import Mode
     from vigc.jobs.run_report import ProgressLine, say_outcome, say_plan
 
     given = {name: context.params[name] for name in GenerateConfig.model_fields}
     mode = _mode(overwrite=overwrite, new=new, resume=resume, retry_failed=retry_failed, add_kind=add_kind)
-    settings = _again(given, config, mode, add_kind) if retry_failed or add_kind else make_config(given, config)
+    settings = (
+        settings_again(given, config, mode, add_kind)
+        if mode in (Mode.RETRY_FAILED, Mode.ADD_KIND)
+        else make_config(given, config)
+    )
     console = make_console(quiet=json_)
     line = ProgressLine(console)
     try:
@@ -136,7 +227,7 @@ def generate(
             outcome = run_generate(
                 settings,
                 mode=mode,
-                on_plan=lambda plan: say_plan(console, plan),
+                on_plan=lambda plan, pass_: say_plan(console, plan, pass_),
                 on_progress=line.report,
             )
     except KeyboardInterrupt as stop:
@@ -147,6 +238,8 @@ def generate(
         from vigc.jobs.run_report import outcome_as_json
 
         print_json(outcome_as_json(outcome))
+    elif outcome.is_idle:
+        typer.echo(outcome.note)
     else:
         say_outcome(console, outcome)
     if not outcome.summary["num_ok"]:
@@ -158,28 +251,36 @@ def _mode(**flags: object) -> Mode:
     """At most one of the flags that say what to do with a data set that is there."""
     from vigc.jobs.plan import Mode
 
-    given = [Mode(name.replace("_", "-")) for name, value in flags.items() if value]
+    given = [Mode(name.replace("_", "-")) for name, value in flags.items() if value not in (False, None)]
     if len(given) > 1:
         raise ConfigError(f"{' and '.join(f'--{mode}' for mode in given)} contradict each other. Give one of them.")
     return given[0] if given else Mode.CONTINUE
 
 
-def _again(given: Mapping[str, Any], file: Path | None, mode: Mode, add_kind: str | None) -> GenerateConfig:
-    """The settings of the newest run at OUT, given as IMAGES or with --out, under those of this command."""
-    from vigc.jobs.plan import runs_of
+def settings_again(given: Mapping[str, Any], file: Path | None, mode: Mode, add_kind: str | None) -> GenerateConfig:
+    """The settings of the newest run at OUT, given as IMAGES or with --out, where this command gives no others."""
+    from vigc.jobs.plan import Mode, runs_of
     from vigc.platform.store import Store
 
     out = given["images"] or given["out"]
     if not out or (given["images"] and given["out"] and given["images"] != given["out"]):
-        raise ConfigError(f"--{mode} needs OUT, the data set, once and nothing else: vigc generate --{mode} … OUT.")
-    if refused := [name for name in ("annotations", "exclude", "limit", "sample", "shard", "kinds") if given[name]]:
+        what = f"--{mode} {add_kind or 'KINDS'}" if mode is Mode.ADD_KIND else f"--{mode}"
+        raise ConfigError(f"--{mode} needs OUT, the data set, once and nothing else: vigc generate {what} OUT.")
+    if refused := [name for name in (*CHOOSE_IMAGES, "kinds") if given[name]]:
         raise ConfigError(f"--{refused[0]} does not go with --{mode}: images and kinds follow from the data set.")
     runs = [run for one in Store(out).existing_passes() for run in runs_of(one)]
     if not runs:
         raise ConfigError(f"{out} does not say how it was made, so --{mode} cannot go on from there. Use --new.")
-    chosen = {"exclude", "limit", "sample", "shard", "annotations"}
-    earlier = {name: value for name, value in runs[-1]["config"].items() if name not in chosen and value is not None}
+    newest = sorted(runs, key=lambda run: str(run["started"]))[-1]
+    earlier = {
+        name: value for name, value in newest["config"].items() if name not in CHOOSE_IMAGES and value is not None
+    }
     if earlier.get("model"):
-        earlier["model"] = runs[-1]["model"]["location"]
-    kinds = {"kinds": add_kind} if add_kind else {}
+        earlier["model"] = newest["model"]["location"]
+    if given["policy"]:
+        del earlier["set"]  # options of another policy
+    elif given["policy_options"]:
+        kept = [f"{name}={value}" for name, value in earlier["set"].items()]
+        given = {**given, "policy_options": [*kept, *given["policy_options"]]}  # of two for one option, the last counts
+    kinds = {} if add_kind is None else {"kinds": add_kind}
     return make_config({**given, **kinds, "images": earlier["images"], "out": out}, file, earlier)

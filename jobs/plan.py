@@ -20,7 +20,7 @@ from vigc.model.conversation import Policy, make_policy
 from vigc.model.prompts import PromptPack, load_pack
 from vigc.platform.again import FailedImages, SameImages
 from vigc.platform.layout import RUNS_FOLDER
-from vigc.platform.records import ConfigError, StoreError
+from vigc.platform.records import ConfigError, Kind, StoreError
 from vigc.platform.request import differences, plain
 from vigc.platform.sources import Source, open_source
 from vigc.platform.sources.selection import Selection
@@ -47,6 +47,8 @@ class Plan:
     num_slots: int
     num_threads: int  # of each actor's engine
     request: dict[str, Any]
+    note: str | None  # for the user, when all is done
+    is_idle: bool  # there is nothing to ask; `note` says why
 
 
 class Mode(StrEnum):
@@ -67,8 +69,6 @@ def make_plan(config: GenerateConfig, mode: Mode = Mode.CONTINUE) -> Plan:
         VigcError: with what is wrong, where, and what to do.
     """
     pack = load_pack(config.prompts)
-    for kind in config.kinds:
-        pack.kind(kind)
     policy = policy_of(config)
     if config.engine == "continuous" and policy.num_beams > 1:
         raise ConfigError(
@@ -79,9 +79,12 @@ def make_plan(config: GenerateConfig, mode: Mode = Mode.CONTINUE) -> Plan:
     store = Store(config.out)
     model = identify(config.model, (run for one in store.passes() for run in runs_of(one)))
     source, kinds = _source_of(config, mode, store)
+    config = config.model_copy(update={"kinds": kinds})
+    for kind in kinds:
+        pack.kind(kind)
     request = {
         "source": source.describe(),
-        "kinds": kinds,
+        "kinds": [str(kind) for kind in kinds],
         "model": {"name": model.name, "weights": model.weights},
         "dtype": dtype,
         "prompts": {"name": pack.name, "hash": pack.hash},
@@ -91,6 +94,7 @@ def make_plan(config: GenerateConfig, mode: Mode = Mode.CONTINUE) -> Plan:
     if config.max_pixels is not None:
         request["max_pixels"] = config.max_pixels
     existing = _existing_pass(store, mode, request, source)
+    note, is_idle = _note(store, existing, request, source)
     return Plan(
         config=config,
         source=source if existing is None else None,
@@ -107,17 +111,18 @@ def make_plan(config: GenerateConfig, mode: Mode = Mode.CONTINUE) -> Plan:
         num_slots=1 if config.engine == "reference" else config.slots,  # the reference engine takes one at a time
         num_threads=max(1, num_cores() // config.actor_range[1]),
         request=request,
+        note=note,
+        is_idle=is_idle,
     )
 
 
-def _source_of(config: GenerateConfig, mode: Mode, store: Store) -> tuple[Source, list[str]]:
+def _source_of(config: GenerateConfig, mode: Mode, store: Store) -> tuple[Source, list[Kind]]:
     """Where the images come from, and the kinds that are asked for."""
-    kinds = [str(kind) for kind in config.kinds]
     if mode is Mode.RETRY_FAILED:
         failed = FailedImages(store)
-        return failed, failed.kinds
+        return failed, [Kind(kind) for kind in failed.kinds]
     if mode is Mode.ADD_KIND:
-        return SameImages(store), kinds
+        return SameImages(store), config.kinds
     source = open_source(config.images, config.annotations, config.source)
     if config.exclude or config.limit or config.sample or config.shard:
         source = Selection(
@@ -128,7 +133,22 @@ def _source_of(config: GenerateConfig, mode: Mode, store: Store) -> tuple[Source
             seed=config.seed,
             shard=config.shard,
         )
-    return source, kinds
+    return source, config.kinds
+
+
+def _note(store: Store, existing: Pass | None, request: dict[str, Any], source: Source) -> tuple[str | None, bool]:
+    """What the user should know in the end, and whether it is all that there is to this run."""
+    if isinstance(source, FailedImages):
+        if source.num_images() == 0:
+            return f"No image of {store} failed, so there is nothing to retry.", True
+        if source.num_left:
+            return f"{source.num_left} images failed for other kinds; the same command again retries those.", False
+    if isinstance(source, SameImages) and existing is None and source.have(request):
+        return (
+            f"{store} was asked for {', '.join(request['kinds'])} in this way already; there is nothing to add.",
+            True,
+        )
+    return None, False
 
 
 def _existing_pass(store: Store, mode: Mode, request: dict[str, Any], source: Source) -> Pass | None:

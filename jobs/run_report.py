@@ -19,6 +19,7 @@ from rich.text import Text
 from vigc.jobs.generate import Outcome
 from vigc.jobs.plan import Plan
 from vigc.jobs.show import render_row
+from vigc.platform.passes import Pass
 from vigc.platform.pipeline import Progress
 from vigc.platform.records import Kind, RowStatus, Verdict
 from vigc.platform.store import Store
@@ -81,15 +82,15 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def say_plan(console: Console, plan: Plan) -> None:
+def say_plan(console: Console, plan: Plan, pass_: Pass) -> None:
     config = plan.config
     slots = f"{_number(plan.num_slots, 'slot')}, " if config.engine == "continuous" else ""
     least, most = config.actor_range
     actors = _number(most, "actor") if least == most else f"{least} to {most} actors"
     _say(
         console,
-        ("images", plan.description),
-        ("out", f"{plan.store}  ({_state(plan)})"),
+        ("images", f"{plan.description}: {_number(pass_.num_requested, 'image')}"),
+        ("out", f"{plan.store}  ({_state(plan, pass_)})"),
         ("model", f"{plan.model.name}, {plan.device}, {plan.dtype}; {config.engine} engine, {slots}{actors}"),
         ("asked for", f"{', '.join(config.kinds)}; policy {plan.policy.name}, seed {config.seed}"),
     )
@@ -100,15 +101,16 @@ def _number(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def _state(plan: Plan) -> str:
+def _state(plan: Plan, pass_: Pass) -> str:
+    number = f"pass {pass_.number}, " if len(plan.store.passes()) > 1 else ""
     if plan.existing is None:
-        return "new"
-    total, remaining = plan.existing.num_requested, plan.existing.remaining()
+        return f"{number}new"
+    total, remaining = pass_.num_requested, pass_.remaining()
     state = "finished" if not remaining else f"continued, {total - remaining} of {total} images done"
     if plan.num_in_source not in (None, total):
         now = plan.num_in_source
         state += f"; the source now has {now} images, but the data set keeps to the {total} it was begun with"
-    return state
+    return f"{number}{state}"
 
 
 def say_outcome(console: Console, outcome: Outcome) -> None:
@@ -117,6 +119,8 @@ def say_outcome(console: Console, outcome: Outcome) -> None:
         console.print(render_row(row, console))
     _say_figures(console, outcome)
     out = shlex.quote(str(outcome.out))
+    if outcome.note:
+        _say(console, ("note", outcome.note))
     _say(
         console,
         ("files", f"{outcome.out}/passes/{outcome.number}/rows/*.parquet"),
@@ -161,7 +165,10 @@ def _say_figures(console: Console, outcome: Outcome) -> None:
         rejected.update(found["rejected_by_reason"])
     rate = f", {outcome.images_per_s:.1f} images/s" if outcome.images_per_s else ""
     made = f"{outcome.num_made} images in this run" if outcome.num_made else "nothing was left to do"
-    rows = f"{summary['num_rows']} of {summary['num_requested']} images"
+    if summary["num_passes"] == 1:
+        rows = f"{summary['num_rows']} of {summary['num_requested']} images"
+    else:  # an image that was asked for other kinds by a further pass has a row of each
+        rows = f"{summary['num_rows']}, the newest of {summary['num_passes']} passes"
     console.print()
     _say(
         console,
@@ -192,5 +199,6 @@ def outcome_as_json(outcome: Outcome) -> dict[str, Any]:
         "num_made_by_all_runs": outcome.num_made_by_all_runs,
         "seconds_of_all_runs": outcome.seconds_of_all_runs,
         "images_per_s": outcome.images_per_s,
+        "note": outcome.note,
         "summary": outcome.summary,
     }

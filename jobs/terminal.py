@@ -18,7 +18,8 @@ EXIT_CODES = (
     "2 wrong use or input, said in one line; 3 a fault in vigc itself; 130 stopped with Ctrl-C."
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines, and nothing else, on stdout.")]
+JSON_HELP = "Print JSON for machines, and nothing else, on stdout."
+Json = Annotated[bool, typer.Option("--json", help=JSON_HELP)]
 
 
 def help_end(*examples: str) -> str:

@@ -2,8 +2,9 @@
 or https://, whole or out of a container.
 
 Two forms at the end of an address name a part of what it points to: `#<offset>+<size>` some bytes of it (a picture in a
-tar), `#row=<number>&column=<name>` a cell of an Arrow stream or a Parquet file. A path that is there as it stands is a
-path, whatever its name looks like. Sizes are known before memory is taken, and at most MAX_BYTES are.
+tar), `#row=<number>&column=<name>` a cell of an Arrow stream or a Parquet file; only these are read from hf://, too. A
+path that is there as it stands is a path, whatever its name looks like. Sizes are known before memory is taken, and at
+most MAX_BYTES are.
 """
 
 from __future__ import annotations
@@ -240,10 +241,10 @@ def _from_table(address: str, row: int, column: str, reserve: Reserve) -> bytes:
                 status = os.stat(path)
                 version = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
                 cell = read_cell(address, version, lambda: pa.memory_map(path), row, column)
-        elif scheme in ("s3", "gs", "gcs"):
+        elif scheme in ("s3", "gs", "gcs", "hf"):
             cell = read_cell(address, (), lambda: object_file(address), row, column)
         else:
-            raise Refused("unsupported", f"{address}: rows are read from local files, s3:// and gs://, not from there")
+            raise Refused("unsupported", f"{address}: rows are read from local files, s3://, gs:// and hf:// only")
     except FileNotFoundError as error:
         raise Refused("missing", f"no file at {address}") from error
     except LookupError as error:

@@ -85,6 +85,11 @@ def from_gcs(address: str, part: tuple[int, int] | None, reserve: Reserve) -> by
 
 def object_file(address: str) -> NativeFile:
     """An object as a file that can be read anywhere in it."""
+    if scheme_of(address) == "hf":
+        from vigc.platform.sources.hub import HubFolder
+
+        folder, _, name = address.rpartition("/")
+        return HubFolder(folder).arrow.open_input_file(name)
     bucket, _, key = address.partition("://")[2].partition("/")
     if scheme_of(address) == "s3":
         from vigc.platform.storage.s3 import S3Folder

@@ -72,9 +72,10 @@ class Store:
             return None
         if found := self.pass_with(request):
             return found
-        changed = "; ".join(differences(passes[-1].request, plain(request)))
+        # From the pass that comes nearest: a retry differs in more than what the user changed.
+        least = min((differences(one.request, plain(request)) for one in reversed(passes)), key=len)
         raise StoreError(
-            f"{self} holds the answer to another request: {changed}. Choose another --out, go back to the old "
+            f"{self} holds the answer to another request: {'; '.join(least)}. Choose another --out, go back to the old "
             "settings, replace the data with --overwrite, or add a pass with the new settings with --new."
         )
 

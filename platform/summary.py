@@ -34,8 +34,10 @@ def summarise(store: Store) -> dict[str, Any]:
         for kind in _counts(spoken["kind"]):
             kinds.setdefault(kind, _Tally()).add(spoken.filter(pc.equal(spoken["kind"], kind)))
     by_kind = {kind: tally.figures() for kind, tally in sorted(kinds.items())}
+    passes = store.existing_passes()
     return {
-        "num_requested": sum(one.num_requested for one in store.existing_passes()),
+        "num_passes": len(passes),
+        "num_requested": sum(one.num_requested for one in passes),  # an image counts in each pass that was asked of it
         "num_rows": rows.total(),
         "num_ok": rows[RowStatus.OK],
         "num_failed": rows[RowStatus.FAILED],

@@ -81,6 +81,13 @@ class FakeWorker:
         return make_row(values)
 
 
+class ToldWorker(FakeWorker):
+    """Built as `vigc generate` builds its worker."""
+
+    def __init__(self, settings: object) -> None:
+        super().__init__()
+
+
 class DyingWorker(FakeWorker):
     """Its process is killed at some images: once, when `marker` is a path to remember it by, or every time."""
 

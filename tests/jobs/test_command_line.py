@@ -85,7 +85,10 @@ def test_verify_finds_a_whole_data_set_ok_and_exits_0(vigc, tmp_path):
     result = vigc("verify", tmp_path / "data")
 
     assert (result.code, result.err) == (0, "")
-    assert result.out.startswith("ok: 6 images asked for, 6 rows, 1 of them for images that could not be used")
+    heading, line, last = (text.rstrip() for text in result.out.splitlines())
+    assert heading.split() == ["pass", "kinds", "asked", "for", "rows", "failed"]
+    assert line.split() == ["001", "conversation,", "detail", "6", "6", "1"]
+    assert last == "ok: 6 images asked for, 6 rows, 1 of them for images that could not be used, none double or torn."
 
 
 def test_verify_exits_1_and_says_what_is_wrong(vigc_here, tmp_path):

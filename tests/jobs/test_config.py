@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from datasets import REQUEST, finished, source
 
-from vigc.jobs.config import make_config
+from vigc.jobs.config import GenerateConfig, make_config
+from vigc.jobs.generate_command import settings_again
 from vigc.jobs.plan import Mode, make_plan, policy_of
 from vigc.model.sentences import Unit
 from vigc.platform.records import ConfigError, ModelError, StoreError
+from vigc.platform.store import Store
 
 
 @pytest.fixture
@@ -101,6 +104,56 @@ def test_a_policy_that_cannot_be_is_refused(flags, complaint):
         policy_of(config_with(**flags))
 
 
+@pytest.mark.parametrize(("actors", "between"), [("3", (3, 3)), ("2:5", (2, 5)), ("4:4", (4, 4)), (2, (2, 2))])
+def test_actors_are_a_number_or_a_range(actors, between, yaml_file):
+    assert config_with(actors=actors).actor_range == between
+    in_file = make_config({}, yaml_file(f"images: photos\nout: data\nactors: {actors}\n"))
+    assert in_file.actor_range == between
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        ({"actors": "5:2"}, "--actors: '5:2' is no number of actors; use a number from 1 on, or MIN:MAX like 1:8"),
+        ({"actors": "0:2"}, "--actors: '0:2' is no number"),
+        ({"actors": ":2"}, "--actors: ':2' is no number"),
+        ({"actors": "2:"}, "--actors: '2:' is no number"),
+        ({"actors": "many"}, "--actors: 'many' is no number"),
+        ({"shard": "0/4"}, "--shard: '0/4' is no shard; use i/n with 1 <= i <= n, like 2/8"),
+        ({"shard": "5/4"}, "--shard: '5/4' is no shard"),
+        ({"shard": "2"}, "--shard: '2' is no shard"),
+        ({"sample": 0}, "--sample: should be greater than or equal to 1, not 0"),
+        ({"limit": -1}, "--limit: should be greater than or equal to 1, not -1"),
+        ({"max_pixels": 0}, "--max-pixels: should be greater than or equal to 1, not 0"),
+        ({"source": "zip"}, "--source: should be 'auto', 'folder', 'coco', 'manifest', 'webdataset' or 'huggingface'"),
+    ],
+)
+def test_a_selection_or_a_number_of_actors_that_cannot_be_is_refused(flags, complaint):
+    with pytest.raises(ConfigError) as caught:
+        config_with(**flags)
+
+    assert complaint in str(caught.value)
+
+
+def test_what_is_selected_is_part_of_the_request_and_in_its_words(scenes_dir, tmp_path):
+    (tmp_path / "used.txt").write_text("000001.jpg\n")
+
+    def request(**flags):
+        return make_plan(config_with(images=str(scenes_dir), out=str(tmp_path / "data"), **flags)).request
+
+    plain = request()
+    for flags, words in (
+        ({"limit": 4}, "; the first 4"),
+        ({"sample": 3}, "; a sample of 3 (seed 0)"),
+        ({"sample": 3, "seed": 5}, "; a sample of 3 (seed 5)"),
+        ({"shard": "2/3"}, "; shard 2/3"),
+        ({"exclude": str(tmp_path / "used.txt"), "shard": "1/2"}, f"; without those of {tmp_path}/used.txt; shard 1/2"),
+    ):
+        assert request(**flags)["source"] == plain["source"] + words
+    assert request(max_pixels=5000) == plain | {"max_pixels": 5000}
+    assert request(actors="1:4") == plain
+
+
 def test_the_request_holds_what_decides_the_rows_and_nothing_about_the_machine(scenes_dir, tmp_path):
     def request(**flags):
         return make_plan(config_with(images=str(scenes_dir), out=str(tmp_path / "data"), **flags)).request
@@ -161,3 +214,41 @@ def test_resume_insists_on_a_data_set(scenes_dir, tmp_path):
 
     with pytest.raises(StoreError, match="could be resumed"):
         make_plan(config, Mode.RESUME)
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A data set of two runs, the newer of which is not the last in the order of passes."""
+    first = finished(tmp_path / "data").passes()[0]
+    second = Store(tmp_path / "data").create_pass(REQUEST | {"kinds": ["knowledge"]}, source(2))
+    for pass_, day, seed in ((first, 3, 7), (second, 2, 8)):
+        config = config_with(
+            seed=seed, slots=5, limit=4, model="folder", policy_options=["max_steps=2", "one_shot=true"]
+        ).model_dump(mode="json", by_alias=True)
+        started = f"2026-01-0{day}T00:00:00+00:00"
+        pass_.add_run({"started": started, "config": config, "model": {"location": "/abs/folder"}})
+    return str(tmp_path / "data")
+
+
+def again(made, mode=Mode.RETRY_FAILED, file=None, add_kind=None, **flags):
+    given = dict.fromkeys(GenerateConfig.model_fields) | {"images": made} | flags
+    return settings_again(given, file, mode, add_kind)
+
+
+def test_a_further_pass_has_the_settings_of_the_newest_run(made, yaml_file):
+    found = again(made)
+
+    assert (found.images, found.out, found.seed, found.slots, found.limit) == ("photos", made, 7, 5, None)
+    assert found.model == "/abs/folder"
+    assert again(made, Mode.ADD_KIND, add_kind="detail,knowledge").kinds == ["detail", "knowledge"]
+    assert again(made, file=yaml_file("seed: 9\n")).seed == 9
+    assert again(made, file=yaml_file("seed: 9\n"), seed=10, slots=6).seed == 10
+    assert again(None, out=made) == found
+    assert again(made, out=made) == found
+
+
+def test_options_of_the_policy_are_changed_one_by_one_unless_the_policy_is_another(made):
+    changed = policy_of(again(made, policy_options=["max_steps=3"]))
+    assert (changed.max_steps, changed.one_shot) == (3, True)
+
+    assert policy_of(again(made, policy="shipped")) == policy_of(config_with(policy="shipped"))

@@ -9,6 +9,8 @@ import sys
 import pytest
 from datasets import draw, finished
 
+from vigc.platform.store import Store
+
 
 @pytest.fixture
 def place(tmp_path):
@@ -61,8 +63,19 @@ def files_below(folder):
         ("generate photos --out out --device tpu", "--device: there is no device 'tpu'"),
         ("generate photos --out out --actors 0", "--actors: '0' is no number of actors"),
         ("generate photos --out out --resume", "holds no data set that could be resumed"),
+        ("generate --retry-failed --add-kind detail other", "--retry-failed and --add-kind contradict each other"),
+        ("generate photos --out other --new --overwrite", "--overwrite and --new contradict each other"),
+        ("generate photos --out other --resume --new", "--new and --resume contradict each other"),
+        ("generate --retry-failed --limit 3 other", "--limit does not go with --retry-failed"),
+        ("generate --retry-failed --kinds detail other", "--kinds does not go with --retry-failed"),
+        ("generate --add-kind detail --source coco other", "--source does not go with --add-kind"),
+        ("generate --retry-failed", "vigc generate --retry-failed OUT"),
+        ("generate photos --out other --add-kind detail", "vigc generate --add-kind detail OUT"),
+        ("generate --retry-failed photos", "photos holds no data set"),
+        ("generate --retry-failed other", "other does not say how it was made"),
         ("generate photos", "--out is missing"),
         ("generate --out out", "IMAGES is missing"),
+        ("verify other --sample 3", "Add --images"),
         ("show photos", "holds no data set"),
         ("verify nowhere", "holds no data set"),
         ("digest nowhere", "holds no data set"),
@@ -81,6 +94,20 @@ def test_a_mistake_gives_one_line_and_leaves_nothing(vigc_here, place, arguments
     assert result.err.count("\n") == 1
     assert result.out == ""
     assert files_below(place) == before
+
+
+def test_a_kind_that_is_none_cannot_be_added(vigc_here, place):
+    note_a_run(place)
+    for kinds, complaint in (("story", "there is no 'story'"), ("", "there is no ''")):
+        result = vigc_here("generate", "--add-kind", kinds, "other", cwd=place)
+        assert (result.code, result.out) == (2, "")
+        assert complaint in result.err
+
+
+def note_a_run(place):
+    config = {"images": "photos", "out": "other", "set": {}}
+    run = {"started": "2026-01-01T00:00:00+00:00", "config": config, "model": {"location": None, "files": []}}
+    Store(place / "other").passes()[0].add_run(run)
 
 
 def test_an_error_looks_the_same_from_a_process_of_its_own(vigc, place):

@@ -2,46 +2,39 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import subprocess
 import sys
-import tarfile
-from contextlib import contextmanager
 from functools import partial
-from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from hashlib import sha256
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import draw
+from source_files import (
+    V2_NAMES,
+    Hub,
+    coco,
+    hf_table,
+    save_to_disk,
+    serving,
+    write_csv,
+    write_json,
+    write_lines,
+    write_objects365,
+    write_parquet,
+    write_tar,
+)
 
 from vigc.platform.records import ImageRecord, InputError, ObjectBox
 from vigc.platform.schema import MANIFEST
 from vigc.platform.sources import open_source
 
 DOG = ObjectBox("dog", [1.0, 2.0, 3.5, 4.0])
-
-
-@contextmanager
-def serving(handler):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def write_json(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-    return path
 
 
 def by_id(source):
@@ -110,10 +103,6 @@ def test_a_server_that_is_not_there_is_named(monkeypatch):
 
 
 # ---- COCO
-
-
-def coco(images, annotations=(), categories=({"id": 1, "name": "dog"},)):
-    return {"annotations": list(annotations), "images": list(images), "categories": list(categories)}
 
 
 def test_instances_and_captions_of_the_same_images_are_joined(tmp_path):
@@ -195,20 +184,6 @@ def test_json_that_breaks_off_says_after_which_entry(tmp_path, content, message)
 
 # ---- Objects365
 
-V2_NAMES = ["images/v1/patch0/objects365_v1_00000001.jpg", "images/v2/patch16/objects365_v2_00908727.jpg"]
-GHOST = "images/v2/patch16/objects365_v2_00908726.jpg"
-
-
-def write_objects365(folder):
-    images = [{"id": i, "file_name": name, "width": 4, "height": 3} for i, name in enumerate([GHOST, *V2_NAMES])]
-    boxes = [
-        {"image_id": 0, "category_id": 1, "bbox": [0, 0, 1, 1]},
-        {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3.5, 4], "isfake": 1, "isreflected": 0},
-        {"image_id": 2, "category_id": 2, "bbox": [1, 2, 3.5, 4], "isfake": 0, "isreflected": 1},
-    ]
-    names = [{"id": 1, "name": "Moniter/TV "}, {"id": 2, "name": " Dinning Table"}]
-    return write_json(folder / "zhiyuan_objv2_train.json", coco(images, boxes, names))
-
 
 @pytest.mark.parametrize("layout", ["train/{1}/{2}", "{1}/{2}", "images/{0}/{1}/{2}", "{0}/{1}/{2}"])
 def test_objects365_v2_is_found_as_it_was_unpacked(tmp_path, layout):
@@ -256,27 +231,6 @@ def expected_records(folder):
         ImageRecord("two", "s3://bucket/b.png", None, None, None, None),
         ImageRecord("three", "/abs/c.png", 5, 6, [], []),
     ]
-
-
-def write_csv(path, rows):
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0].keys())
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: json.dumps(v) if isinstance(v, list) else v for name, v in row.items()})
-    path.write_text(text.getvalue())
-    return path
-
-
-def write_lines(path, rows):
-    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n")
-    return path
-
-
-def write_parquet(path, rows):
-    path.parent.mkdir(exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows), path)
-    return path
 
 
 @pytest.mark.parametrize(
@@ -377,16 +331,6 @@ def test_a_file_that_is_no_manifest_is_refused_with_the_place(tmp_path, name, co
 # ---- WebDataset
 
 
-def write_tar(path, members):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return path
-
-
 LONG = "deep/" + "n" * 150
 
 
@@ -477,27 +421,6 @@ def test_a_bad_note_in_a_tar_is_named_with_tar_and_member(tmp_path, name, conten
 
 # ---- Hugging Face
 
-FEATURES = {"info": {"features": {"picture": {"_type": "Image"}, "text": {"_type": "Value", "dtype": "string"}}}}
-
-
-def hf_table(paths, texts=None, rows_of_bytes=b"png"):
-    pictures = [{"bytes": rows_of_bytes, "path": path} for path in paths]
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    columns = {"label": pa.array(range(len(paths))), "picture": pa.array(pictures, kind)}
-    columns["text"] = pa.array(texts or ["A dog."] * len(paths))
-    return pa.table(columns).replace_schema_metadata({b"huggingface": json.dumps(FEATURES).encode()})
-
-
-def save_to_disk(folder, tables):
-    folder.mkdir(parents=True)
-    names = [f"data-{n:05}-of-{len(tables):05}.arrow" for n in range(len(tables))]
-    for name, table in zip(names, tables, strict=True):
-        with pa.ipc.new_stream(folder / name, table.schema) as writer:
-            writer.write_table(table, max_chunksize=2)
-    write_json(folder / "dataset_info.json", FEATURES["info"])
-    write_json(folder / "state.json", {"_data_files": [{"filename": name} for name in names], "_split": "train"})
-    return folder
-
 
 def test_a_folder_of_save_to_disk_is_read_with_its_captions(tmp_path):
     folder = save_to_disk(tmp_path / "set", [hf_table(["a.png", "b.png", "c.png"]), hf_table(["d.png"])])
@@ -540,47 +463,43 @@ def test_a_repository_of_parquet_files_is_read(tmp_path):
     assert (first.captions, second.captions) == (["One.", "Two."], None)
 
 
-class Hub(BaseHTTPRequestHandler):
-    """As much of the hub's interface as reading the files of one data set takes."""
-
-    data: bytes
-
-    def do_GET(self):
-        about = {"type": "file", "path": "data/x.parquet", "size": len(self.data), "oid": "0" * 40}
-        if self.path.startswith("/api/datasets/a/b/tree/"):
-            self.answer(200, json.dumps([about]).encode())
-        elif self.path.startswith("/api/datasets/a/b"):
-            self.answer(200, json.dumps({"id": "a/b", "sha": "0" * 40, "siblings": [], "tags": []}).encode())
-        elif self.path.startswith("/datasets/a/b/resolve/main/data/x.parquet"):
-            first, last = self.headers["Range"].removeprefix("bytes=").split("-")
-            self.answer(206, self.data[int(first) : int(last) + 1])
-        else:
-            self.answer(404, b"{}")
-
-    def answer(self, code, body):
-        self.send_response(code)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *arguments):
-        pass
+READ_HUB = """
+import hashlib, sys
+from vigc.platform.fetch import Refused, fetch
+from vigc.platform.sources import open_source
+for record in open_source(sys.argv[1], source="huggingface"):
+    print(record.image_id, record.uri, hashlib.sha256(fetch(record.uri)).hexdigest())
+for part in ("x.parquet#row=9&column=picture", "x.parquet#row=0&column=sound", "y.parquet#row=0&column=picture"):
+    try:
+        fetch(f"hf://datasets/a/b/data/{part}")
+    except Refused as refused:
+        print(refused)
+"""
 
 
-def test_a_data_set_on_the_hub_is_read_by_its_name(tmp_path):
-    pq.write_table(hf_table(["a.png", "b.png"]), tmp_path / "x.parquet")
+def test_a_data_set_on_the_hub_is_read_by_its_name_and_its_pictures_are_those_that_went_in(tmp_path):
+    pictures = [draw(tmp_path / f"{seed}.png", seed).read_bytes() for seed in range(3)]
+    table = hf_table(["a.png", "b.png", "c.png"], data=pictures)
+    pq.write_table(table, tmp_path / "x.parquet", row_group_size=2)
     handler = type("OneDataSet", (Hub,), {"data": (tmp_path / "x.parquet").read_bytes()})
-    code = "import sys; from vigc.platform.sources import open_source\n"
-    code += "for record in open_source(sys.argv[1], source='huggingface'): print(record.image_id, record.uri)"
     with serving(handler) as address:  # the client reads the address when it is imported, so in a process of its own
         env = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home")}
         found, gone = (
-            subprocess.run([sys.executable, "-c", code, name], env=env, capture_output=True, text=True, check=False)
+            subprocess.run([sys.executable, "-c", READ_HUB, name], env=env, capture_output=True, text=True, check=False)
             for name in ("a/b", "hf://datasets/a/gone")
         )
     place = "hf://datasets/a/b/data/x.parquet"
-    rows = [f"a.png {place}#row=0&column=picture", f"b.png {place}#row=1&column=picture"]
-    assert found.stdout.splitlines() == rows, found.stderr
+    rows = [
+        f"{name}.png {place}#row={row}&column=picture {sha256(pictures[row]).hexdigest()}"
+        for row, name in enumerate("abc")
+    ]
+    said = found.stdout.splitlines()
+    assert said[:3] == rows, found.stderr
+    assert said[3:] == [
+        f"missing: {place}: there is no row 9; it has 3",
+        f"missing: {place}: there is no column 'sound'; it has label, picture, text",
+        "missing: no file at hf://datasets/a/b/data/y.parquet",
+    ]
     assert "InputError: hf://datasets/a/gone: the hub gives nothing" in gone.stderr
 
 
