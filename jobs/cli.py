@@ -18,7 +18,7 @@ from vigc.jobs.generate_command import GENERATE_EXAMPLES, generate
 from vigc.jobs.terminal import FAULT, NOT_OK, WRONG_USE, Json, help_end, make_console, print_json
 from vigc.jobs.train_command import TRAIN_EXAMPLES, train
 from vigc.jobs.weights_command import weights
-from vigc.platform.records import VigcError
+from vigc.platform.records import ConfigError, VigcError
 
 app = typer.Typer(
     name="vigc",
@@ -287,6 +287,41 @@ def bench_train(
     from vigc.jobs.bench_train import train
 
     train(rounds=rounds, updates=updates, precision=precision, json_file=json_file)
+
+
+@bench.command(
+    "data",
+    epilog=help_end("vigc bench data", "vigc bench data --rows 20000,200000 --json figures.json --plot memory.svg"),
+)
+def bench_data(
+    rows: Annotated[str, typer.Option(metavar="N[,N…]", help="Sizes of the data sets, one after the other.")] = "20000",
+    rows_per_block: Annotated[int, typer.Option(min=1, help="Images that are made and committed at once.")] = 128,
+    without_ray: Annotated[
+        bool, typer.Option("--without-ray", help="Only create, write, list and verify; much quicker.")
+    ] = False,
+    work: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the data go meanwhile.", show_default="temporary")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there.")] = None,
+    plot_file: Annotated[Path | None, typer.Option("--plot", metavar="FILE.svg", help="Draw memory over time.")] = None,
+) -> None:
+    """The data plane with a model that answers at once: rows/s, memory, files, verify, resume."""
+    from vigc.jobs.bench_data import data
+
+    try:
+        numbers = [int(part) for part in rows.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--rows {rows}: whole numbers with commas between them, such as 20000,200000.") from error
+    if min(numbers) < 1:
+        raise ConfigError(f"--rows {rows}: 1 is the least.")
+    data(
+        rows=numbers,
+        rows_per_block=rows_per_block,
+        without_ray=without_ray,
+        work=work,
+        json_file=json_file,
+        plot_file=plot_file,
+    )
 
 
 def main() -> None:
