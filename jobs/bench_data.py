@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vigc.jobs.bench import write_figures
-from vigc.jobs.memory import MB, Sample, Watch, draw, peak_bytes
+from vigc.jobs.memory import MB, Sample, Watch, draw, growth, peak_bytes
 from vigc.jobs.terminal import make_console
 from vigc.platform import pipeline
 from vigc.platform.isolation import Child
@@ -49,7 +49,7 @@ IMAGE_SIZE, NUM_SLOTS = 32, 64
 NUM_PICTURES, PICTURE_SIZE = 8, (96, 72)
 SHARES_DONE = (10, 50, 90, 99)  # per cent, at which a resume is timed
 WORDS_PER_SENTENCE, SENTENCES, NUM_TALKS = 12, 3, 1024
-FLAT_FROM = 0.2  # share of the run after which memory ought not to grow
+GOING_FROM = 0.2  # share of the run after which all processes are there, and memory ought not to grow
 
 
 class InstantWorker:
@@ -139,10 +139,11 @@ def data(
         figures |= {f"{name}_{number}": value for name, value in found.items()}
         if measured.samples:
             runs[f"{number:,} rows"] = measured.samples
-    rates = [figures[f"rows_per_s_{number}"] for number in rows]
-    if len(rows) > 1:
-        figures["slowest_to_fastest"] = min(rates) / max(rates)
-        console.print(f"rows/s, slowest to fastest: {figures['slowest_to_fastest']:.2f}")
+    if len(rows) > 1 and not without_ray:
+        for name in ("rows_per_s", "rows_per_s_going"):
+            found_rates = [figures[f"{name}_{number}"] for number in rows]
+            figures[f"slowest_to_fastest_{name}"] = min(found_rates) / max(found_rates)
+            console.print(f"{name}, slowest to fastest: {min(found_rates) / max(found_rates):.2f}")
     if plot_file is not None and runs:
         plot_file.parent.mkdir(parents=True, exist_ok=True)
         plot_file.write_text(draw(runs), encoding="utf-8")
@@ -160,12 +161,11 @@ class _Measurement:
     def with_ray(self) -> dict[str, float]:
         figures = self._create()
         ran, self.samples = self._run(self._out)
-        first, last, made = ran["first_at"], ran["last_at"], self._rows
         figures |= {
-            "rows_per_s": (made - min(made, self._rows_per_block)) / max(last - first, 1e-9),
-            "run_s": ran["seconds"],
-            "start_s": first - ran["began"],
-            **_growth(self.samples, first, last),
+            "start_s": ran.first_at - ran.began,
+            **rates(ran, self._rows, min(self._rows, self._rows_per_block)),
+            "run_s": ran.seconds,
+            **growth(self.samples, ran.first_at, ran.last_at, GOING_FROM),
         }
         figures |= self._finished()
         for share in SHARES_DONE:
@@ -175,16 +175,16 @@ class _Measurement:
             Store(partial).passes()[0].ledger()
             figures[f"list_s_at_{share}"] = time.monotonic() - began
             ran, _ = self._run(partial, until_first_commit=True)
-            figures[f"resume_s_at_{share}"] = ran["first_at"] - ran["began"]
+            figures[f"resume_s_at_{share}"] = ran.first_at - ran.began
             shutil.rmtree(partial)
         ran, _ = self._run(self._out)
-        figures["resume_s_at_100"] = ran["seconds"]
+        figures["resume_s_at_100"] = ran.seconds
         return figures
 
     def without_ray(self) -> dict[str, float]:
         figures = self._create()
         filled, peak = _apart(_fill, self._out)
-        figures |= {"rows_per_s": self._rows / filled, "write_peak_mb": peak / MB} | self._finished()
+        figures |= {"write_rows_per_s": self._rows / filled, "write_peak_mb": peak / MB} | self._finished()
         for share in SHARES_DONE:
             partial = self._folder / f"done-{share}"
             copy_up_to(self._out, partial, share / 100)
@@ -208,7 +208,7 @@ class _Measurement:
             "verify_peak_mb": peak / MB,
         }
 
-    def _run(self, out: Path, *, until_first_commit: bool = False) -> tuple[dict[str, float], list[Sample]]:
+    def _run(self, out: Path, *, until_first_commit: bool = False) -> tuple[Ran, list[Sample]]:
         child = Child(_Caller)
         try:
             child.call((_ready, ()))
@@ -240,13 +240,44 @@ def _ready() -> None:
     """So that the process is there, and its own start is not counted."""
 
 
-def run_pass(out: Path, until_first_commit: bool) -> dict[str, float]:
-    """Moments in time.monotonic's seconds. A run that finds nothing left to do has no first and last commit."""
-    began, seen = time.monotonic(), [Progress(0, 0, 0, 0, None, None)]
+@dataclass(frozen=True)
+class Ran:
+    """A run that was watched; moments in time.monotonic's seconds."""
+
+    began: float
+    seconds: float
+    seen: list[Progress]  # once a second; those without a commit are left out
+
+    @property
+    def first_at(self) -> float:
+        """When the first block was committed."""
+        assert self.seen[-1].first_at is not None
+        return self.seen[-1].first_at
+
+    @property
+    def last_at(self) -> float:
+        assert self.seen[-1].last_at is not None
+        return self.seen[-1].last_at
+
+
+def rates(ran: Ran, rows: int, rows_of_first: int) -> dict[str, float]:
+    """Rows per second from the first commit to the last, and of the part after GOING_FROM of the rows."""
+    some = next(one for one in ran.seen if one.done >= GOING_FROM * rows)
+    assert some.last_at is not None
+    whole = (rows - rows_of_first) / max(ran.last_at - ran.first_at, 1e-9)
+    going = (rows - some.done) / (ran.last_at - some.last_at) if some.done < rows else whole
+    return {"rows_per_s": whole, "rows_per_s_going": going}
+
+
+def run_pass(out: Path, until_first_commit: bool) -> Ran:
+    """Runs what remains of a data set's pass, in this process."""
+    began, seen = time.monotonic(), []
 
     def note(now: Progress) -> None:
+        if now.first_at is None:
+            return
         seen.append(now)
-        if until_first_commit and now.first_at is not None and not now.is_stopping:
+        if until_first_commit and not now.is_stopping:
             os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C does: what is under way is committed
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -258,9 +289,7 @@ def run_pass(out: Path, until_first_commit: bool) -> dict[str, float]:
             raise
     finally:
         signal.signal(signal.SIGINT, before)
-    moments = {"began": began, "seconds": time.monotonic() - began}
-    first, last = seen[-1].first_at, seen[-1].last_at
-    return moments if first is None or last is None else moments | {"first_at": first, "last_at": last}
+    return Ran(began, time.monotonic() - began, seen)
 
 
 def _create(manifest: Path, out: Path, rows_per_block: int) -> float:
@@ -360,7 +389,7 @@ def _blocks(whole: Pass, file: str, shards: list[int]) -> Iterator[tuple[Block, 
     """The blocks that were merged into a file."""
     order = (Block(shard, number) for shard in shards for number in range(whole.layout.num_blocks(shard)))
     waiting: list[pa.Table] = []
-    block = next(order)
+    block = next(order, None)
     for batch in whole.folder.open_parquet(file).iter_batches(10_000):
         joined = pa.concat_tables([*waiting, pa.Table.from_batches([batch])])
         while block is not None and joined.num_rows >= (length := whole.layout.num_rows_of(block)):
@@ -376,33 +405,21 @@ def _link(source: str, target: str, name: str) -> None:
     os.link(Path(source, name), path)
 
 
-def _growth(samples: list[Sample], first: float, last: float) -> dict[str, float]:
-    """Peaks, and what was added after the run had got going."""
-    figures: dict[str, float] = {}
-    for name in ("driver", "worker", "ray"):
-        figures[f"{name}_peak_mb"] = max((getattr(one, name) for one in samples), default=0) / MB
-        early, late = (getattr(_nearest(samples, first + part * (last - first)), name) for part in (FLAT_FROM, 1.0))
-        figures[f"{name}_growth_mb"] = (late - early) / MB
-    return figures
-
-
-def _nearest(samples: list[Sample], at: float) -> Sample:
-    return min(samples, key=lambda one: abs(one.at - at), default=Sample(at, 0, 0, 0))
-
-
 _ROWS = (
     ("create_s", "create the pass", "s"),
     ("create_peak_mb", "  its peak memory", "MB"),
     ("start_s", "from the start to the first commit", "s"),
     ("rows_per_s", "rows per second, from the first commit to the last", ""),
+    ("rows_per_s_going", f"  after the first {GOING_FROM:.0%} of the rows", ""),
     ("run_s", "the whole run", "s"),
-    ("write_peak_mb", "peak memory while writing", "MB"),
+    ("write_rows_per_s", "rows written and merged per second, without Ray", ""),
+    ("write_peak_mb", "  peak memory", "MB"),
     ("driver_peak_mb", "driver, peak memory", "MB"),
-    ("driver_growth_mb", "  growth after the first 20 % of the run", "MB"),
+    ("driver_growth_mb", f"  growth after the first {GOING_FROM:.0%} of the run", "MB"),
     ("worker_peak_mb", "largest worker, peak memory", "MB"),
-    ("worker_growth_mb", "  growth after the first 20 % of the run", "MB"),
+    ("worker_growth_mb", f"  growth after the first {GOING_FROM:.0%} of the run", "MB"),
     ("ray_peak_mb", "largest of Ray's servers, peak memory", "MB"),
-    ("ray_growth_mb", "  growth after the first 20 % of the run", "MB"),
+    ("ray_growth_mb", f"  growth after the first {GOING_FROM:.0%} of the run", "MB"),
     ("num_files", "files at the end", ""),
     ("mb", "their size", "MB"),
     ("verify_s", "vigc verify", "s"),

@@ -324,6 +324,20 @@ def bench_data(
     )
 
 
+@bench.command("pipeline", epilog=help_end("vigc bench pipeline", "vigc bench pipeline --num 100 --json figures.json"))
+def bench_pipeline(
+    num: Annotated[int, typer.Option(min=1, max=20_000, help="Rendered scenes.")] = 400,
+    rounds: Annotated[int, typer.Option(min=1, help="Of each, alternating.")] = 3,
+    slots: Annotated[int | None, typer.Option(min=1, help="Of the engine.", show_default="as generate")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the engine.", show_default="as generate")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there.")] = None,
+) -> None:
+    """The whole pipeline beside the bare engine, on the embedded model: images/s of both and their ratio."""
+    from vigc.jobs.bench_pipeline import pipeline_beside_engine
+
+    pipeline_beside_engine(num=num, rounds=rounds, slots=slots, threads=threads, json_file=json_file)
+
+
 def main() -> None:
     """The script `vigc`."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]

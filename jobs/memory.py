@@ -56,6 +56,20 @@ class Watch:
             self.samples.append(Sample(time.monotonic(), driver, **largest))
 
 
+def growth(samples: list[Sample], first_at: float, last_at: float, share: float) -> dict[str, float]:
+    """In MB: peaks, and what was added from when `share` of the time was over to the end."""
+    figures: dict[str, float] = {}
+    early, late = (_nearest(samples, first_at + part * (last_at - first_at)) for part in (share, 1.0))
+    for name in COLOURS:
+        figures[f"{name}_peak_mb"] = max((getattr(one, name) for one in samples), default=0) / MB
+        figures[f"{name}_growth_mb"] = (getattr(late, name) - getattr(early, name)) / MB
+    return figures
+
+
+def _nearest(samples: list[Sample], at: float) -> Sample:
+    return min(samples, key=lambda one: abs(one.at - at), default=Sample(at, 0, 0, 0))
+
+
 def resident_bytes(pid: int) -> int | None:
     """Without shared memory; None when the process is gone."""
     status = _status(pid)
@@ -133,9 +147,7 @@ def _panel(title: str, samples: list[Sample], offset: int) -> str:
         parts.append(f'<text x="{offset + LEFT - 6}" y="{y(level) + 4:.1f}" text-anchor="end">{level} MB</text>')
     for part in range(5):
         at = first + (last - first) * part / 4
-        parts.append(
-            f'<text x="{x(at):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{at - first:.0f} s</text>'
-        )
+        parts.append(f'<text x="{x(at):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{at - first:.0f} s</text>')
     for column, (name, colour) in enumerate(COLOURS.items()):
         line = " ".join(f"{x(one.at):.1f},{y(getattr(one, name) / MB):.1f}" for one in samples)
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
