@@ -305,6 +305,55 @@ def bench_train(
     train(rounds=rounds, updates=updates, precision=precision, json_file=json_file)
 
 
+@bench.command(
+    "data",
+    epilog=help_end("vigc bench data", "vigc bench data --rows 20000,200000 --json figures.json --plot memory.svg"),
+)
+def bench_data(
+    rows: Annotated[str, typer.Option(metavar="N[,N…]", help="Sizes of the data sets, one after the other.")] = "20000",
+    rows_per_block: Annotated[int, typer.Option(min=1, help="Images that are made and committed at once.")] = 128,
+    without_ray: Annotated[
+        bool, typer.Option("--without-ray", help="Only create, write, list and verify; much quicker.")
+    ] = False,
+    work: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the data go meanwhile.", show_default="temporary")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there.")] = None,
+    plot_file: Annotated[Path | None, typer.Option("--plot", metavar="FILE.svg", help="Draw memory over time.")] = None,
+) -> None:
+    """The data plane with a model that answers at once: rows/s, memory, files, verify, resume."""
+    from vigc.jobs.bench_data import data
+
+    try:
+        numbers = [int(part) for part in rows.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--rows {rows}: whole numbers with commas between them, such as 20000,200000.") from error
+    if min(numbers) < 1:
+        raise ConfigError(f"--rows {rows}: 1 is the least.")
+    data(
+        rows=numbers,
+        rows_per_block=rows_per_block,
+        without_ray=without_ray,
+        work=work,
+        json_file=json_file,
+        plot_file=plot_file,
+    )
+
+
+@bench.command("pipeline", epilog=help_end("vigc bench pipeline", "vigc bench pipeline --num 100 --json figures.json"))
+def bench_pipeline(
+    num: Annotated[int, typer.Option(min=1, max=20_000, help="Rendered scenes.")] = 400,
+    rounds: Annotated[int, typer.Option(min=1, help="Of each, alternating.")] = 3,
+    slots: Annotated[int | None, typer.Option(min=1, help="Of the engine.", show_default="as generate")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the engine.", show_default="as generate")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there.")] = None,
+) -> None:
+    """The whole pipeline beside the bare engine, on the embedded model: images/s of both and their ratio."""
+    from vigc.jobs.bench_pipeline import pipeline_beside_engine
+
+    pipeline_beside_engine(num=num, rounds=rounds, slots=slots, threads=threads, json_file=json_file)
+
+
 def main() -> None:
     """The script `vigc`."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]

@@ -105,7 +105,7 @@ def _run(plan: Plan, pass_: Pass, num_remaining: int, on_progress: Callable[[Pro
         pipeline.run(
             pass_,
             worker=Worker,
-            worker_args=(_worker_settings(plan, pass_),),
+            worker_args=(worker_settings(plan, pass_),),
             image_size=plan.model.image_size,
             num_slots=plan.num_slots,
             actors=plan.config.actor_range,
@@ -121,7 +121,8 @@ def _run(plan: Plan, pass_: Pass, num_remaining: int, on_progress: Callable[[Pro
     return seconds if num_remaining else 0.0
 
 
-def _worker_settings(plan: Plan, pass_: Pass) -> WorkerSettings:
+def worker_settings(plan: Plan, pass_: Pass) -> WorkerSettings:
+    """What the plan says to the actors of a pass."""
     return WorkerSettings(
         model=plan.model.location,
         device=plan.device,

@@ -29,6 +29,8 @@ class Progress:
     images_per_s: float | None  # None until the first images of this run are committed
     seconds_left: float | None
     is_stopping: bool = False  # asked to stop, and finishing what is under way
+    first_at: float | None = None  # when this run's first images were committed, in time.monotonic's seconds
+    last_at: float | None = None  # when its last ones so far were
 
 
 class Counter:
@@ -37,12 +39,16 @@ class Counter:
     def __init__(self, total: int, before: Tally) -> None:
         self._total, self._before, self._made = total, before, Tally()
         self._started = time.monotonic()
+        self._first_at: float | None = None
+        self._last_at: float | None = None
         self._lock = threading.Lock()
         self.is_stopping = False
 
     def add(self, tally: Tally) -> None:
         with self._lock:
             self._made += tally
+            self._last_at = time.monotonic()
+            self._first_at = self._first_at or self._last_at
 
     @property
     def num_made(self) -> int:
@@ -51,9 +57,10 @@ class Counter:
     def read(self) -> Progress:
         with self._lock:
             made, now = self._made, self._before + self._made
+            first_at, last_at = self._first_at, self._last_at
         rate = made.rows / (time.monotonic() - self._started) if made.rows else None
         left = (self._total - now.rows) / rate if rate else None
-        return Progress(now.rows, self._total, now.kept, now.failed, rate, left, self.is_stopping)
+        return Progress(now.rows, self._total, now.kept, now.failed, rate, left, self.is_stopping, first_at, last_at)
 
 
 def tally_before(folder: Folder, ledger: Ledger) -> Tally:

@@ -118,7 +118,7 @@ class Talk:
     """
 
     def __init__(self, worker: type, worker_args: tuple[Any, ...], stop: StopFlag, request: str) -> None:
-        self._child = Child(_Host, (worker, worker_args))
+        self._child = Child(WorkerHost, (worker, worker_args))
         self._child.start()
         self._stop = stop
         self._request = request
@@ -170,7 +170,7 @@ class Talk:
         return rows
 
 
-class _Host:
+class WorkerHost:
     """What runs in the worker's process."""
 
     def __init__(self, worker: type, worker_args: tuple[Any, ...]) -> None:

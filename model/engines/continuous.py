@@ -110,7 +110,13 @@ class ContinuousEngine(Engine):
         self._held: set[ImageHandle] = set()
         self._blank: Tensor | None = None
         self._patience = 0
+        self._num_steps = self._num_occupied = 0  # decode steps, and the occupied slots in all of them
         super().__init__(network, num_slots=num_slots, num_threads=num_threads)
+
+    @property
+    def occupancy(self) -> float:
+        """Mean share of slots that were occupied in a decode step, since the start; 0 before the first."""
+        return self._num_occupied / (self._num_steps * self.num_slots) if self._num_steps else 0.0
 
     def check(self, request: Request) -> None:
         super().check(request)
@@ -273,6 +279,8 @@ class ContinuousEngine(Engine):
     def _decode_step(self) -> None:
         """One token for every occupied slot."""
         network, active = self.network, len(self._slots)
+        self._num_steps += 1
+        self._num_occupied += active
         width = max(slot.length for slot in self._slots) + 1
         positions = self._cache.positions[:active]
         self._cache.begin_step(active, width)

@@ -1,0 +1,162 @@
+"""The benchmarks of the data plane at toy size: what they measure is what they say."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from vigc.jobs.bench_data import (
+    REQUEST,
+    SHARES_DONE,
+    InstantWorker,
+    Ran,
+    copy_up_to,
+    draw_pictures,
+    rates,
+    write_manifest,
+)
+from vigc.jobs.memory import MB, Sample, Watch, draw, growth
+from vigc.platform.isolation import Child
+from vigc.platform.layout import Block
+from vigc.platform.ledger import commit
+from vigc.platform.merging import Merger
+from vigc.platform.passes import read_block
+from vigc.platform.progress import Progress
+from vigc.platform.sources import open_source
+from vigc.platform.store import Store
+from vigc.platform.verify import verify
+
+ROWS, PER_BLOCK = 100, 8
+
+
+def progress(done, first_at, last_at):
+    return Progress(done, ROWS, 0, 0, None, None, False, first_at, last_at)
+
+
+def test_rows_per_second_leave_out_the_block_before_which_the_clock_was_not_running():
+    ran = Ran(0.0, 99.0, [progress(10, 5.0, 5.0), progress(30, 5.0, 8.0), progress(100, 5.0, 10.0)])
+    assert rates(ran, ROWS, 10) == {"rows_per_s": (100 - 10) / (10 - 5), "rows_per_s_going": (100 - 30) / (10 - 8)}
+
+
+def test_a_run_that_ended_between_two_reports_has_one_rate():
+    ran = Ran(0.0, 99.0, [progress(100, 5.0, 10.0)])
+    assert rates(ran, ROWS, 10) == {"rows_per_s": 18.0, "rows_per_s_going": 18.0}
+
+
+def test_growth_is_counted_from_a_fifth_of_the_run_to_its_last_commit():
+    samples = [Sample(float(at), (100 + at) * MB, 50 * MB, (90 - at) * MB) for at in range(30)]
+    found = growth(samples, 10.0, 20.0, 0.2)
+    assert (found["driver_growth_mb"], found["worker_growth_mb"], found["ray_growth_mb"]) == (8.0, 0.0, -8.0)
+    assert (found["driver_peak_mb"], found["worker_peak_mb"], found["ray_peak_mb"]) == (129.0, 50.0, 90.0)
+
+
+class Hoarder:
+    """Takes so many megabytes and keeps them."""
+
+    def __init__(self):
+        self.kept = []
+
+    def __call__(self, megabytes):
+        self.kept.append(bytes(range(256)) * (megabytes * MB // 256))
+
+
+def test_a_process_that_takes_memory_is_seen_to(monkeypatch):
+    monkeypatch.setattr("vigc.jobs.memory.INTERVAL_S", 0.05)
+    child = Child(Hoarder)
+    try:
+        child.call(1)
+        with Watch(child.pid) as watch:
+            for _ in range(20):
+                child.call(10)
+    finally:
+        child.stop()
+    assert watch.samples[-1].driver - watch.samples[0].driver > 100 * MB
+    assert watch.samples == sorted(watch.samples, key=lambda one: one.driver)
+
+
+def test_the_picture_has_a_line_for_each_series_of_each_run():
+    samples = [Sample(float(at), at * MB, at * MB, at * MB) for at in range(5)]
+    assert len(re.findall("<polyline", draw({"a": samples, "b": samples}))) == 6
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A whole data set as the benchmark makes it, of shards and blocks so small that there are several."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_manifest(folder / "manifest.parquet", draw_pictures(folder), ROWS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vigc.platform.passes.ROWS_PER_SHARD", 24)
+        patch.setattr("vigc.platform.merging.MIN_BYTES", 1)
+        pass_ = Store(folder / "out").create_pass(REQUEST, open_source(str(folder / "manifest.parquet")), PER_BLOCK)
+        worker, merger = InstantWorker(), Merger(pass_.folder, pass_.ledger())
+        for shard, numbers in pass_.ledger().remaining():
+            for block in (Block(shard, number) for number in numbers):
+                rows = worker.rows(read_block(pass_.folder, pass_.layout, block))
+                merger.add(commit(pass_.folder, block, rows))
+        merger.finish()
+        merger.close()
+    return folder / "out"
+
+
+@pytest.mark.parametrize("share", SHARES_DONE)
+def test_a_data_set_cut_back_is_as_a_run_leaves_it(finished, tmp_path, share):
+    assert verify(finished).ok
+    copy_up_to(finished, tmp_path / "out", share / 100)
+    (pass_,) = Store(tmp_path / "out").passes()
+    done = share // PER_BLOCK * PER_BLOCK if share < 96 else 96  # whole blocks; the last shard has 4 rows
+    assert pass_.num_requested - pass_.remaining() == done
+    assert pass_.ledger().finished_shards == set(range(share // 24))
+    found = verify(tmp_path / "out")
+    assert (found.num_missing, found.num_doubled, found.num_rows) == ((ROWS - done) * 3, 0, done)
+    assert [problem for problem in found.problems if "have no row" not in problem] == []
+
+
+@pytest.mark.slow
+def test_bench_data_measures_a_run_and_resumes(vigc, tmp_path):
+    json_file, plot = tmp_path / "figures.json", tmp_path / "memory.svg"
+    options = ["--rows-per-block", 16, "--json", json_file, "--plot", plot, "--work", tmp_path / "work"]
+    done = vigc("bench", "data", "--rows", 64, *options)
+    assert done.code == 0, done.err
+    assert "InstantWorker" in done.out
+    figures = json.loads(json_file.read_text())
+    assert (figures["worker"], figures["rows_per_block"], figures["num_files_64"]) == ("InstantWorker", 16, 7)
+    expected = {"create_s", "rows_per_s", "rows_per_s_going", "run_s", "start_s", "mb", "verify_s", "verify_peak_mb"}
+    expected |= {f"{who}_{what}_mb" for who in ("driver", "worker", "ray") for what in ("peak", "growth")}
+    expected |= {f"{what}_s_at_{share}" for what in ("list", "resume") for share in SHARES_DONE} | {"resume_s_at_100"}
+    assert {f"{name}_64" for name in expected} <= figures.keys()
+    assert all(figures[f"{name}_peak_mb_64"] > 20 for name in ("driver", "worker", "ray"))
+    assert figures["rows_per_s_64"] * (figures["run_s_64"] - figures["start_s_64"]) > 64 - 16
+    assert figures["resume_s_at_100_64"] < figures["resume_s_at_50_64"]
+    assert plot.read_text().startswith("<svg")
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_bench_data_without_ray_writes_and_verifies_the_same(vigc_here, tmp_path):
+    json_file = tmp_path / "figures.json"
+    done = vigc_here("bench", "data", "--rows", "32,48", "--without-ray", "--rows-per-block", 16, "--json", json_file)
+    assert done.code == 0, done.err
+    figures = json.loads(json_file.read_text())
+    assert figures["num_files_32"] == figures["num_files_48"] == 6
+    assert figures["verify_peak_mb_48"] > 20
+    assert not any(name.startswith(("resume", "rows_per_s")) for name in figures)
+
+
+def test_rows_that_are_no_numbers_are_refused(vigc_here):
+    assert "whole numbers with commas" in vigc_here("bench", "data", "--rows", "20k").err
+
+
+@pytest.mark.slow
+def test_bench_pipeline_compares_the_same_images_on_both_sides(vigc, tmp_path):
+    json_file = tmp_path / "figures.json"
+    options = ["--slots", 8, "--threads", 1, "--json", json_file]
+    done = vigc("bench", "pipeline", "--num", 6, "--rounds", 1, *options)
+    assert done.code == 0, done.err
+    figures = json.loads(json_file.read_text())
+    assert (figures["num_images"], figures["rounds"], figures["slots"]) == (6, 1, 8)
+    assert figures["threads_bare"] == figures["threads_pipeline"] == 1
+    assert figures["ratio"] == pytest.approx(figures["images_per_s_pipeline"] / figures["images_per_s_bare"])
+    assert 0 < figures["occupancy_bare"] <= 1
+    assert figures["occupancy_pipeline"] == pytest.approx(figures["occupancy_bare"], abs=0.3)
