@@ -8,6 +8,7 @@ from datasets import REQUEST, finished, source
 from vigc.jobs.config import GenerateConfig, make_config
 from vigc.jobs.generate_command import settings_again
 from vigc.jobs.plan import Mode, make_plan, policy_of
+from vigc.model.embedded import PATH as EMBEDDED
 from vigc.model.sentences import Unit
 from vigc.platform.records import ConfigError, ModelError, StoreError
 from vigc.platform.store import Store
@@ -252,3 +253,10 @@ def test_options_of_the_policy_are_changed_one_by_one_unless_the_policy_is_anoth
     assert (changed.max_steps, changed.one_shot) == (3, True)
 
     assert policy_of(again(made, policy="shipped")) == policy_of(config_with(policy="shipped"))
+
+
+def test_a_retry_asks_for_the_kinds_that_failed_whatever_the_newest_run_made(made):
+    plan = make_plan(again(made, model=str(EMBEDDED)), Mode.RETRY_FAILED)
+
+    assert plan.config.kinds == plan.request["kinds"] == ["conversation", "detail"]
+    assert (plan.source.num_images(), plan.is_idle, plan.note) == (1, False, None)

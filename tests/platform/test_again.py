@@ -88,3 +88,18 @@ def test_kinds_that_were_asked_for_in_the_same_way_are_there_already(tmp_path, c
     add(store, REQUEST, source(3))
 
     assert SameImages(store).have(REQUEST | {"source": "images of pass 001"} | changes) is have
+
+
+def test_a_kind_that_a_newer_pass_answered_is_not_asked_again(tmp_path):
+    store = finished(tmp_path / "out", num=6, failed=1)
+    add(store, REQUEST | {"kinds": ["detail"], "seed": 1}, source(6))
+
+    failed = FailedImages(store)
+
+    assert (ids(failed), failed.kinds) == (["im5.png"], ["conversation"])
+
+
+def test_a_data_set_without_failures_leaves_nothing_to_retry(tmp_path):
+    failed = FailedImages(finished(tmp_path / "out", num=6, failed=0))
+
+    assert (failed.num_images(), failed.kinds, failed.num_left, ids(failed)) == (0, [], 0, [])

@@ -63,6 +63,14 @@ def test_another_request_is_refused_and_every_difference_named(tmp_path):
     assert "--overwrite" in message
 
 
+def test_of_several_passes_the_one_that_comes_nearest_is_compared(tmp_path):
+    store = Store(tmp_path / "out")
+    for changes in ({}, {"source": "failed images of pass 001", "kinds": ["detail"]}):
+        store.create_pass(REQUEST | changes, source(2))
+    with pytest.raises(StoreError, match=r"another request: seed: null -> 1\. Choose"):
+        store.find_pass(REQUEST | {"seed": 1})
+
+
 def test_two_images_with_one_id_or_none_at_all_leave_nothing_behind(tmp_path):
     doubled = Records([*records(3), *records(1)])
     for wrong, message in ((doubled, "'im0.png' comes twice: image 1 and image 4"), (Records([]), "gave no image")):
