@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shlex
 import sys
 import sysconfig
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 import vigc
+from vigc.jobs.machine import num_cores
 from vigc.jobs.terminal import make_console
 from vigc.platform.records import Kind
 
@@ -124,6 +128,10 @@ def write_figures(json_file: Path | None, figures: dict[str, Any]) -> None:
     import transformers
 
     about = {
+        "command": shlex.join(["vigc", *sys.argv[1:]]),
+        "date": datetime.now(UTC).date().isoformat(),
+        "cores": num_cores(),
+        "load": os.getloadavg()[0],  # at the end, of the last minute: what else the machine did tells on timings
         "vigc": vigc.__version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import tempfile
@@ -47,7 +48,6 @@ KINDS = (Kind.CONVERSATION, Kind.DETAIL, Kind.REASONING)
 REQUEST = {"kinds": [str(kind) for kind in KINDS], "model": {"name": "InstantWorker"}, "source": "vigc bench data"}
 IMAGE_SIZE, NUM_SLOTS = 32, 64
 NUM_PICTURES, PICTURE_SIZE = 8, (96, 72)
-SHARES_DONE = (10, 50, 90, 99)  # per cent, at which a resume is timed
 WORDS_PER_SENTENCE, SENTENCES, NUM_TALKS = 12, 3, 1024
 GOING_FROM = 0.2  # share of the run after which all processes are there, and memory ought not to grow
 
@@ -105,6 +105,7 @@ def data(
     *,
     rows: list[int],
     rows_per_block: int,
+    resume_at: list[int],
     without_ray: bool,
     work: Path | None,
     json_file: Path | None,
@@ -113,6 +114,7 @@ def data(
     """Measures at each number of rows in turn.
 
     Args:
+        resume_at: per cent of the rows that are done when a resume is timed.
         without_ray: writes the rows block by block without Ray, so that creating, listing and verifying large data sets
             can be timed in little time; nothing is decoded, and no run and no resume is timed.
         work: where data sets go while they are measured; None: the temporary folder.
@@ -133,7 +135,7 @@ def data(
         if work is not None:
             work.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="vigc-bench-", dir=work) as folder:
-            measured = _Measurement(Path(folder), number, rows_per_block)
+            measured = _Measurement(Path(folder), number, rows_per_block, resume_at)
             found = measured.without_ray() if without_ray else measured.with_ray()
         _print(console, number, found)
         figures |= {f"{name}_{number}": value for name, value in found.items()}
@@ -153,8 +155,8 @@ def data(
 class _Measurement:
     """Of one number of rows, in a folder of its own."""
 
-    def __init__(self, folder: Path, rows: int, rows_per_block: int) -> None:
-        self._folder, self._rows, self._rows_per_block = folder, rows, rows_per_block
+    def __init__(self, folder: Path, rows: int, rows_per_block: int, resume_at: list[int]) -> None:
+        self._folder, self._rows, self._rows_per_block, self._resume_at = folder, rows, rows_per_block, resume_at
         self._out = folder / "out"
         self.samples: list[Sample] = []
 
@@ -168,7 +170,7 @@ class _Measurement:
             **growth(self.samples, ran.first_at, ran.last_at, GOING_FROM),
         }
         figures |= self._finished()
-        for share in SHARES_DONE:
+        for share in self._resume_at:
             partial = self._folder / f"done-{share}"
             copy_up_to(self._out, partial, share / 100)
             began = time.monotonic()
@@ -185,7 +187,7 @@ class _Measurement:
         figures = self._create()
         filled, peak = _apart(_fill, self._out)
         figures |= {"write_rows_per_s": self._rows / filled, "write_peak_mb": peak / MB} | self._finished()
-        for share in SHARES_DONE:
+        for share in self._resume_at:
             partial = self._folder / f"done-{share}"
             copy_up_to(self._out, partial, share / 100)
             figures[f"list_s_at_{share}"], _ = _apart(_list, partial)
@@ -424,8 +426,8 @@ _ROWS = (
     ("mb", "their size", "MB"),
     ("verify_s", "vigc verify", "s"),
     ("verify_peak_mb", "  its peak memory", "MB"),
-    *((f"list_s_at_{share}", f"list what is done, at {share} %", "s") for share in SHARES_DONE),
-    *((f"resume_s_at_{share}", f"resume to the first new commit, at {share} %", "s") for share in SHARES_DONE),
+    ("list_s", "list what is done, at {} %", "s"),
+    ("resume_s", "resume to the first new commit, at {} %", "s"),
     ("resume_s_at_100", "find that nothing is left to do", "s"),
 )
 
@@ -434,7 +436,8 @@ def _print(console: Console, rows: int, figures: dict[str, float]) -> None:
     table = Table("", f"{rows:,} rows", box=None, pad_edge=False)
     table.columns[1].justify = "right"
     for name, label, unit in _ROWS:
-        if name in figures:
-            digits = 0 if unit in ("", "MB") else 2
-            table.add_row(label, f"{figures[name]:,.{digits}f} {unit}".rstrip())
+        digits = 0 if unit in ("", "MB") else 2
+        for key in (key for key in figures if key == name or re.fullmatch(rf"{name}_at_(?!100)\d+", key)):
+            value = f"{figures[key]:,.{digits}f} {unit}".rstrip()
+            table.add_row(label.format(key.rpartition("_")[2]), value)
     console.print(table)

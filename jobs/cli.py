@@ -312,6 +312,9 @@ def bench_train(
 def bench_data(
     rows: Annotated[str, typer.Option(metavar="N[,N…]", help="Sizes of the data sets, one after the other.")] = "20000",
     rows_per_block: Annotated[int, typer.Option(min=1, help="Images that are made and committed at once.")] = 128,
+    resume_at: Annotated[
+        str, typer.Option(metavar="%[,%…]", help="How much is done when a resume is timed.")
+    ] = "10,50,90,99",
     without_ray: Annotated[
         bool, typer.Option("--without-ray", help="Only create, write, list and verify; much quicker.")
     ] = False,
@@ -324,20 +327,25 @@ def bench_data(
     """The data plane with a model that answers at once: rows/s, memory, files, verify, resume."""
     from vigc.jobs.bench_data import data
 
-    try:
-        numbers = [int(part) for part in rows.split(",")]
-    except ValueError as error:
-        raise ConfigError(f"--rows {rows}: whole numbers with commas between them, such as 20000,200000.") from error
-    if min(numbers) < 1:
-        raise ConfigError(f"--rows {rows}: 1 is the least.")
     data(
-        rows=numbers,
+        rows=_numbers("--rows", rows, "20000,200000"),
         rows_per_block=rows_per_block,
+        resume_at=_numbers("--resume-at", resume_at, "50,90", most=99),
         without_ray=without_ray,
         work=work,
         json_file=json_file,
         plot_file=plot_file,
     )
+
+
+def _numbers(flag: str, text: str, example: str, most: int | None = None) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"{flag} {text}: whole numbers with commas between them, such as {example}.") from error
+    if min(numbers) < 1 or (most is not None and max(numbers) > most):
+        raise ConfigError(f"{flag} {text}: 1 is the least{f', and {most} the most' if most is not None else ''}.")
+    return numbers
 
 
 @bench.command("pipeline", epilog=help_end("vigc bench pipeline", "vigc bench pipeline --num 100 --json figures.json"))

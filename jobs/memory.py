@@ -59,15 +59,16 @@ class Watch:
 def growth(samples: list[Sample], first_at: float, last_at: float, share: float) -> dict[str, float]:
     """In MB: peaks, and what was added from when `share` of the time was over to the end."""
     figures: dict[str, float] = {}
-    early, late = (_nearest(samples, first_at + part * (last_at - first_at)) for part in (share, 1.0))
+    early, late = (_last_before(samples, first_at + part * (last_at - first_at)) for part in (share, 1.0))
     for name in COLOURS:
         figures[f"{name}_peak_mb"] = max((getattr(one, name) for one in samples), default=0) / MB
         figures[f"{name}_growth_mb"] = (getattr(late, name) - getattr(early, name)) / MB
     return figures
 
 
-def _nearest(samples: list[Sample], at: float) -> Sample:
-    return min(samples, key=lambda one: abs(one.at - at), default=Sample(at, 0, 0, 0))
+def _last_before(samples: list[Sample], at: float) -> Sample:
+    """Not the nearest, since right after the last commit the workers are gone."""
+    return max((one for one in samples if one.at <= at), key=lambda one: one.at, default=Sample(at, 0, 0, 0))
 
 
 def resident_bytes(pid: int) -> int | None:

@@ -86,6 +86,16 @@ def test_beams_are_the_reference_engines_alone(continuous: ContinuousEngine, ref
         answered(continuous, lambda image: continuous.complete(image, beams))
 
 
+def test_slots_that_nobody_uses_count_as_empty(network: Network) -> None:
+    engine = ContinuousEngine(network, num_slots=4)
+    try:
+        assert engine.occupancy == 0.0
+        answered(engine, lambda image: engine.complete(image, replace(ASK, max_tokens=8)))
+        assert engine.occupancy == 1 / 4
+    finally:
+        engine.close()
+
+
 def test_a_sentence_is_cut_where_it_ends_and_costs_fewer_tokens(continuous: ContinuousEngine) -> None:
     whole = answered(continuous, lambda image: continuous.complete(image, ASK))
     vic = PACK.vic_prompt(DETAIL, "What does the picture show?")
