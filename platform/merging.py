@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vigc.platform.layout import Block, Layout, merged_file, parse_block_file, sha256_of
+from vigc.platform.layout import Block, Layout, block_folder, merged_file, parse_block_file, sha256_of
 from vigc.platform.ledger import COMPRESSION, Committed, Finished, Ledger, Tally, marker_of, tally_of
 from vigc.platform.records import StoreError
 from vigc.platform.schema import ROW
@@ -25,6 +25,7 @@ from vigc.platform.storage import Folder
 
 MIN_BYTES = 128 * 2**20
 ROWS_PER_GROUP = 2_000
+FIRST_GUESS = 0.5  # a merged file's size, as a share of its blocks'; after the first merge it is known
 NUM_READERS = 8  # blocks fetched ahead; on an object store each takes some ten milliseconds
 
 
@@ -36,22 +37,23 @@ class Merger:
         self._blocks: dict[int, list[Committed]] = defaultdict(list)
         self._complete: list[int] = []
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="merge")
-        self._pending: list[Future[Finished]] = []
+        self._pending: list[tuple[Future[Finished], int]] = []
+        self._share = FIRST_GUESS
         for committed in ledger.blocks.values():
             self._note(committed)
 
     def add(self, committed: Committed) -> None:
         """Raises what an earlier merge raised."""
         self._note(committed)
-        self._merge_if(sum(c.num_bytes for shard in self._complete for c in self._blocks[shard]) >= MIN_BYTES)
-        while self._pending and self._pending[0].done():
-            self._pending.pop(0).result()
+        self._merge_if(self._num_bytes() * self._share >= MIN_BYTES)
+        while self._pending and self._pending[0][0].done():
+            self._take_result()
 
     def finish(self) -> None:
         """Merges what is left of complete shards, and waits."""
         self._merge_if(bool(self._complete))
         while self._pending:
-            self._pending.pop(0).result()
+            self._take_result()
 
     def close(self) -> None:
         """Lets a merge that is under way end, and begins no other."""
@@ -63,12 +65,22 @@ class Merger:
         if len(self._blocks[shard]) == self._layout.num_blocks(shard):
             self._complete.append(shard)
 
+    def _num_bytes(self) -> int:
+        """Of the blocks of complete shards."""
+        return sum(committed.num_bytes for shard in self._complete for committed in self._blocks[shard])
+
+    def _take_result(self) -> None:
+        future, num_bytes = self._pending.pop(0)
+        self._share = future.result().num_bytes / num_bytes
+
     def _merge_if(self, due: bool) -> None:
         if not due:
             return
+        num_bytes = self._num_bytes()
         shards, self._complete = sorted(self._complete), []
         blocks = {committed.block: committed.file for shard in shards for committed in self._blocks.pop(shard)}
-        self._pending.append(self._thread.submit(merge, self._folder, self._layout, shards, blocks))
+        merging = self._thread.submit(merge, self._folder, self._layout, shards, blocks)
+        self._pending.append((merging, num_bytes))
 
 
 def merge(folder: Folder, layout: Layout, shards: list[int], files: dict[Block, str]) -> Finished:
@@ -93,6 +105,8 @@ def merge(folder: Folder, layout: Layout, shards: list[int], files: dict[Block, 
         folder.upload(finished.file, path)
     folder.write(finished.marker, marker_of(finished))
     folder.delete(*files.values())
+    for shard in shards:
+        folder.delete_all(block_folder(shard))  # on a disk, an empty folder is left
     return finished
 
 

@@ -232,6 +232,7 @@ def test_only_whole_shards_are_merged_and_only_when_they_are_large_enough(tmp_pa
     pass_ = shards_of_four(monkeypatch, tmp_path / "out", 10)
     pass_.folder.delete(pass_.ledger().blocks[Block(1, 1)].file)
     sizes = {block: committed.num_bytes for block, committed in pass_.ledger().blocks.items()}
+    monkeypatch.setattr("vigc.platform.merging.FIRST_GUESS", 1.0)
     monkeypatch.setattr("vigc.platform.merging.MIN_BYTES", 1 + sum(n for b, n in sizes.items() if b.shard != 1))
     merger = Merger(pass_.folder, pass_.ledger())
     late = commit(pass_, [row(record, colour=i) for i, record in enumerate(records(8))][6:], 1, 1)
@@ -239,6 +240,7 @@ def test_only_whole_shards_are_merged_and_only_when_they_are_large_enough(tmp_pa
     merger.finish()
     merger.close()
     assert [one.shards for one in pass_.ledger().finished] == [[0, 1, 2]]
+    assert pass_.folder.names("rows") == [pass_.ledger().finished[0].file.removeprefix("rows/")]
 
 
 @pytest.mark.parametrize("moment", ["before the file", "before the marker", "before the blocks go", "half the blocks"])
