@@ -10,31 +10,27 @@ from __future__ import annotations
 
 import errno
 import logging
-import math
 import signal
 import tempfile
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vigc.platform.files import store_error
+from vigc.platform.graph import Graph
 from vigc.platform.images import MAX_PIXELS, decode_batch
 from vigc.platform.ledger import tidy
 from vigc.platform.local_ray import CPUS_BESIDE_ACTORS, CPUS_PER_ACTOR, ray_session
 from vigc.platform.lock import only_writer
 from vigc.platform.merging import Merger
-from vigc.platform.pacing import pace
 from vigc.platform.passes import Pass
 from vigc.platform.progress import Counter, Progress, reported, tally_before
 from vigc.platform.records import ConfigError, RunError, VigcError
 from vigc.platform.storage import Folder, LocalFolder
 
 if TYPE_CHECKING:
-    import ray.data
-
     from vigc.platform.stages import StopFlag
 
 __all__ = ["Progress", "RunError", "run"]
@@ -44,7 +40,6 @@ __all__ = ["Progress", "RunError", "run"]
 MAX_RETRIES = 10
 MAX_STREAMS_WITHOUT_PROGRESS = 3
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-CPUS_TO_LIST, CPUS_TO_COMMIT = 0.1, 0.25
 
 
 def run(
@@ -81,6 +76,9 @@ def run(
     least, most = (actors, actors) if isinstance(actors, int) else actors
     if least < 1 or most < least or num_slots < 1 or image_size < 1:
         raise ConfigError(f"actors ({actors}), num_slots ({num_slots}), image_size ({image_size}): 1 is the least.")
+    graph = Graph(
+        decode_batch, worker, worker_args, image_size, num_slots, least, most, gpus_per_actor, max_pixels, MAX_RETRIES
+    )
     out = type(pass_.folder)(pass_.folder.uri.rsplit("/", 2)[0])
     with only_writer(out) as lost:
         ledger = pass_.ledger()
@@ -90,13 +88,10 @@ def run(
         try:
             with reported(counter, on_progress):
                 if any(ledger.remaining()):
-                    stream = _Stream(
-                        pass_, counter, merger, worker, worker_args, image_size, num_slots, (least, most),
-                        gpus_per_actor, max_pixels, lost,
-                    )  # fmt: skip
                     with ray_session(_log_file(pass_.folder), most, gpus_per_actor) as logs:
-                        stream.run_to_the_end(logs)
+                        _Stream(pass_, graph, counter, merger, lost).run_to_the_end(logs)
                 merger.finish()
+                tidy(pass_.folder, pass_.ledger())
         finally:
             merger.close()
 
@@ -104,30 +99,14 @@ def run(
 class _Stream:
     """One run of a pass on a Ray that is there."""
 
-    def __init__(
-        self,
-        pass_: Pass,
-        counter: Counter,
-        merger: Merger,
-        worker: type,
-        worker_args: tuple[Any, ...],
-        image_size: int,
-        num_slots: int,
-        actors: tuple[int, int],
-        gpus_per_actor: float,
-        max_pixels: int,
-        lost: threading.Event,
-    ) -> None:
-        self._lost = lost
-        self._pass, self._counter, self._merger = pass_, counter, merger
-        self._worker, self._worker_args = worker, worker_args
-        self._image_size, self._num_slots = image_size, num_slots
-        self._actors, self._gpus_per_actor, self._max_pixels = actors, gpus_per_actor, max_pixels
+    def __init__(self, pass_: Pass, graph: Graph, counter: Counter, merger: Merger, lost: threading.Event) -> None:
+        self._pass, self._graph, self._counter, self._merger, self._lost = pass_, graph, counter, merger, lost
         self._committed: set[tuple[int, int]] = set()
 
     def run_to_the_end(self, logs: Path) -> None:
         """Streams until nothing is lacking, again where machines failed, as long as that gets on."""
-        _check_cpus(self._actors[0])
+        _check_cpus(self._graph.min_actors)
+        _check_nodes(self._pass.folder)
         in_vain = 0
         with _stoppable(self._counter) as stop:
             while remaining := self._remaining():
@@ -154,7 +133,7 @@ class _Stream:
     def _stream_once(self, remaining: list[tuple[int, list[int]]], stop: StopFlag) -> None:
         from vigc.platform.stages import committed_of
 
-        dataset = self._graph(remaining, stop)
+        dataset = self._graph.dataset(self._pass, remaining, stop)
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             if self._lost.is_set():
                 raise RunError("The lock was lost to another process, which writes here now. This run ends.")
@@ -163,48 +142,6 @@ class _Stream:
                     self._committed.add(committed.block)
                     self._counter.add(committed.tally)
                     self._merger.add(committed)
-
-    def _graph(self, remaining: list[tuple[int, list[int]]], stop: StopFlag) -> ray.data.Dataset:
-        import ray.data
-
-        from vigc.platform.stages import Blocks, Commit, Decode, Talk
-
-        pass_ = self._pass
-        context = ray.data.DataContext.get_current().copy()
-        context.raise_original_map_exception = True
-        context.target_max_block_size = 1  # every row, which is a block of images, goes on by itself
-        pace(context)
-        least, most = self._actors
-        num_calls = math.ceil(4 * self._num_slots / pass_.layout.rows_per_block)
-        # Different resources keep Ray from fusing decode into the actor, where it would stall the event loop.
-        resources: dict[str, Any] = {"num_cpus": CPUS_PER_ACTOR}
-        if self._gpus_per_actor:
-            resources = {"num_gpus": self._gpus_per_actor, "num_cpus": 0}
-        decode = Decode(pass_.folder, pass_.layout, decode_batch, self._image_size, self._max_pixels, stop)
-        one: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
-        with ray.data.DataContext.current(context), warnings.catch_warnings():
-            # Ray 2.60 warns of a dictionary that it makes itself out of num_cpus.
-            warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
-            dataset: ray.data.Dataset = (
-                # One task at a time lists blocks, so that shards are finished one after the other.
-                ray.data.read_datasource(
-                    Blocks(remaining), concurrency=1, num_cpus=CPUS_TO_LIST, override_num_blocks=len(remaining)
-                )
-                .map_batches(decode, **one, num_cpus=1, max_retries=MAX_RETRIES)
-                .map_batches(
-                    Talk,
-                    fn_constructor_args=(self._worker, self._worker_args, stop, pass_.number),
-                    **one,
-                    compute=ray.data.ActorPoolStrategy(
-                        min_size=least, max_size=most, max_concurrent_calls_per_actor=num_calls
-                    ),
-                    max_restarts=-1,  # over days many machines go; the tasks' limit is what ends a vain run
-                    max_task_retries=MAX_RETRIES,
-                    **resources,
-                )
-                .map_batches(Commit(pass_.folder), **one, num_cpus=CPUS_TO_COMMIT, max_retries=MAX_RETRIES)
-            )
-        return dataset
 
     def _how_far(self) -> str:
         now = self._counter.read()
@@ -293,6 +230,17 @@ def _check_cpus(actors: int) -> None:
             "lower --actors.",
             resources.get("CPU", 0),
             needed,
+        )
+
+
+def _check_nodes(folder: Folder) -> None:
+    """What one machine writes to its own disk, the others do not see."""
+    import ray
+
+    num_nodes = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
+    if num_nodes > 1 and isinstance(folder, LocalFolder):
+        logging.getLogger(__name__).warning(
+            "%s has to be the same folder on all %d nodes, on a file system that they share.", folder, num_nodes
         )
 
 

@@ -79,12 +79,26 @@ class StopFlag:
     def is_set(self) -> bool:
         import ray
 
-        key = (os.getpid(), self._actor._actor_id.binary())
-        asked, answer = _answers.get(key, (0.0, False))
-        if not answer and time.monotonic() - asked > STOP_POLL_S:
-            answer = ray.get(self._actor.is_set.remote())
-            _answers[key] = time.monotonic(), answer
+        known = self._known()
+        return self._note(ray.get(self._actor.is_set.remote())) if known is None else known
+
+    async def is_set_now(self) -> bool:
+        """The same for those who share an event loop."""
+        known = self._known()
+        return self._note(await self._actor.is_set.remote()) if known is None else known
+
+    def _known(self) -> bool | None:
+        asked, answer = _answers.get(self._key, (-STOP_POLL_S, False))
+        return answer if answer or time.monotonic() - asked < STOP_POLL_S else None
+
+    def _note(self, answer: bool) -> bool:
+        _answers.clear()  # of earlier runs that this process worked for
+        _answers[self._key] = time.monotonic(), answer
         return answer
+
+    @property
+    def _key(self) -> tuple[int, bytes]:
+        return os.getpid(), self._actor._actor_id.binary()
 
 
 _answers: dict[tuple[int, bytes], tuple[float, bool]] = {}
@@ -127,7 +141,7 @@ class Talk:
 
     async def __call__(self, unit: pa.Table) -> AsyncIterator[pa.Table]:
         block, payload = _block_of(unit), unit["payload"][0].as_py()
-        if payload is None or self._stop.is_set():
+        if payload is None or await self._stop.is_set_now():
             yield _unit(block, None)
             return
         with _carried():
