@@ -74,6 +74,6 @@ class Graph:
                     max_task_retries=self.max_retries,
                     **resources,
                 )
-                .map_batches(Commit(pass_.folder), **one, num_cpus=CPUS_TO_COMMIT, max_retries=self.max_retries)
+                .map_batches(Commit(pass_.folder, stop), **one, num_cpus=CPUS_TO_COMMIT, max_retries=self.max_retries)
             )
         return dataset

@@ -108,11 +108,11 @@ class _Stream:
         _check_cpus(self._graph.min_actors)
         _check_nodes(self._pass.folder)
         in_vain = 0
-        with _stoppable(self._counter) as stop:
+        with _stoppable(self._counter) as (stop, is_drained):
             while remaining := self._remaining():
                 before = self._counter.num_made
                 try:
-                    self._stream_once(remaining, stop)
+                    self._stream_once(remaining, stop, is_drained)
                     if self._counter.num_made == before and not self._counter.is_stopping:
                         raise RunError(f"The run made nothing of {len(remaining)} shards, and nothing failed.")
                 except KeyboardInterrupt as interrupt:
@@ -130,7 +130,7 @@ class _Stream:
         """From storage, since a block may have been committed by a task whose answer never came."""
         return list(self._pass.ledger().remaining())
 
-    def _stream_once(self, remaining: list[tuple[int, list[int]]], stop: StopFlag) -> None:
+    def _stream_once(self, remaining: list[tuple[int, list[int]]], stop: StopFlag, is_drained: threading.Event) -> None:
         from vigc.platform.stages import committed_of
 
         dataset = self._graph.dataset(self._pass, remaining, stop)
@@ -142,6 +142,8 @@ class _Stream:
                     self._committed.add(committed.block)
                     self._counter.add(committed.tally)
                     self._merger.add(committed)
+            if is_drained.is_set():
+                return  # what is left are blocks that were not begun, thousands of them perhaps
 
     def _how_far(self) -> str:
         now = self._counter.read()
@@ -167,23 +169,32 @@ class _Stream:
 
 
 @contextmanager
-def _stoppable(counter: Counter) -> Iterator[StopFlag]:
-    """The flag that the stages look at; the first Ctrl-C sets it, a second is the usual KeyboardInterrupt."""
+def _stoppable(counter: Counter) -> Iterator[tuple[StopFlag, threading.Event]]:
+    """The flag that the stages look at, and an event that says that all that was under way then is committed.
+
+    The first Ctrl-C sets the flag, a second is the usual KeyboardInterrupt.
+    """
     import ray
 
-    from vigc.platform.stages import StopFlag
+    from vigc.platform.stages import STOP_POLL_S, StopFlag
 
     node = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
     )
     flag: Any = ray.remote(_Flag)
     actor = flag.options(num_cpus=0, scheduling_strategy=node).remote()
-    asked, over = threading.Event(), threading.Event()
+    asked, over, is_drained = threading.Event(), threading.Event(), threading.Event()
 
     def pass_on() -> None:
         asked.wait()
-        if not over.is_set():
-            actor.set.remote()
+        if over.is_set():
+            return
+        actor.set.remote()
+        over.wait(3 * STOP_POLL_S)  # until all stages know
+        while not over.wait(STOP_POLL_S):
+            if not ray.get(actor.num_under_way.remote()):
+                is_drained.set()
+                return
 
     def ask(*_: object) -> None:
         counter.is_stopping = True
@@ -198,7 +209,7 @@ def _stoppable(counter: Counter) -> Iterator[StopFlag]:
     thread = threading.Thread(target=pass_on, name="stop", daemon=True)
     thread.start()
     try:
-        yield StopFlag(actor)
+        yield StopFlag(actor), is_drained
     finally:
         if is_usual:
             signal.signal(signal.SIGINT, before)
@@ -210,6 +221,16 @@ def _stoppable(counter: Counter) -> Iterator[StopFlag]:
 class _Flag:
     def __init__(self) -> None:
         self._is_set = False
+        self._under_way: set[tuple[int, int]] = set()
+
+    def begin(self, block: tuple[int, int]) -> None:
+        self._under_way.add(block)
+
+    def end(self, block: tuple[int, int]) -> None:
+        self._under_way.discard(block)
+
+    def num_under_way(self) -> int:
+        return len(self._under_way)
 
     def set(self) -> None:
         self._is_set = True

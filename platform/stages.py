@@ -71,10 +71,18 @@ def _units_of(shard: int, numbers: list[int]) -> Any:
 
 
 class StopFlag:
-    """Whether the run is to come to its end; the answer is at most half a second old."""
+    """Whether the run is to come to its end, which is known half a second later at most; and what is under way then."""
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
+
+    def begin(self, block: Block) -> None:
+        """Its conversations have begun."""
+        self._actor.begin.remote(block)
+
+    def end(self, block: Block) -> None:
+        """It is committed, or was not begun."""
+        self._actor.end.remote(block)
 
     def is_set(self) -> bool:
         import ray
@@ -144,6 +152,7 @@ class Talk:
         if payload is None or await self._stop.is_set_now():
             yield _unit(block, None)
             return
+        self._stop.begin(block)
         with _carried():
             rows = await self._rows(from_bytes(payload))
         yield _unit(block, to_bytes(rows))
@@ -247,11 +256,13 @@ class Commit:
     """Puts a block's rows on storage, in a task on any CPU worker."""
 
     folder: Folder  # the pass's
+    stop: StopFlag
 
     def __call__(self, unit: pa.Table) -> pa.Table:
         block, payload = _block_of(unit), unit["payload"][0].as_py()
         with _carried():
             found = Committed(block, "", 0) if payload is None else commit(self.folder, block, from_bytes(payload))
+        self.stop.end(block)
         tally = found.tally or Tally()
         return pa.Table.from_pylist(
             [
