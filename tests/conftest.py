@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from gcs_server import GcsServer
     from s3_server import S3Server
 
 ROOT = Path(__file__).parents[1]
@@ -76,6 +77,25 @@ def s3_place(s3: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> s
     for name, value in {**settings, **s3.env}.items():
         monkeypatch.setenv(name, value)
     return f"s3://{s3.bucket}/{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="session")
+def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GcsServer]:
+    from gcs_server import GcsServer
+
+    server = GcsServer(tmp_path_factory.mktemp("gcs") / "log")
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def gcs_place(gcs: GcsServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An address in Google Cloud Storage at which nothing is yet, and an environment in which it can be reached."""
+    from gcs_server import BUCKET
+
+    for name, value in gcs.env.items():
+        monkeypatch.setenv(name, value)
+    return f"gs://{BUCKET}/{uuid.uuid4().hex[:12]}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,9 +1,9 @@
-"""A folder in Google Cloud Storage, by pyarrow alone: credentials are the application's default ones.
+"""A folder in Google Cloud Storage, by pyarrow alone: credentials are the application's default ones, or none where
+STORAGE_EMULATOR_HOST names a server that takes Google's place.
 
-No test covers this file, because there is no server to test it on; it is kept so small for that reason. Patience is
-the client library's own. pyarrow has no conditional writes, so `create` and `replace` write, wait, and look whether
-somebody else wrote too: two that start in the same second are told apart, two whose writes take longer than SETTLE_S
-are not.
+Patience is the client library's own. pyarrow has no conditional writes, so `create` and `replace` write, wait, and look
+whether somebody else wrote too: two that start in the same second are told apart, two whose writes take longer than
+SETTLE_S are not.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pyarrow.fs import FileSelector, FileSystem, FileType, GcsFileSystem, SubTreeFileSystem
 
@@ -26,6 +28,7 @@ from vigc.platform.storage.patience import patience_s
 T = TypeVar("T")
 
 CHUNK_BYTES = 16 * 2**20
+NUM_THREADS = 16
 SETTLE_S = 2.0
 
 
@@ -34,7 +37,8 @@ class GcsFolder(ObjectFolder):
 
     @property
     def arrow(self) -> FileSystem:
-        return SubTreeFileSystem(self.uri.removeprefix("gs://"), _gcs(os.getpid()))
+        server = os.environ.get("STORAGE_EMULATOR_HOST", "")
+        return SubTreeFileSystem(self.uri.removeprefix("gs://"), _gcs(os.getpid(), server))
 
     def patiently(self, attempt: Callable[[], T]) -> T:
         try:
@@ -48,13 +52,16 @@ class GcsFolder(ObjectFolder):
             ) from error
 
     def exists(self) -> bool:
-        return bool(self._found("", recursive=False))
+        return bool(self.files())
 
     def names(self, folder: str = "") -> list[str]:
-        return sorted(info.base_name for info in self._found(folder, recursive=False))
+        # From all that is below it: what has no file of its own at this depth, pyarrow does not list.
+        below = f"{folder}/" if folder else ""
+        return sorted({entry.name.removeprefix(below).partition("/")[0] for entry in self.files(folder)})
 
     def files(self, folder: str = "") -> list[Entry]:
-        found = self._found(folder, recursive=True)
+        selector = FileSelector(folder, recursive=True, allow_not_found=True)
+        found = self.patiently(lambda: self.arrow.get_file_info(selector))
         return sorted((Entry(i.path, i.size) for i in found if i.type == FileType.File), key=lambda entry: entry.name)
 
     def read(self, name: str) -> bytes:
@@ -74,18 +81,21 @@ class GcsFolder(ObjectFolder):
 
     def upload(self, name: str, path: Path) -> None:
         def attempt() -> None:
-            with open(path, "rb") as file, self.arrow.open_output_stream(name) as stream:
+            file.seek(0)
+            with self.arrow.open_output_stream(name) as stream:
                 while chunk := file.read(CHUNK_BYTES):
                     stream.write(chunk)
 
-        self._written(attempt)
+        with open(path, "rb") as file:
+            self._written(attempt)
 
     def delete(self, *names: str) -> None:
-        for name in names:
-            try:
-                self.patiently(lambda name=name: self.arrow.delete_file(name))  # type: ignore[misc]
-            except FileNotFoundError:
-                continue
+        def delete(name: str) -> None:
+            with suppress(FileNotFoundError):
+                self.patiently(lambda: self.arrow.delete_file(name))
+
+        with ThreadPoolExecutor(NUM_THREADS) as pool:  # one request each
+            list(pool.map(delete, names))
 
     def delete_all(self, folder: str = "") -> None:
         self.delete(*(entry.name for entry in self.files(folder)))
@@ -121,16 +131,15 @@ class GcsFolder(ObjectFolder):
         except FileNotFoundError as error:
             raise StoreError(f"{self.uri}: there is no such bucket. Check its name, or create it.") from error
 
-    def _found(self, folder: str, *, recursive: bool) -> list[Any]:
-        selector = FileSelector(folder, recursive=recursive, allow_not_found=True)
-        found: list[Any] = self.patiently(lambda: self.arrow.get_file_info(selector))
-        return found
-
 
 def _tag(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
 @cache
-def _gcs(pid: int) -> GcsFileSystem:
-    return GcsFileSystem(retry_time_limit=timedelta(seconds=patience_s()))
+def _gcs(pid: int, server: str) -> GcsFileSystem:
+    patience = timedelta(seconds=patience_s())
+    if not server:
+        return GcsFileSystem(retry_time_limit=patience)
+    scheme, _, host = server.rpartition("://")
+    return GcsFileSystem(anonymous=True, endpoint_override=host, scheme=scheme or "http", retry_time_limit=patience)

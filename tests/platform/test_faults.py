@@ -28,7 +28,10 @@ DELAY_S = 0.3  # for each image; the blocks of two are at work four at a time
 DRIVER = Path(__file__).parents[1] / "helpers" / "drive.py"
 # Each fault runs in one place in CI and, where the place could matter, in the other one with the soak tests.
 in_soak = pytest.mark.soak
-everywhere = pytest.mark.parametrize("storage", [pytest.param("disk", marks=in_soak), "s3"])
+disk_later, s3_later, gcs_later = (pytest.param(place, marks=in_soak) for place in ("disk", "s3", "gcs"))
+on_disk_first = pytest.mark.parametrize("storage", ["disk", s3_later])
+on_s3_first = pytest.mark.parametrize("storage", ["s3", disk_later, gcs_later])
+on_both_stores_first = pytest.mark.parametrize("storage", ["s3", "gcs", disk_later])
 
 
 @pytest.fixture(scope="session")
@@ -50,10 +53,10 @@ def undisturbed(shared_ray, images, tmp_path_factory):
 
 @pytest.fixture
 def place(storage, request, tmp_path, images):
-    """Images and OUT, both on a disk or both in S3."""
+    """Images and OUT, both on a disk, in S3 or in Google Cloud Storage."""
     if storage == "disk":
         return str(images), str(tmp_path / "out")
-    address = request.getfixturevalue("s3_place")
+    address = request.getfixturevalue(f"{storage}_place")
     stored = open_folder(f"{address}/images")
     for path in images.iterdir():
         stored.write(path.name, path.read_bytes())
@@ -118,7 +121,7 @@ def _title(process):
         return ""
 
 
-@everywhere
+@on_s3_first
 def test_the_driver_is_killed(undisturbed, place):
     driver = start(*place)
     wait_for(driver, 1)
@@ -153,7 +156,7 @@ def test_worker_processes_or_actors_are_killed_and_the_run_goes_on_by_itself(und
     assert_whole(place[1], undisturbed)
 
 
-@pytest.mark.parametrize("storage", ["disk"])
+@on_disk_first
 def test_the_model_s_process_is_killed_and_the_run_goes_on_by_itself(undisturbed, place):
     driver = start(*place)
     wait_for(driver, 1)
@@ -180,7 +183,7 @@ def two_nodes(ray_folder):
         cluster.shutdown()
 
 
-@pytest.mark.parametrize("storage", ["disk"])
+@on_disk_first
 def test_a_node_is_killed_half_way_and_the_run_goes_on_by_itself(undisturbed, place, two_nodes):
     address, kill = two_nodes
     driver = start(*place, address)
@@ -190,7 +193,7 @@ def test_a_node_is_killed_half_way_and_the_run_goes_on_by_itself(undisturbed, pl
     assert_whole(place[1], undisturbed)
 
 
-@everywhere
+@on_s3_first
 def test_ctrl_c_finishes_what_is_under_way_and_drops_the_rest(undisturbed, place):
     driver = start(*place)
     wait_for(driver, 1)
@@ -206,7 +209,7 @@ def test_ctrl_c_finishes_what_is_under_way_and_drops_the_rest(undisturbed, place
     assert_whole(place[1], undisturbed)
 
 
-@pytest.mark.parametrize("storage", ["disk"])
+@on_disk_first
 def test_a_second_ctrl_c_stops_at_once(undisturbed, place):
     driver = start(*place, delay_s=60)
     wait_for(driver, 0)
@@ -223,7 +226,7 @@ def test_a_second_ctrl_c_stops_at_once(undisturbed, place):
     assert_whole(place[1], undisturbed)
 
 
-@everywhere
+@on_both_stores_first
 def test_the_same_command_started_twice_at_once_is_refused_the_second_time(undisturbed, place):
     driver = start(*place)
     wait_for(driver, 1)

@@ -43,11 +43,11 @@ ODD_NAMES = [
 TABLE = pa.table({"n": list(range(1000)), "text": [f"row {n}" for n in range(1000)]})
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", "s3", "gcs"])
 def folder(request: pytest.FixtureRequest, tmp_path) -> Folder:
     if request.param == "local":
         return open_folder(tmp_path / "data")
-    return open_folder(request.getfixturevalue("s3_place"))
+    return open_folder(request.getfixturevalue(f"{request.param}_place"))
 
 
 # What every folder promises.
@@ -120,6 +120,7 @@ def test_a_folder_is_not_taken_for_another_whose_name_begins_alike(folder: Folde
     assert folder.names() == ["out2"]
 
 
+@pytest.mark.parametrize("folder", ["local", "s3"], indirect=True)  # Google's emulator would take minutes
 def test_more_files_than_one_page_of_a_listing_are_all_found_and_all_deleted(folder: Folder):
     names = [f"many/{n:04}" for n in range(1500)]
     with ThreadPoolExecutor(16) as pool:
