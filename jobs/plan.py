@@ -148,6 +148,10 @@ def _note(store: Store, existing: Pass | None, request: dict[str, Any], source: 
             f"{store} was asked for {', '.join(request['kinds'])} in this way already; there is nothing to add.",
             True,
         )
+    newer = [] if existing is None else [one for one in store.passes() if int(one.number) > int(existing.number)]
+    numbers = " and ".join(one.number for one in newer if set(one.request["kinds"]) & set(request["kinds"]))
+    if existing is not None and numbers:
+        return f"Pass {numbers} is newer than this one, {existing.number}; where both answer, the newer counts.", False
     return None, False
 
 

@@ -203,6 +203,10 @@ def test_new_settings_add_a_pass_whose_answers_count_and_the_same_ones_continue_
     assert digest(place) == changed
     assert vigc_here("verify", place).code == 0
 
+    earlier = vigc_here("generate", made / "pictures", "--out", place, *DETAIL)
+    assert (earlier.code, passes(place), digest(place)) == (0, ["001", "002"], changed)
+    assert "Pass 002 is newer than this one, 001; where both answer, the newer counts." in earlier.out
+
     replaced = vigc("generate", made / "pictures", "--out", place, *DETAIL, "--overwrite", "--json")
     assert (replaced.code, replaced.json()["num_made"]) == (0, 6)
     assert passes(place) == ["001"]
