@@ -47,6 +47,7 @@ class GenerateConfig(BaseModel):
 
     engine: Literal["continuous", "reference"] = "continuous"
     slots: int = Field(64, ge=1)  # conversations that one actor decodes at once
+    engine_memory: float | None = Field(None, gt=0)  # GiB for an actor's slots and images; None: what is free
     actors: str = Field("1", coerce_numbers_to_str=True)  # a number, or "MIN:MAX"
     gpus_per_actor: float | None = Field(None, ge=0)  # None: 1 where this machine has a GPU to use, else 0
     device: str = "auto"

@@ -129,6 +129,7 @@ def worker_settings(plan: Plan, pass_: Pass) -> WorkerSettings:
         dtype=plan.dtype,
         engine=plan.config.engine,
         num_slots=plan.num_slots,
+        memory_bytes=None if plan.config.engine_memory is None else int(plan.config.engine_memory * 2**30),
         num_threads=plan.num_threads,
         pack=plan.pack,
         policy=plan.policy,

@@ -107,7 +107,7 @@ def generate(
     policy: Annotated[
         str | None,
         typer.Option(
-            help="How VIC iterates: paper or shipped.", show_default=default_of("policy"), rich_help_panel=MODEL
+            help="How VIC iterates: paper, lean or shipped.", show_default=default_of("policy"), rich_help_panel=MODEL
         ),
     ] = None,
     policy_options: Annotated[
@@ -148,6 +148,15 @@ def generate(
         int | None,
         typer.Option(
             help="Conversations that an actor decodes at once.", show_default=default_of("slots"), rich_help_panel=RUN
+        ),
+    ] = None,
+    engine_memory: Annotated[
+        float | None,
+        typer.Option(
+            metavar="GIB",
+            help="For the slots and images of an actor; fewer slots where they need more.",
+            show_default="what is free",
+            rich_help_panel=RUN,
         ),
     ] = None,
     actors: Annotated[

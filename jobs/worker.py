@@ -30,6 +30,7 @@ class WorkerSettings:
     dtype: str
     engine: str
     num_slots: int
+    memory_bytes: int | None  # for slots and images; None: what is free
     num_threads: int
     pack: PromptPack
     policy: Policy
@@ -52,7 +53,11 @@ class Worker:
         self._settings = settings
         network = load_network(settings.model, device=settings.device, dtype=settings.dtype)
         self._engine = make_engine(
-            settings.engine, network, num_slots=settings.num_slots, num_threads=settings.num_threads
+            settings.engine,
+            network,
+            num_slots=settings.num_slots,
+            memory_bytes=settings.memory_bytes,
+            num_threads=settings.num_threads,
         )
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:

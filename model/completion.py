@@ -28,6 +28,7 @@ class Request:
     repetition_penalty: float = 1.0  # sees new tokens only (quirk Q10)
     length_penalty: float = 1.0
     suppress: tuple[str, ...] = ()  # words that must not be said
+    stop_at: str = ""  # nothing behind these words is wanted; the continuation may end with them
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Completion:
     """What came back. The text keeps its leading blank, so that `prompt + prefix + text` is seamless."""
 
     text: str  # up to the end of the first unit where `stop` says so, else everything decoded
-    stop: Stop  # SENTENCE or PARAGRAPH: cut at the unit's end; an engine may also decode on and answer END or LENGTH
+    stop: Stop  # SENTENCE, PARAGRAPH, MARK: cut there; an engine may also decode on and answer END or LENGTH
     num_tokens: int  # decoded, end mark included
     mean_logprob: float | None  # nats per token
 
@@ -47,3 +48,8 @@ def derive_seed(*parts: object) -> int:
     """A seed that depends on these parts only: (run seed, image_id, kind, step, candidate)."""
     digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+def seeds_of(request: Request) -> list[int]:
+    """One for each candidate."""
+    return [request.seed, *(derive_seed(request.seed, number) for number in range(1, request.n))]

@@ -26,6 +26,8 @@ _END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s)|[。！？]+[”’）」』]
 _NEVER_LAST = {"mr", "mrs", "ms", "dr", "prof", "st", "vs", "e.g", "i.e", "cf", "approx", "fig"}
 _SOMETIMES_LAST = {"etc", "no", "inc", "ltd", "co", "al", "jr", "sr", "u.s", "u.k", "a.m", "p.m", "oz", "ft", "in"}
 _PARAGRAPH = re.compile(r"\n\s*\n")
+# A text without any of these holds no end.
+END_MARKS = {Unit.SENTENCE: ".!?…。！？", Unit.REFERENCE_SENTENCE: ".", Unit.PARAGRAPH: "\n", Unit.WHOLE: ""}
 
 
 def find_end(text: str, unit: Unit, *, final: bool) -> int | None:

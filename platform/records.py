@@ -49,6 +49,7 @@ class Stop(StrEnum):
     SENTENCE = "sentence"
     PARAGRAPH = "paragraph"
     END = "end"  # the model ended its answer
+    MARK = "mark"  # the words were said that decoding was to stop at
     LENGTH = "length"  # the token limit was reached
 
 
@@ -115,7 +116,7 @@ class Conversation:
     kind: Kind
     instruction: str
     question: str
-    vig_answer: str
+    vig_answer: str  # "" where the policy does not ask for it
     one_shot_answer: str | None  # the whole output of the first VIC call; None unless the policy asks for it
     answer: str
     steps: list[CorrectionStep] = field(default_factory=list)

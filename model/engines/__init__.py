@@ -11,14 +11,24 @@ from vigc.platform.records import ConfigError
 ENGINES = ("continuous", "reference")
 
 
-def make_engine(name: str, network: Network, *, num_slots: int = 64, num_threads: int | None = None) -> Engine:
-    """An engine by name; `num_slots` is what decodes at once (the reference engine has one).
+def make_engine(
+    name: str,
+    network: Network,
+    *,
+    num_slots: int | None = None,
+    memory_bytes: int | None = None,
+    num_threads: int | None = None,
+) -> Engine:
+    """An engine by name.
 
+    Args:
+        num_slots: what is decoded at once (the reference engine takes one at a time); None lets memory decide.
+        memory_bytes: for slots and images; None: what is free.
     Raises:
         ConfigError: an unknown name.
     """
     if name == "continuous":
-        return ContinuousEngine(network, num_slots=num_slots, num_threads=num_threads)
+        return ContinuousEngine(network, num_slots=num_slots, memory_bytes=memory_bytes, num_threads=num_threads)
     if name == "reference":
         return ReferenceEngine(network, num_threads=num_threads)
     raise ConfigError(f"The engine {name!r} is unknown; there are {', '.join(ENGINES)}.")

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vigc.model.completion import Completion, Request, derive_seed
+from vigc.model.completion import Completion, Request
 from vigc.model.network import Network
 from vigc.platform.records import ConfigError, ModelError
 
@@ -43,7 +43,7 @@ class ImageHandle:
     def __init__(self, pixels: np.ndarray) -> None:
         self.pixels = pixels
         self.order = next(self._numbers)  # who came first is served first
-        self.features: Tensor | None = None  # (num_patches + 1, vision_width)
+        self.features: Tensor | None = None  # what the engine keeps of it
 
 
 @dataclass(eq=False)
@@ -135,8 +135,8 @@ class Engine(ABC):
     async def candidates(self, image: ImageHandle | Blank, request: Request) -> list[Completion]:
         """`request.n` continuations; each has a seed of its own, so they differ when sampling."""
         self.check(request)
-        seeds = [request.seed if i == 0 else derive_seed(request.seed, i) for i in range(request.n)]
-        return list(await asyncio.gather(*(self._submit(image, replace(request, n=1, seed=seed)) for seed in seeds)))
+        completions: list[Completion] = await self._submit(image, request)
+        return completions
 
     async def stream(self, image: ImageHandle | Blank, request: Request) -> AsyncIterator[str | Completion]:
         """Text as it comes, and the completion last. Leaving the iterator early frees the slot."""
@@ -151,7 +151,8 @@ class Engine(ABC):
                     yield waiting.result()
                 else:
                     waiting.cancel()
-            yield await task
+            (completion,) = await task
+            yield completion
         finally:
             task.cancel()
 
@@ -203,28 +204,22 @@ class Engine(ABC):
     def _release(self, handle: ImageHandle) -> None:
         handle.features = None
 
-    def _features(self, image: ImageHandle | Blank) -> Tensor:
-        """(num_patches + 1, vision_width) of one image, computed now."""
-        return self.network.encode_images(self._pixels(image)[None])[0]
-
     def _pixels(self, image: ImageHandle | Blank) -> Tensor:
         if isinstance(image, Blank):
             mean = torch.tensor(self.network.image_mean) * 255
             return mean.round().to(torch.uint8).expand(self.image_size, self.image_size, 3)
         return torch.from_numpy(np.array(image.pixels))
 
-    def _scored(self, features: Tensor, work: Score) -> list[float]:
-        """One teacher-forced pass."""
+    def _scored(self, visual: Tensor, work: Score) -> list[float]:
+        """One teacher-forced pass behind visual tokens, (1, num_queries, language_width)."""
         network = self.network
-        ids, mask = network.qformer_ids([work.qformer_text])
-        visual = network.visual_tokens(features[None], ids, mask)
         before = network.prompt_ids(work.prompt)
         whole = network.prompt_ids(work.prompt + work.text)
         start = next(
             (i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), min(len(before), len(whole))
         )
         tokens = torch.tensor([whole], device=network.device)
-        embeds = torch.cat([visual.to(network.dtype), network.embed(tokens)], dim=1)
+        embeds = torch.cat([visual, network.embed(tokens)], dim=1)
         hidden = network.language_model.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
         logits = network.language_model.lm_head(hidden[0, visual.shape[1] + start - 1 : -1])
         logprobs = logits.float().log_softmax(-1).gather(1, tokens[0, start:, None])[:, 0]

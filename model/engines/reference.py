@@ -1,55 +1,93 @@
-"""The paper's loop done plainly: the oracle that faster engines are tested against.
+"""The paper's loop done plainly: the oracle that faster engines are tested against, and measured against.
 
 Every request runs the vision model again, decodes a whole answer with transformers' own `generate` (greedy, beams or
-sampling), and leaves the cutting to the conversation. One request at a time, nothing shared, nothing clever.
+sampling), and leaves the cutting to the conversation. Nothing is shared, nothing clever. With a `batch_size`, so many
+requests run in lockstep, as the authors' program does it (facts §1.7: 8), and each waits for the longest.
 """
 
 from __future__ import annotations
 
-import torch
+import queue
+from dataclasses import replace
 
-from vigc.model.completion import Completion, Request
-from vigc.model.engines.base import NUDGE, Encode, Engine, Job, Score
+import torch
+from torch import Tensor
+
+from vigc.model.completion import Completion, Request, seeds_of
+from vigc.model.engines.base import NUDGE, Blank, Encode, Engine, ImageHandle, Job, Score
 from vigc.model.engines.text import banned_sequences
 from vigc.model.network import Network
-from vigc.platform.records import ModelError, Stop
+from vigc.platform.records import ConfigError, ModelError, Stop
+
+_COMPANY_S = 0.05  # how long a batch that is not full waits for more
 
 
 class ReferenceEngine(Engine):
-    """See the module."""
+    """See the module.
 
-    def __init__(self, network: Network, *, num_slots: int = 1, num_threads: int | None = None) -> None:
-        super().__init__(network, num_slots=num_slots, num_threads=num_threads)
+    Args:
+        batch_size: requests of one batch have to agree in everything but their texts, and be greedy or by beams.
+    """
+
+    def __init__(self, network: Network, *, batch_size: int = 1, num_threads: int | None = None) -> None:
+        self.gaps: dict[tuple[int, Request], list[float]] | None = None  # see `exactness.py`
+        self.num_decoded = 0  # tokens of all beams, those behind an end mark included
+        super().__init__(network, num_slots=batch_size, num_threads=num_threads)
 
     def _run(self) -> None:
-        while (job := self._inbox.get()) is not None:
+        while jobs := self._next_jobs():
+            try:
+                for job, result in zip(jobs, self._work(jobs), strict=True):
+                    job.answer(result)
+            except Exception as error:  # noqa: BLE001 - told to the callers
+                for job in jobs:
+                    job.fail(ModelError(f"The engine failed: {type(error).__name__}: {error}"))
+        while not self._inbox.empty():
+            if (last := self._inbox.get()) is not None and last is not NUDGE:
+                last.fail(ModelError("The engine was closed."))
+
+    def _next_jobs(self) -> list[Job]:
+        """One, or as many as make up a batch; none at the end."""
+        jobs: list[Job] = []
+        while len(jobs) < self.num_slots:
+            try:
+                job = self._inbox.get(timeout=_COMPANY_S if jobs else None)
+            except queue.Empty:
+                break
+            if job is None:
+                self._inbox.put(None)  # for the next call
+                break
             if job is NUDGE or job.cancelled.is_set():
                 continue
-            try:
-                job.answer(self._work(job))
-            except Exception as error:  # noqa: BLE001 - told to the caller
-                job.fail(ModelError(f"The engine failed: {type(error).__name__}: {error}"))
-        while not self._inbox.empty():
-            if (job := self._inbox.get()) is not None and job is not NUDGE:
-                job.fail(ModelError("The engine was closed."))
+            if isinstance(job.work, Encode):
+                job.answer(None)  # the picture is looked at anew for every request
+                continue
+            jobs.append(job)
+            if isinstance(job.work, Score):
+                break
+        return jobs
 
-    def _work(self, job: Job) -> Completion | list[float] | None:
-        if isinstance(job.work, Encode):
-            return None  # the picture is looked at anew for every request
-        features = self._features(job.image)
-        if isinstance(job.work, Score):
-            return self._scored(features, job.work)
-        completion = self._generate(job, features, job.work)
-        job.emit(completion.text)
-        return completion
+    def _work(self, jobs: list[Job]) -> list[list[Completion]] | list[list[float]]:
+        if len(jobs) == 1:
+            (job,) = jobs
+            if isinstance(job.work, Score):
+                return [self._scored(self._visual([job.image], [job.work.qformer_text]), job.work)]
+            requests = [replace(job.work, n=1, seed=seed) for seed in seeds_of(job.work)]
+            return [[self._generate([job], [request])[0] for request in requests]]
+        return [[one] for one in self._generate(jobs, [job.work for job in jobs])]
 
-    def _generate(self, job: Job, features: torch.Tensor, request: Request) -> Completion:
+    def _visual(self, images: list[ImageHandle | Blank], texts: list[str]) -> Tensor:
         network = self.network
-        text_ids, text_mask = network.qformer_ids([request.qformer_text])
-        visual = network.visual_tokens(features[None], text_ids, text_mask).to(network.dtype)
-        prompt = torch.tensor([network.prompt_ids(request.prompt + request.prefix)], device=network.device)
-        embeds = torch.cat([visual, network.embed(prompt)], dim=1)
-        bad = banned_sequences(network.tokenizer, request.suppress)
+        features = network.encode_images(torch.stack([self._pixels(image) for image in images]))
+        return network.visual_tokens(features, *network.qformer_ids(texts)).to(network.dtype)
+
+    def _generate(self, jobs: list[Job], requests: list[Request]) -> list[Completion]:
+        network, request = self.network, requests[0]
+        if len(requests) > 1 and (request.temperature > 0 or len({_manner(one) for one in requests}) > 1):
+            raise ConfigError("A batch of the reference engine decodes one way, without sampling.")
+        visual = self._visual([job.image for job in jobs], [one.qformer_text for one in requests])
+        prompts = [network.prompt_ids(one.prompt + one.prefix) for one in requests]
+        embeds, mask = self._padded(visual, prompts)
         sampling = (
             {"do_sample": True, "temperature": request.temperature, "top_p": request.top_p, "top_k": 0}
             if request.temperature > 0
@@ -59,13 +97,13 @@ class ReferenceEngine(Engine):
             torch.manual_seed(request.seed)
             out = network.language_model.generate(
                 inputs_embeds=embeds,
-                attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=network.device),
+                attention_mask=mask,
                 max_new_tokens=request.max_tokens,
                 min_new_tokens=request.min_tokens or None,
                 num_beams=request.num_beams,
                 repetition_penalty=request.repetition_penalty,
                 length_penalty=request.length_penalty,
-                bad_words_ids=bad or None,
+                bad_words_ids=banned_sequences(network.tokenizer, request.suppress) or None,
                 bos_token_id=network.bos_id,
                 eos_token_id=network.eos_id,
                 pad_token_id=network.eos_id,
@@ -73,18 +111,46 @@ class ReferenceEngine(Engine):
                 output_scores=True,
                 **sampling,
             )
-        ids = out.sequences[0]  # embeddings only: nothing but new tokens
-        indices = out.beam_indices[:1] if request.num_beams > 1 else None
+        self.num_decoded += len(out.scores) * len(requests) * request.num_beams
+        indices = out.beam_indices if request.num_beams > 1 else None
         scores = network.language_model.compute_transition_scores(
-            out.sequences[:1], out.scores, indices, normalize_logits=request.num_beams == 1
-        )[0]
-        ended = (ids == network.eos_id).nonzero()
-        length = int(ended[0]) + 1 if len(ended) else len(ids)
-        tail = prompt[0, -4:].tolist()
-        new = ids[: length - 1 if len(ended) else length].tolist()
-        decode = network.tokenizer.decode
-        before = decode(tail, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        text = str(decode([*tail, *new], skip_special_tokens=True, clean_up_tokenization_spaces=False))[len(before) :]
-        return Completion(
-            text, Stop.END if len(ended) else Stop.LENGTH, length, float(scores[:length].mean()) if length else None
+            out.sequences, out.scores, indices, normalize_logits=request.num_beams == 1
         )
+        made = []
+        for row, one in enumerate(requests):
+            ids = out.sequences[row]  # embeddings only: nothing but new tokens
+            ended = (ids == network.eos_id).nonzero()
+            length = int(ended[0]) + 1 if len(ended) else len(ids)
+            text = self._decoded(prompts[row][-4:], ids[: length - 1 if len(ended) else length].tolist())
+            mean = float(scores[row, :length].mean()) if length else None
+            made.append(Completion(text, Stop.END if len(ended) else Stop.LENGTH, length, mean))
+            jobs[row].emit(text)
+            if self.gaps is not None:
+                best = [step[row].topk(2).values for step in out.scores[:length]]
+                self.gaps[jobs[row].image.order, one] = [float(first - second) for first, second in best]
+        return made
+
+    def _padded(self, visual: Tensor, prompts: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Embeddings of visual tokens and prompts, padded on the left, and their mask."""
+        network, longest = self.network, max(map(len, prompts))
+        rows = []
+        for tokens, prompt in zip(visual, prompts, strict=True):
+            pad, ids = [network.eos_id] * (longest - len(prompt)), torch.tensor
+            before = network.embed(ids(pad, dtype=torch.long, device=network.device))
+            rows.append(torch.cat([before, tokens, network.embed(ids(prompt, device=network.device))]))
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=network.device)
+        places = torch.arange(visual.shape[1] + longest, device=network.device)
+        return torch.stack(rows), (places >= (longest - lengths)[:, None]).long()
+
+    def _decoded(self, before: list[int], new: list[int]) -> str:
+        """The text of new tokens; some tokenizers drop a leading blank where nothing is in front."""
+
+        def decode(ids: list[int]) -> str:
+            text = self.network.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            return str(text)
+
+        return decode([*before, *new])[len(decode(before)) :]
+
+
+def _manner(request: Request) -> Request:
+    return replace(request, qformer_text="", prompt="", prefix="", seed=0)

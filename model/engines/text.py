@@ -2,66 +2,89 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from transformers import PreTrainedTokenizerBase
 
 from vigc.model.completion import Completion, Request
-from vigc.model.sentences import Unit, find_end
+from vigc.model.sentences import END_MARKS, Unit, find_end
 from vigc.platform.records import Stop
 
-_CONTEXT = 4  # prompt tokens that are decoded along, because some tokenizers drop a leading blank
 _STOP = {Unit.PARAGRAPH: Stop.PARAGRAPH, Unit.SENTENCE: Stop.SENTENCE, Unit.REFERENCE_SENTENCE: Stop.SENTENCE}
+_PARTLY = "\ufffd"  # stands for the bytes of a character that is not complete
 
 
-@dataclass
+class Pieces:
+    """What each token of a vocabulary adds to a text, found when it is first asked for.
+
+    Tokens add the same text wherever they stand, save those that hold a part of a character. All is decoded behind an
+    ordinary token, because some tokenizers drop a leading blank.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._before = list(tokenizer("a", add_special_tokens=False).input_ids)
+        self._skipped = len(self._decode(self._before))
+        self._found: dict[int, str] = {}
+
+    def join(self, ids: list[int]) -> str:
+        """The text of tokens that follow others."""
+        if len(ids) != 1:
+            return self._decode([*self._before, *ids])[self._skipped :]
+        piece = self._found.get(ids[0])
+        if piece is None:
+            piece = self._found[ids[0]] = self._decode([*self._before, *ids])[self._skipped :]
+        return piece
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
 class Transcript:
     """What one request has decoded so far."""
 
-    tokenizer: PreTrainedTokenizerBase
-    request: Request
-    prompt_tail: list[int]
-    ids: list[int] = field(default_factory=list)
-    text: str = ""
-    total_logprob: float = 0.0
-
-    def __post_init__(self) -> None:
-        self._window = list(self.prompt_tail[-_CONTEXT:])
-        self._known = self._decode(self._window)
+    def __init__(self, pieces: Pieces, request: Request) -> None:
+        self.request = request
+        self.ids: list[int] = []
+        self.text = ""
+        self._pieces = pieces
+        self._partly: list[int] = []  # tokens of a character that is not complete
+        self._total_logprob = 0.0
+        self._marks = END_MARKS[request.until]
+        self._may_end = False
 
     def add(self, token: int, logprob: float, eos_id: int) -> Completion | None:
         """Takes the next token; returns the completion when it is the last."""
         self.ids.append(token)
-        self.total_logprob += logprob
+        self._total_logprob += logprob
         if token == eos_id:
             return self._finished(Stop.END)
         self._extend(token)
-        unit_end = (
-            find_end(self.text, self.request.until, final=False) if len(self.ids) >= self.request.min_tokens else None
-        )
-        if unit_end is not None:
-            self.text = self.text[:unit_end]
-            return self._finished(_STOP[self.request.until])
+        if self.request.stop_at and self.request.stop_at in self.text:
+            self.text = self.text[: self.text.index(self.request.stop_at) + len(self.request.stop_at)]
+            return self._finished(Stop.MARK)
+        if self._may_end and len(self.ids) >= self.request.min_tokens:
+            end = find_end(self.text, self.request.until, final=False)
+            if end is not None:
+                self.text = self.text[:end]
+                return self._finished(_STOP[self.request.until])
         if len(self.ids) >= self.request.max_tokens:
             return self._finished(Stop.LENGTH)
         return None
 
     def _extend(self, token: int) -> None:
-        self._window.append(token)
-        decoded = self._decode(self._window)
-        if decoded.endswith("\ufffd"):  # the bytes of a character that is not complete yet
-            return
-        self.text += decoded[len(self._known) :]
-        self._window = self._window[-_CONTEXT:]
-        self._known = self._decode(self._window)
+        self._partly.append(token)
+        piece = self._pieces.join(self._partly)
+        if not piece.endswith(_PARTLY):
+            self._take(piece)
+
+    def _take(self, piece: str) -> None:
+        self.text += piece
+        self._partly.clear()
+        self._may_end = self._may_end or any(mark in piece for mark in self._marks)
 
     def _finished(self, stop: Stop) -> Completion:
-        if stop is not Stop.SENTENCE and stop is not Stop.PARAGRAPH:
-            self.text += self._decode(self._window)[len(self._known) :]
-        return Completion(self.text, stop, len(self.ids), self.total_logprob / len(self.ids))
-
-    def _decode(self, ids: list[int]) -> str:
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        if self._partly and stop in (Stop.END, Stop.LENGTH):
+            self._take(self._pieces.join(self._partly))
+        return Completion(self.text, stop, len(self.ids), self._total_logprob / len(self.ids))
 
 
 def banned_sequences(tokenizer: PreTrainedTokenizerBase, words: tuple[str, ...]) -> list[list[int]]:

@@ -19,8 +19,8 @@ from vigc.platform.schema import ROW
 
 SIZE = 2
 SETTINGS = WorkerSettings(
-    model="none", device="cpu", dtype="float32", engine="continuous", num_slots=4, num_threads=1, pack=load_pack(),
-    policy=POLICIES["paper"], kinds=(Kind.CONVERSATION, Kind.DETAIL), seed=5, request="003",
+    model="none", device="cpu", dtype="float32", engine="continuous", num_slots=4, memory_bytes=None, num_threads=1,
+    pack=load_pack(), policy=POLICIES["paper"], kinds=(Kind.CONVERSATION, Kind.DETAIL), seed=5, request="003",
 )  # fmt: skip
 
 

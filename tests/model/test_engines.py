@@ -46,26 +46,6 @@ def engine(request: pytest.FixtureRequest) -> Engine:
     return request.getfixturevalue(request.param)  # type: ignore[no-any-return]
 
 
-@pytest.mark.slow
-def test_both_engines_say_the_same_on_a_hundred_scenes(
-    continuous: ContinuousEngine, reference: ReferenceEngine
-) -> None:
-    """fp32, greedy; the kinds take turns, so that each is talked about on a third of the scenes."""
-    scenes = held_out_scenes(102, seed=17)
-    kinds = [Kind.CONVERSATION, Kind.DETAIL, Kind.REASONING]
-
-    def texts(engine: Engine) -> list[tuple[str, str, str]]:
-        made: list[tuple[str, str, str]] = []
-        for i, kind in enumerate(kinds):
-            rows = asyncio.run(generate(engine, PACK, PAPER, scenes[i::3], [kind]))
-            made += [(c.question, c.vig_answer, c.answer) for row in rows for c in row]
-        return made
-
-    fast, plain = texts(continuous), texts(reference)
-    assert len(fast) == 102
-    assert fast == plain
-
-
 def test_the_knowledge_route_and_the_shipped_units_agree_too(
     continuous: ContinuousEngine, reference: ReferenceEngine
 ) -> None:
@@ -105,6 +85,29 @@ def test_a_sentence_is_cut_where_it_ends_and_costs_fewer_tokens(continuous: Cont
     assert (whole.stop, first.stop, rest.stop) == (Stop.END, Stop.SENTENCE, Stop.END)
     assert rest.text.startswith(first.text)
     assert first.num_tokens < rest.num_tokens
+
+
+def test_decoding_ends_with_the_words_it_is_to_stop_at(continuous: ContinuousEngine) -> None:
+    whole = answered(continuous, lambda image: continuous.complete(image, ASK))
+    cut = answered(continuous, lambda image: continuous.complete(image, replace(ASK, stop_at=PACK.answer_tag)))
+    assert (cut.stop, cut.text) == (Stop.MARK, whole.text[: whole.text.index("Answer:") + len("Answer:")])
+    assert cut.num_tokens < whole.num_tokens
+
+
+def test_candidates_share_a_prompt_and_differ_by_their_seeds(network: Network) -> None:
+    engine = ContinuousEngine(network, num_slots=4)
+    request = replace(ASK, temperature=1.0, seed=9, max_tokens=60)
+
+    async def work(image: Any) -> tuple[list[Completion], Completion]:
+        return await engine.candidates(image, replace(request, n=6)), await engine.complete(image, request)
+
+    six, first = answered(engine, work)
+    assert six[0].text == first.text
+    assert len({one.text for one in six}) > 1
+    # One reading of the prompt for the first four of six, one or two for the others, and one for the single request.
+    prompt = network.num_queries + len(network.prompt_ids(ASK.prompt))
+    assert engine.meter.num_prefilled in (3 * prompt, 4 * prompt)
+    engine.close()
 
 
 def test_the_token_limit_stops_an_answer(engine: Engine) -> None:

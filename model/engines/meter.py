@@ -1,0 +1,47 @@
+"""What an engine's time went into, and how much it decoded."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+VISION, QFORMER, PREFILL, DECODE, HOST = "vision", "qformer", "prefill", "decode", "host"
+PARTS = (VISION, QFORMER, PREFILL, DECODE, HOST)
+
+
+class Meter:
+    """Counts since its engine began. Seconds of a GPU's parts are those of launching them, unless `is_exact`: then the
+    engine waits for each, which costs time itself.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.is_exact = False
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.num_images = 0  # seen by the vision model
+        self.num_calls = 0  # prompts that the Q-Former has read
+        self.num_qformer = 0  # positions of its queries and texts, padding not counted
+        self.num_prefilled = 0  # positions, padding not counted
+        self.num_decoded = 0  # tokens
+        self.num_steps = 0
+        self.num_occupied = 0  # slots, summed over the steps
+        self.num_seen = 0  # positions that decoded tokens looked back on, in all
+        self._device = device
+
+    @property
+    def mean_context(self) -> float:
+        """Positions that a decoded token looked back on."""
+        return self.num_seen / max(1, self.num_occupied)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            if self.is_exact and self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)
+            self.seconds[name] += time.perf_counter() - began
