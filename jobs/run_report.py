@@ -155,7 +155,7 @@ def _say_figures(console: Console, outcome: Outcome) -> None:
             kind,
             str(found["num_kept"]),
             str(found["num_rejected"]),
-            f"{found['share_changed_by_vic']:.0%}",
+            "-" if found["share_changed_by_vic"] is None else f"{found['share_changed_by_vic']:.0%}",
             f"{found['mean_words_vig']:.1f}, {found['mean_words_final']:.1f}",
             str(found["num_tokens"]),
         )

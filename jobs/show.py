@@ -91,8 +91,8 @@ def render_conversation(spoken: Mapping[str, Any], console: Console) -> Renderab
     colours = console.color_system is not None
     vig, vic = (
         marked(spoken["vig_answer"], spoken["answer"], colours=colours)
-        if spoken["question"]
-        else (Text(spoken["vig_answer"]), Text())
+        if spoken["question"] and spoken["vig_answer"]
+        else (Text(spoken["vig_answer"]), Text(spoken["answer"]))
     )
     columns = Table(box=None, expand=True, show_edge=False, padding=(0, 2, 0, 0))
     columns.add_column("VIG", ratio=1, header_style="dim", overflow="fold")

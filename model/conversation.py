@@ -46,6 +46,7 @@ class Policy:
     keep_tail: bool = True  # an end without an end mark is kept; False: it is an empty unit (Q2)
     last_step_keeps_all: bool = False  # Q23
     keep_empty_answers: bool = False  # True: a record whose answer is empty still counts (Q2)
+    vig_answer: bool = True  # False: VIG stops where its answer begins, which saves most of its tokens
     one_shot: bool = False  # also keep VIC's whole first answer (Q5), at the cost of decoding it
     prompt_style: PromptStyle = PromptStyle.VIG
     qformer_reads: QformerReads = QformerReads.PROMPT
@@ -60,6 +61,8 @@ class Policy:
 
 POLICIES = {
     "paper": Policy(),
+    # The least that gives a question and a corrected answer: no answer of VIG's to compare with, four sentences.
+    "lean": Policy(name="lean", vig_answer=False, max_steps=4),
     # Bug for bug what the authors' generation configs do (facts §1.7): 249 new tokens are what max_len 250 gave (Q10).
     "shipped": Policy(
         name="shipped",
@@ -111,6 +114,13 @@ def parse(text: str, pack: PromptPack) -> tuple[str, str] | None:
     return question.strip(), answers[0].strip()
 
 
+def parse_question(text: str, pack: PromptPack) -> tuple[str, str] | None:
+    """The same where VIG's answer is not wanted: the question alone, which ends at the first answer tag."""
+    begun, tag, _ = text.partition(pack.answer_tag)
+    _, asked, question = begun.rpartition(pack.question_tag)
+    return (question.strip(), "") if tag and asked and question.strip() else None
+
+
 async def converse(
     complete: Complete,
     pack: PromptPack,
@@ -130,10 +140,9 @@ async def converse(
     if kind is Kind.KNOWLEDGE:
         return await _knowledge(dialogue, pack)
     instruction = pack.vig_prompt(kind)
-    first = await dialogue.ask(instruction)
-    pair = parse(first.text, pack)
+    text, pair = await _vig(dialogue, pack, instruction)
     if pair is None:
-        return dialogue.rejected(kind, instruction, first.text)
+        return dialogue.rejected(kind, instruction, text)
     question, vig_answer = pair
     prompt = pack.vic_prompt(instruction, question) if policy.prompt_style is PromptStyle.VIG else question
     answer = await _correct(dialogue, prompt)
@@ -155,6 +164,16 @@ async def answer_question(
     prompt = pack.vic_prompt(instruction, question) if policy.prompt_style is PromptStyle.VIG else question
     answer = await _correct(dialogue, prompt)
     return dialogue.conversation(kind, instruction, question, "", answer)
+
+
+async def _vig(
+    dialogue: _Dialogue, pack: PromptPack, instruction: str, begun: str = ""
+) -> tuple[str, tuple[str, str] | None]:
+    """VIG's text, behind what the instruction began, and its question and answer, if it holds them."""
+    wants_answer = dialogue.policy.vig_answer
+    first = await dialogue.ask(instruction, stop_at="" if wants_answer else pack.answer_tag)
+    text = begun + first.text
+    return text, parse(text, pack) if wants_answer else parse_question(text, pack)
 
 
 async def _correct(dialogue: _Dialogue, prompt: str) -> str:
@@ -196,11 +215,9 @@ async def _knowledge(dialogue: _Dialogue, pack: PromptPack) -> Conversation:
     rng = random.Random(derive_seed(dialogue.key, "first word"))
     word = rng.choices(list(words), list(words.values()))[0] if words else ""
     instruction = pack.vig_prompt(Kind.KNOWLEDGE, word)
-    first = await dialogue.ask(instruction)
-    begun = f"{pack.question_tag} {word}" if word else ""
-    pair = parse(begun + first.text, pack)
+    text, pair = await _vig(dialogue, pack, instruction, f"{pack.question_tag} {word}" if word else "")
     if pair is None:
-        return dialogue.rejected(Kind.KNOWLEDGE, instruction, begun + first.text)
+        return dialogue.rejected(Kind.KNOWLEDGE, instruction, text)
     question, vig_answer = pair
     piece = await dialogue.ask(pack.short_answer.format(question=question), max_tokens=dialogue.policy.max_tokens_short)
     answer = re.sub(r"^\s*answer:", "", piece.text, flags=re.IGNORECASE).strip()
@@ -220,7 +237,12 @@ class _Dialogue:
         self.num_requests = self.num_tokens = 0
 
     async def ask(
-        self, prompt: str, answer: str = "", until: Unit = Unit.WHOLE, max_tokens: int | None = None
+        self,
+        prompt: str,
+        answer: str = "",
+        until: Unit = Unit.WHOLE,
+        max_tokens: int | None = None,
+        stop_at: str = "",
     ) -> Completion:
         policy = self.policy
         seen = {QformerReads.PROMPT: prompt + answer, QformerReads.QUESTION: prompt, QformerReads.NOTHING: ""}[
@@ -238,6 +260,7 @@ class _Dialogue:
             num_beams=policy.num_beams,
             repetition_penalty=policy.repetition_penalty,
             length_penalty=policy.length_penalty,
+            stop_at=stop_at,
         )
         self.num_requests += 1
         completion = await self.complete(request)

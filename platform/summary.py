@@ -21,7 +21,8 @@ SUMMARY_FILE = "summary.json"
 def summarise(store: Store) -> dict[str, Any]:
     """Counts of rows and, for each kind, of conversations; lengths in words.
 
-    `share_changed_by_vic` is the share of conversations whose final answer differs from VIG's.
+    `share_changed_by_vic` is the share of conversations whose final answer differs from VIG's, of those that VIG
+    answered, or null without any.
     """
     rows: Counter[str] = Counter()
     failures: Counter[str] = Counter()
@@ -61,6 +62,7 @@ class _Tally:
     num: int = 0
     num_kept: int = 0
     num_changed: int = 0
+    num_with_vig: int = 0  # of which VIG answered, too
     num_tokens: int = 0
     words_vig: int = 0
     words_final: int = 0
@@ -71,7 +73,10 @@ class _Tally:
         is_kept = pc.equal(spoken["status"], Verdict.KEPT.value)
         self.num += spoken.num_rows
         self.num_kept += pc.sum(is_kept).as_py()
-        self.num_changed += pc.sum(pc.not_equal(spoken["answer"], spoken["vig_answer"])).as_py()
+        with_vig = pc.not_equal(spoken["vig_answer"], "")
+        changed = pc.and_(with_vig, pc.not_equal(spoken["answer"], spoken["vig_answer"]))
+        self.num_with_vig += pc.sum(with_vig).as_py()
+        self.num_changed += pc.sum(changed).as_py()
         self.num_tokens += pc.sum(spoken["num_tokens"]).as_py()
         self.words_vig += _num_words(spoken["vig_answer"])
         self.words_final += _num_words(spoken["answer"])
@@ -84,7 +89,7 @@ class _Tally:
             "rejected_by_reason": dict(self.reasons.most_common()),
             "mean_words_vig": self.words_vig / self.num,
             "mean_words_final": self.words_final / self.num,
-            "share_changed_by_vic": self.num_changed / self.num,
+            "share_changed_by_vic": self.num_changed / self.num_with_vig if self.num_with_vig else None,
             "num_tokens": self.num_tokens,
         }
 

@@ -134,6 +134,28 @@ def test_paragraphs_can_be_the_unit() -> None:
     assert made.answer == text.strip()
 
 
+@pytest.mark.parametrize("vig", [" Question: What is there? Answer:", VIG])  # an engine may decode on
+def test_the_lean_policy_wants_no_answer_of_vigs_and_four_sentences_of_vics(vig: str) -> None:
+    script = Script(" One is. Two are. Three are. Four are. Five are.", vig=vig)
+    made = run(script, base="lean")
+    assert [request.stop_at for request in script.requests] == [PACK.answer_tag, "", "", "", ""]
+    assert (made.question, made.vig_answer) == ("What is there?", "")
+    assert made.answer == "One is. Two are. Three are. Four are."
+    assert made.status is Verdict.KEPT
+
+
+@pytest.mark.parametrize("vig", [" What is there? Answer:", " Question: What is there?", " Question: Answer:", ""])
+def test_without_a_question_in_front_of_its_answer_the_lean_policy_rejects(vig: str) -> None:
+    script = Script(THREE, vig=vig or " ")
+    made = run(script, base="lean")
+    assert (made.status, made.reasons, made.vig_answer, len(script.requests)) == (
+        Verdict.REJECTED,
+        ["unparsed"],
+        vig.strip(),
+        1,
+    )
+
+
 def test_one_shot_keeps_the_whole_first_vic_answer_beside_the_iterated_one() -> None:
     def look_again(request: Request, step: int) -> str:
         return " A red car. A dog." if not request.prefix else " No dog."
@@ -241,7 +263,7 @@ def test_a_given_question_is_answered_by_vic_alone() -> None:
 
 
 def test_policies_refuse_what_they_do_not_know() -> None:
-    with pytest.raises(ConfigError, match="unknown; there are paper, shipped"):
+    with pytest.raises(ConfigError, match="unknown; there are paper, lean, shipped"):
         make_policy("best")
     with pytest.raises(ConfigError, match="option unknown"):
         make_policy("paper", colour="red")
