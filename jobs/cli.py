@@ -18,7 +18,7 @@ from vigc.jobs.generate_command import GENERATE_EXAMPLES, generate
 from vigc.jobs.terminal import FAULT, NOT_OK, WRONG_USE, Json, help_end, make_console, print_json
 from vigc.jobs.train_command import TRAIN_EXAMPLES, train
 from vigc.jobs.weights_command import weights
-from vigc.platform.records import ConfigError, VigcError
+from vigc.platform.records import ConfigError, Kind, VigcError
 
 app = typer.Typer(
     name="vigc",
@@ -290,6 +290,56 @@ def bench_embedded(
     from vigc.jobs.bench import embedded
 
     embedded(model=model, num=num, seed=seed, json_file=json_)
+
+
+@bench.command(
+    "engine",
+    epilog=help_end(
+        "vigc bench engine --rounds 3 --json figures.json",
+        "vigc bench engine --shape frozen        # random weights of a shape that stays",
+        "vigc bench engine --shape vicuna-7b     # on a GPU",
+    ),
+)
+def bench_engine(
+    shape: Annotated[
+        str,
+        typer.Option(help="embedded; or with random weights: frozen, vicuna-7b, vicuna-13b."),
+    ] = "embedded",
+    kind: Annotated[Kind, typer.Option(help="What is talked about.")] = Kind.DETAIL,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    slots: Annotated[int | None, typer.Option(help="Of the engine.", show_default="as memory suggests")] = None,
+    threads: Annotated[int | None, typer.Option(help="Of a CPU.", show_default="all cores")] = None,
+    num: Annotated[int, typer.Option(min=1, help="Images for the engine.")] = 256,
+    num_greedy: Annotated[int, typer.Option(min=1, help="Images for the paper's loop, greedily.")] = 48,
+    num_beams: Annotated[int, typer.Option(min=1, help="Images for the paper's loop with 5 beams.")] = 16,
+    rounds: Annotated[int, typer.Option(min=1, help="Of all three.")] = 1,
+    memory: Annotated[
+        int | None,
+        typer.Option(min=1000, help="Instead: so many images through the embedded model, and what is held meanwhile."),
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Of --memory: an SVG of it.")] = None,
+    json_: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+) -> None:
+    """Images a second of the engine, beside the paper's loop on the same weights, images and prompts."""
+    from vigc.jobs import bench_engine
+
+    if memory is not None:
+        bench_engine.memory(num=memory, slots=slots, threads=threads, plot=plot, json_file=json_)
+        return
+    bench_engine.engine(
+        shape=shape,
+        kind=kind,
+        device=device,
+        dtype=dtype,
+        slots=slots,
+        threads=threads,
+        num=num,
+        num_greedy=num_greedy,
+        num_beams=num_beams,
+        rounds=rounds,
+        json_file=json_,
+    )
 
 
 @bench.command("train", epilog=help_end("vigc bench train", "vigc bench train --precision bf16 --json figures.json"))

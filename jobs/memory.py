@@ -149,7 +149,8 @@ def _panel(title: str, samples: list[Sample], offset: int) -> str:
     for part in range(5):
         at = first + (last - first) * part / 4
         parts.append(f'<text x="{x(at):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{at - first:.0f} s</text>')
-    for column, (name, colour) in enumerate(COLOURS.items()):
+    there = [name for name in COLOURS if any(getattr(one, name) for one in samples)]
+    for column, (name, colour) in enumerate((name, COLOURS[name]) for name in there):
         line = " ".join(f"{x(one.at):.1f},{y(getattr(one, name) / MB):.1f}" for one in samples)
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
         place = f'x="{offset + LEFT + 110 * column}" y="{HEIGHT - 6}"'

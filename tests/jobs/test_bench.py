@@ -164,3 +164,29 @@ def test_bench_pipeline_compares_the_same_images_on_both_sides(vigc, tmp_path):
     assert figures["ratio"] == pytest.approx(figures["images_per_s_pipeline"] / figures["images_per_s_bare"])
     assert 0 < figures["occupancy_bare"] <= 1
     assert figures["occupancy_pipeline"] == pytest.approx(figures["occupancy_bare"], abs=0.3)
+
+
+@pytest.mark.slow
+def test_bench_engine_has_the_same_conversations_on_all_sides(vigc_here, tmp_path):
+    json_file = tmp_path / "figures.json"
+    few = ["--num", 4, "--num-greedy", 4, "--num-beams", 2, "--slots", 4]
+    done = vigc_here("bench", "engine", *few, "--json", json_file)
+    assert done.code == 0, done.err
+    assert "faster than greedily" in done.out
+    figures = json.loads(json_file.read_text())
+    assert (figures["texts_equal"], figures["num_images"], figures["shape"]) == (1.0, 4, "embedded")
+    for name, other in (("reference", "reference"), ("greedy_reference", "greedy_reference")):
+        ratio = figures["images_per_s"] / figures[f"images_per_s_{other}"]
+        assert figures[f"speedup_over_{name}"] == pytest.approx(ratio)
+    assert 1 <= figures["tokens_decoded_per_token_kept"] < figures["tokens_decoded_per_token_kept_greedy_reference"]
+    assert figures["tokens_decoded_per_token_kept_reference"] > 5
+    assert 0 < figures["share_of_peak"] < 1
+    assert (
+        0.5
+        < sum(value for name, value in figures.items() if name.startswith("share_") and name != "share_of_peak")
+        <= 1
+    )
+
+
+def test_a_shape_that_is_not_known_is_refused(vigc_here):
+    assert "there are embedded, frozen, vicuna-7b" in vigc_here("bench", "engine", "--shape", "7b").err

@@ -1,0 +1,47 @@
+"""See the package."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from vigc.model.speed.measure import Settings, lines, measure
+from vigc.model.speed.shapes import EMBEDDED, SHAPES
+from vigc.platform.records import Kind
+
+
+def main() -> None:
+    has_gpu = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(prog="python -m vigc.model.speed", description=__doc__)
+    parser.add_argument("--shape", choices=(EMBEDDED, *SHAPES), default=EMBEDDED)
+    parser.add_argument("--device", default="cuda" if has_gpu else "cpu")
+    parser.add_argument("--dtype", default="bfloat16" if has_gpu else "float32")
+    parser.add_argument("--kind", type=Kind, default=Kind.DETAIL)
+    parser.add_argument("--slots", type=int)
+    parser.add_argument("--num", type=int, default=Settings.num_images)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    settings = Settings(
+        shape=given.shape,
+        device=given.device,
+        dtype=given.dtype,
+        kind=given.kind,
+        num_slots=given.slots,
+        num_images=given.num,
+        rounds=given.rounds,
+        on_progress=lambda line: print(line, file=sys.stderr, flush=True),  # noqa: T201
+    )
+    figures = measure(settings)
+    for name, value in lines(figures):
+        print(f"{name:<36}{value}")  # noqa: T201
+    if given.json:
+        given.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""All figures of one comparison."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from vigc.model.conversation import make_policy
+from vigc.model.embedded.evaluate import held_out_scenes
+from vigc.model.engines import ContinuousEngine
+from vigc.model.engines.meter import PARTS, Meter
+from vigc.model.network import Network
+from vigc.model.prompts import load_pack
+from vigc.model.scenes import render
+from vigc.model.speed.arithmetic import bytes_per_step, count, matmul_peak
+from vigc.model.speed.shapes import EMBEDDED, FROZEN_SCRIPT, SCRIPTS, make_network
+from vigc.model.speed.sides import BEAMS, Side, Talk, by_engine, by_reference, scripted, spoken
+from vigc.platform.records import Kind
+
+# What the authors' settings make of a conversation: five more calls, each to its end.
+POLICY = make_policy("paper", max_steps=5, stop_when_done=False, last_step_keeps_all=True, max_tokens=110)
+WARM_UP = 8  # images
+
+
+@dataclass(frozen=True)
+class Settings:
+    shape: str = EMBEDDED
+    device: str = "cpu"
+    dtype: str = "float32"
+    kind: Kind = Kind.DETAIL
+    num_slots: int | None = None
+    num_threads: int | None = None
+    num_images: int = 256  # for the engine
+    num_greedy: int = 48  # for the paper's loop, greedily
+    num_beams: int = 16  # and with beams
+    rounds: int = 1
+    on_progress: Callable[[str], None] = field(default=lambda line: None, compare=False)
+
+
+def measure(settings: Settings) -> dict[str, float]:
+    """Rates, ratios and shares; see the keys."""
+    network = make_network(settings.shape, settings.device, settings.dtype)
+    images, talk = _images(network, settings.num_images), _talk(network, settings)
+    rounds = [_round(network, images, talk, settings, number) for number in range(settings.rounds)]
+    figures = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
+    return figures | {
+        "num_images": settings.num_images,
+        "rounds": settings.rounds,
+        "num_parameters": sum(weight.numel() for weight in network.model.parameters()),
+    }
+
+
+def _round(network: Network, images: list[np.ndarray], talk: Talk, settings: Settings, number: int) -> dict[str, float]:
+    """Beams, greedy and the engine, one after the other, so that what else the machine does falls on all."""
+    about = f"round {number + 1} of {settings.rounds}"
+    settings.on_progress(f"{about}: the paper's loop, {BEAMS} beams")
+    beams = by_reference(network, images[: settings.num_beams], talk, BEAMS, settings.num_threads)
+    settings.on_progress(f"{about}: the paper's loop, greedy")
+    greedy = by_reference(network, images[: settings.num_greedy], talk, 1, settings.num_threads)
+    settings.on_progress(f"{about}: the engine")
+    engine = ContinuousEngine(network, num_slots=settings.num_slots, num_threads=settings.num_threads)
+    try:
+        by_engine(engine, images[:WARM_UP], talk)
+        meter = engine.new_meter()
+        ours = by_engine(engine, images, talk)
+    finally:
+        engine.close()
+    return _figures(network, beams, greedy, ours, meter)
+
+
+def _figures(network: Network, beams: Side, greedy: Side, ours: Side, meter: Meter) -> dict[str, float]:
+    peak = matmul_peak(network.device, network.dtype)
+    work = count(network, meter)
+    slots = meter.num_occupied / max(1, meter.num_steps)
+    parts = {f"share_{part}": meter.seconds[part] / ours.seconds for part in PARTS}
+    return {
+        "images_per_s": ours.images_per_s,
+        "images_per_s_reference": beams.images_per_s,
+        "images_per_s_greedy_reference": greedy.images_per_s,
+        "speedup_over_reference": ours.images_per_s / beams.images_per_s,
+        "speedup_over_greedy_reference": ours.images_per_s / greedy.images_per_s,
+        "texts_equal": _equal(greedy.texts, ours.texts),
+        "tokens_per_s": ours.num_decoded / ours.seconds,
+        "tokens_decoded_per_token_kept": ours.num_decoded / ours.num_kept,
+        "tokens_decoded_per_token_kept_reference": beams.num_decoded / beams.num_kept,
+        "tokens_decoded_per_token_kept_greedy_reference": greedy.num_decoded / greedy.num_kept,
+        "mean_slots": slots,
+        "gflop_per_image": work.total / ours.num_images / 1e9,
+        "gflop_per_s": work.total / ours.seconds / 1e9,
+        "matmul_peak_gflop_per_s": peak / 1e9,
+        "share_of_peak": work.total / ours.seconds / peak,
+        "ms_per_step": 1e3 * meter.seconds["decode"] / max(1, meter.num_steps),
+        "mb_per_step": bytes_per_step(network, slots, meter.mean_context) / 1e6,
+        **parts,
+    }
+
+
+def _equal(expected: list[list[str]], found: list[list[str]]) -> float:
+    """Share of images of which the same was said; where the loop decoded on, up to where the engine stopped."""
+    same = [
+        len(a) == len(b) and all(whole.startswith(part) for whole, part in zip(a, b, strict=True))
+        for a, b in zip(expected, found, strict=False)
+    ]
+    return sum(same) / len(same)
+
+
+def _images(network: Network, num: int) -> list[np.ndarray]:
+    size = network.image_size
+    return [np.asarray(render(scene, size)) for scene in held_out_scenes(num, seed=5)]
+
+
+def _talk(network: Network, settings: Settings) -> Talk:
+    if settings.shape == EMBEDDED:
+        return spoken(network, load_pack(), POLICY, settings.kind)
+    return scripted(network, FROZEN_SCRIPT if settings.shape == "frozen" else SCRIPTS[settings.kind])
+
+
+def lines(figures: dict[str, float]) -> list[tuple[str, str]]:
+    """What is worth printing, each with its meaning."""
+    share = {part: figures[f"share_{part}"] for part in PARTS}
+    return [
+        ("the paper's loop, batch 8, 5 beams", f"{figures['images_per_s_reference']:.2f} images/s"),
+        ("the same, greedy", f"{figures['images_per_s_greedy_reference']:.2f} images/s"),
+        ("the engine, greedy", f"{figures['images_per_s']:.2f} images/s, {figures['tokens_per_s']:.0f} tokens/s"),
+        ("faster than with beams", f"{figures['speedup_over_reference']:.1f} x"),
+        ("faster than greedily", f"{figures['speedup_over_greedy_reference']:.1f} x"),
+        ("same texts as greedily", f"{figures['texts_equal']:.1%}"),
+        (
+            "tokens decoded for one kept",
+            f"{figures['tokens_decoded_per_token_kept']:.2f}; the loop "
+            f"{figures['tokens_decoded_per_token_kept_reference']:.1f} with beams, "
+            f"{figures['tokens_decoded_per_token_kept_greedy_reference']:.1f} without",
+        ),
+        ("slots in use", f"{figures['mean_slots']:.0f}, {figures['ms_per_step']:.2f} ms a step"),
+        ("time", ", ".join(f"{part} {value:.0%}" for part, value in share.items())),
+        (
+            "arithmetic",
+            f"{figures['gflop_per_image']:.2f} GFLOP an image, {figures['share_of_peak']:.0%} of this machine's "
+            f"{figures['matmul_peak_gflop_per_s']:.0f} GFLOP/s on large products",
+        ),
+    ]
