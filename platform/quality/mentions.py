@@ -1,0 +1,146 @@
+"""Which objects a text names.
+
+Names are looked up longest first in a table of all forms of a vocabulary's words, singular and plural, that is made
+once; a word's neighbours decide where it may be a verb, a colour or part of another thing's name (`english.py`), and
+what the text denies it does not name (`negation.py`). "There is no dog" names nothing. A question for something names
+it ("Is there a dog?"): it is about that object. Pronouns name nothing, and "a toy car" names a car.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lemminflect import getInflection
+
+from vigc.platform.quality.english import Tokens, is_head, is_verb, tokenise
+from vigc.platform.quality.negation import denied
+from vigc.platform.quality.vocabulary import Vocabulary
+
+PERSON = "person"
+# "a horse-drawn carriage" names a horse, "a dog-friendly bar" no dog.
+_STILL_NAMED = ("drawn", "pulled")
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """One place in a text that names an object."""
+
+    category: str
+    start: int  # characters of the text
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """One form of a phrase: what it names, and what must be looked at before it does."""
+
+    category: str | None  # None: it names nothing, and no word in it does
+    is_plural: bool
+    only_as_head: bool
+    may_be_verb: bool
+    is_modifier: bool
+
+    @property
+    def is_doubtful(self) -> bool:
+        return self.only_as_head or self.may_be_verb or self.is_modifier
+
+
+class ObjectFinder:
+    """Finds the objects of one vocabulary; made once and kept, since making one takes about half a second."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self._table = _table(vocabulary)
+
+    def find_objects(self, text: str) -> list[Mention]:
+        """All mentions in the order of the text, repeats included; none overlap."""
+        tokens = tokenise(text)
+        words = tokens.words
+        found: list[tuple[int, int, str]] = []
+        index, person_ends = 0, -1
+        while index < len(words):
+            if words[index] not in self._table or (match := self._match(words, index)) is None:
+                index += 1
+                continue
+            end, name, doubtful = match
+            if name.category is not None and (
+                (not doubtful and end - 1 not in tokens.joined)
+                or self._is_named(tokens, index, end, name, person_ends == index)
+            ):
+                found.append((index, end, name.category))
+                if name.category == PERSON and not name.is_modifier and end - 1 not in tokens.owners:
+                    person_ends = end
+            index = end
+        if not found:
+            return []
+        outside = denied(words, self._table.__contains__)
+        return [
+            Mention(category, tokens.starts[first], tokens.ends[end - 1])
+            for first, end, category in found
+            if end - 1 not in outside
+        ]
+
+    def categories(self, text: str) -> list[str]:
+        """The different categories that a text names, in the order of their first mention."""
+        return distinct(self.find_objects(text))
+
+    def _match(self, words: list[str], index: int) -> tuple[int, _Name, bool] | None:
+        """The longest name that begins here, and where it ends."""
+        for tail, name, doubtful in self._table[words[index]]:
+            end = index + 1 + len(tail)
+            if not tail or words[index + 1 : end] == tail:
+                return end, name, doubtful
+        return None
+
+    def _is_named(self, tokens: Tokens, first: int, end: int, name: _Name, after_person: bool) -> bool:
+        words = tokens.words
+        if end - 1 in tokens.joined:
+            return words[end] in _STILL_NAMED
+        if name.may_be_verb and is_verb(words, first, end, name.is_plural, after_person):
+            return False
+        if name.only_as_head and not is_head(words, first, end, name.is_plural):
+            return False
+        if not name.is_modifier:
+            return True
+        follows = self._match(words, end) if end < len(words) and words[end] in self._table else None
+        is_described = follows is not None and follows[1].category is not None and end - 1 not in tokens.owners
+        return not is_described and words[first - 1 if first else 0] != "its"
+
+
+def distinct(mentions: Iterable[Mention]) -> list[str]:
+    """The different categories, in the order of their first mention."""
+    return list(dict.fromkeys(mention.category for mention in mentions))
+
+
+_Table = dict[str, list[tuple[list[str], _Name, bool]]]
+
+
+def _table(vocabulary: Vocabulary) -> _Table:
+    """First word -> the rest of each name that begins with it, the longest first.
+
+    A name in its own right goes before another's plural: "glasses" on a nose before a plural of "glass".
+    """
+    forms: dict[tuple[str, ...], _Name] = {}
+    entries: list[tuple[str, str | None]] = [*vocabulary.words.items(), *((p, None) for p in vocabulary.nothing)]
+    entries.sort(key=lambda entry: (not entry[0].startswith("="), entry[0]))
+    plurals: list[tuple[tuple[str, ...], _Name]] = []
+    for written, category in entries:
+        phrase = written.removeprefix("=")
+        words = tuple(tokenise(phrase).words)
+        doubts = [phrase in group for group in (vocabulary.only_as_head, vocabulary.verbs, vocabulary.modifiers)]
+        forms.setdefault(words, _Name(category, False, *doubts))
+        if not written.startswith("="):
+            plurals.extend((form, _Name(category, True, *doubts)) for form in _plurals(words))
+    for form, name in plurals:
+        forms.setdefault(form, name)
+    table: _Table = {}
+    for (head, *tail), name in sorted(forms.items(), key=lambda form: -len(form[0])):
+        table.setdefault(head, []).append((tail, name, name.is_doubtful))
+    return table
+
+
+def _plurals(words: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """The plurals of a phrase: of its last word, or of the one before "of", "on" or "in" ("slices of pizza")."""
+    at = next((i for i, word in enumerate(words) if i and word in ("of", "on", "in")), len(words)) - 1
+    return [(*words[:at], form, *words[at + 1 :]) for form in getInflection(words[at], "NNS") if form != words[at]]
