@@ -65,8 +65,14 @@ _AFTER_A_HEAD = (
         "cut being visible here there too also itself nearby together"
     )
 )
+_COOKED = word_set(
+    "fried roast roasted grilled baked cooked smoked shredded barbecued steamed breaded sliced curried glazed braised"
+)
+_LONGEST_PHRASE = 4  # words before the noun
 _AFTER_A_VERB = (DETERMINERS - {"that", "no", "other"}) | PRONOUNS - SUBJECTS
-_AFTER_THIRD_PERSON = word_set("down up through across past into along over onto away as from around off by")
+_AFTER_THIRD_PERSON = word_set(
+    "down up through across past into along over onto away as from around off by below beneath under"
+)
 _BEFORE_TO = word_set(
     "next close adjacent attached due tied opposite similar addition thanks belong belongs according up"
 )
@@ -134,6 +140,8 @@ def is_verb(words: Sequence[str], first: int, last: int, is_plural: bool, after_
         return before == "that" and is_plural and after in _AFTER_A_VERB
     if before in SUBJECTS or before in MODALS or after_person:
         return True
+    if words[first].endswith("ing"):
+        return before in AUXILIARIES
     if before in PREPOSITIONS or before in CONJUNCTIONS or before in AUXILIARIES or before.endswith(("ing", "ed")):
         return False
     if before in MARKS:
@@ -147,14 +155,19 @@ def is_head(words: Sequence[str], first: int, last: int, is_plural: bool) -> boo
     after = words[last] if last < len(words) else "."
     if is_plural:
         return True
-    if after not in _AFTER_A_HEAD or words[first - 1 if first else 0] in _SHADES:
+    if after not in _AFTER_A_HEAD or (first and words[first - 1] in _SHADES):
         return False
     if after in ("and", ",", "or") and last + 1 < len(words) and words[last + 1] in _COLOURS:
         return False
-    for index in range(first - 1, max(-1, first - 4), -1):
+    return has_article(words, first)
+
+
+def has_article(words: Sequence[str], first: int) -> bool:
+    """Whether the noun phrase that ends in the word at `first` begins with a determiner and is no dish ("fried")."""
+    for index in range(first - 1, max(-1, first - _LONGEST_PHRASE), -1):
         word = words[index]
         if word in DETERMINERS:
             return True
-        if word in PREPOSITIONS or word in MARKS or word in CONJUNCTIONS or word in AUXILIARIES:
+        if word in PREPOSITIONS or word in MARKS or word in CONJUNCTIONS or word in AUXILIARIES or word in _COOKED:
             return False
     return False

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 from lemminflect import getInflection
 
-from vigc.platform.quality.english import Tokens, is_head, is_verb, tokenise
+from vigc.platform.quality.english import Tokens, has_article, is_head, is_verb, tokenise
 from vigc.platform.quality.negation import denied
 from vigc.platform.quality.vocabulary import Vocabulary
 
 PERSON = "person"
 # "a horse-drawn carriage" names a horse, "a dog-friendly bar" no dog.
-_STILL_NAMED = ("drawn", "pulled")
+_STILL_NAMED = ("drawn", "pulled", "wearing", "carrying", "holding", "riding")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +36,16 @@ class _Name:
     """One form of a phrase: what it names, and what must be looked at before it does."""
 
     category: str | None  # None: it names nothing, and no word in it does
+    has_owner: bool  # "men's room"; without one in the phrase there must be none in the text: "the dog's bed"
     is_plural: bool
     only_as_head: bool
+    only_with_article: bool
     may_be_verb: bool
     is_modifier: bool
 
     @property
     def is_doubtful(self) -> bool:
-        return self.only_as_head or self.may_be_verb or self.is_modifier
+        return self.only_as_head or self.only_with_article or self.may_be_verb or self.is_modifier
 
 
 class ObjectFinder:
@@ -60,7 +62,7 @@ class ObjectFinder:
         found: list[tuple[int, int, str]] = []
         index, person_ends = 0, -1
         while index < len(words):
-            if words[index] not in self._table or (match := self._match(words, index)) is None:
+            if words[index] not in self._table or (match := self._match(tokens, index)) is None:
                 index += 1
                 continue
             end, name, doubtful = match
@@ -85,11 +87,15 @@ class ObjectFinder:
         """The different categories that a text names, in the order of their first mention."""
         return distinct(self.find_objects(text))
 
-    def _match(self, words: list[str], index: int) -> tuple[int, _Name, bool] | None:
+    def _match(self, tokens: Tokens, index: int) -> tuple[int, _Name, bool] | None:
         """The longest name that begins here, and where it ends."""
+        words, owners = tokens.words, tokens.owners
         for tail, name, doubtful in self._table[words[index]]:
             end = index + 1 + len(tail)
-            if not tail or words[index + 1 : end] == tail:
+            if not tail or (
+                words[index + 1 : end] == tail
+                and (not owners or name.has_owner or owners.isdisjoint(range(index, end - 1)))
+            ):
                 return end, name, doubtful
         return None
 
@@ -101,10 +107,12 @@ class ObjectFinder:
             return False
         if name.only_as_head and not is_head(words, first, end, name.is_plural):
             return False
+        if name.only_with_article and not (name.is_plural or has_article(words, first)):
+            return False
         if not name.is_modifier:
             return True
-        follows = self._match(words, end) if end < len(words) and words[end] in self._table else None
-        is_described = follows is not None and follows[1].category is not None and end - 1 not in tokens.owners
+        follows = self._match(tokens, end) if end < len(words) and words[end] in self._table else None
+        is_described = follows is not None and end - 1 not in tokens.owners
         return not is_described and words[first - 1 if first else 0] != "its"
 
 
@@ -125,13 +133,15 @@ def _table(vocabulary: Vocabulary) -> _Table:
     entries: list[tuple[str, str | None]] = [*vocabulary.words.items(), *((p, None) for p in vocabulary.nothing)]
     entries.sort(key=lambda entry: (not entry[0].startswith("="), entry[0]))
     plurals: list[tuple[tuple[str, ...], _Name]] = []
+    groups = (vocabulary.only_as_head, vocabulary.only_with_article, vocabulary.verbs, vocabulary.modifiers)
     for written, category in entries:
         phrase = written.removeprefix("=")
-        words = tuple(tokenise(phrase).words)
-        doubts = [phrase in group for group in (vocabulary.only_as_head, vocabulary.verbs, vocabulary.modifiers)]
-        forms.setdefault(words, _Name(category, False, *doubts))
+        tokens = tokenise(phrase)
+        words, has_owner = tuple(tokens.words), bool(tokens.owners)
+        doubts = [phrase in group for group in groups]
+        forms.setdefault(words, _Name(category, has_owner, False, *doubts))
         if not written.startswith("="):
-            plurals.extend((form, _Name(category, True, *doubts)) for form in _plurals(words))
+            plurals.extend((form, _Name(category, has_owner, True, *doubts)) for form in _plurals(words))
     for form, name in plurals:
         forms.setdefault(form, name)
     table: _Table = {}

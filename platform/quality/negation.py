@@ -39,7 +39,7 @@ _NO_CUE = _phrases(
 )
 _CUE_WORDS = _SINGLE | {cue[0] for cue in _LONG}
 _ENDS = STOPS | word_set(
-    "but however although though while whereas because since so yet except besides only just which who when there "
+    "but however although though while whereas because since so yet except besides only just which who when "
     "other apart instead unless until despite rather"
 )
 _EXISTENCE = word_set(
@@ -104,6 +104,8 @@ def _scope_end(words: Sequence[str], cue: int, start: int, may_name: Callable[[s
     is_phrasal = words[cue] in _PHRASAL or (words[cue] == "no" and cue > 0 and words[cue - 1] == "with")
     # "does not show the dog" denies the dog, "does not touch the dog" takes it for granted.
     is_about_existence = False
+    if words[cue] in ("neither", "nor") and start < len(words) and words[start] in DEFINITE:
+        return start  # "neither the man nor the woman wears a hat"
     for index in range(start, len(words)):
         word = words[index]
         following = words[index + 1] if index + 1 < len(words) else "."

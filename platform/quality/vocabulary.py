@@ -19,7 +19,7 @@ from vigc.platform.records import ConfigError
 
 FOLDER = Path(__file__).with_name("vocabularies")
 SHIPPED = ("coco", "objects365")
-_LISTS = ("nothing", "only_as_head", "verbs", "modifiers")
+_LISTS = ("nothing", "only_as_head", "only_with_article", "verbs", "modifiers")
 _KEYS = {"name", "extends", "categories", "covers", *_LISTS}
 
 
@@ -31,7 +31,10 @@ class Vocabulary:
     categories: tuple[str, ...]  # lower case, in the order of the data set's ids
     words: dict[str, str]  # phrase -> the category it names
     nothing: frozenset[str]  # phrases that name nothing although a word of theirs does ("train station")
-    only_as_head: frozenset[str] = frozenset()  # an object only with an article, or in the plural ("an orange")
+    only_as_head: frozenset[str] = (
+        frozenset()
+    )  # an object only as the end of a noun phrase with an article ("an orange")
+    only_with_article: frozenset[str] = frozenset()  # food without one ("a duck")
     verbs: frozenset[str] = frozenset()  # may be verbs as well ("to book a room")
     modifiers: frozenset[str] = frozenset()  # before another object they only describe it ("baby elephant")
     covers: dict[str, tuple[str, ...]] = field(
@@ -75,10 +78,8 @@ def load_vocabulary(which: str | Path) -> Vocabulary:
         categories=tuple(own.words),
         words=words,
         nothing=frozenset(lists["nothing"] - set(words)),
-        only_as_head=frozenset(lists["only_as_head"]),
-        verbs=frozenset(lists["verbs"]),
-        modifiers=frozenset(lists["modifiers"]),
         covers=own.covers,
+        **{name: frozenset(lists[name]) for name in _LISTS if name != "nothing"},
     )
 
 
