@@ -136,17 +136,16 @@ def is_verb(words: Sequence[str], first: int, last: int, is_plural: bool, after_
     after = words[last] if last < len(words) else "."
     if before == "to":
         return not (is_plural or (first > 1 and words[first - 2] in _BEFORE_TO))
-    if before in DETERMINERS:
-        return before == "that" and is_plural and after in _AFTER_A_VERB
+    if before in DETERMINERS and not (before == "that" and is_plural):
+        return False
     if before in SUBJECTS or before in MODALS or after_person:
         return True
     if words[first].endswith("ing"):
         return before in AUXILIARIES
     if before in PREPOSITIONS or before in CONJUNCTIONS or before in AUXILIARIES or before.endswith(("ing", "ed")):
-        return False
-    if before in MARKS:
-        return not is_plural and after in _AFTER_A_VERB
-    return after in _AFTER_A_VERB or (is_plural and after in _AFTER_THIRD_PERSON)
+        return before == "that" and after in _AFTER_A_VERB
+    takes_object = after in _AFTER_A_VERB and not (before in MARKS and is_plural)
+    return takes_object or (is_plural and before not in MARKS and after in _AFTER_THIRD_PERSON)
 
 
 def is_head(words: Sequence[str], first: int, last: int, is_plural: bool) -> bool:

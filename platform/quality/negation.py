@@ -14,9 +14,11 @@ from collections.abc import Callable, Sequence
 
 from vigc.platform.quality.english import DEFINITE, FINITE, PREPOSITIONS, PRONOUNS, STOPS, word_set
 
-_PHRASAL = word_set("without lack lacks lacking lacked missing devoid instead rather free shaped dressed")
+_PHRASAL = word_set(
+    "absence empty place opposed shape without lack lacks lacking lacked missing devoid instead rather free shaped dressed"
+)
 _SINGLE = word_set(
-    "no not n't cannot never neither nor nobody nothing none without lack lacks lacking lacked nowhere absent"
+    "no not n't cannot never neither nor nobody nothing none without lack lacks lacking lacked nowhere absent zero"
 )
 
 
@@ -25,22 +27,23 @@ def _phrases(written: str) -> tuple[tuple[str, ...], ...]:
 
 
 _LONG = _phrases(
-    "hardly any|instead of|rather than|free of|free from|devoid of|absence of|in place of|as opposed to|shaped like|"
-    "in the shape of|dressed as|dressed like|missing a|missing an|missing its|missing his|missing her|missing their|"
+    "hardly any|hardly a|barely any|scarcely any|fail to|fails to|failed to|unable to|impossible to|instead of|"
+    "rather than|free of|free from|empty of|devoid of|absence of|place of|opposed to|shaped like|shape of|"
+    "dressed as|dressed like|missing a|missing an|missing its|missing his|missing her|missing their|"
     "missing any"
 )
 _NO_CUE = _phrases(
-    "not only|not just|not merely|not simply|not far|not to mention|not many|not all|not every|not everyone|"
-    "not everybody|not much|not sure|not clear|not alone|not long|not necessarily|not too|not quite|not unlike|"
-    "n't only|n't just|n't far|n't all|n't many|n't alone|n't help|cannot help|no doubt|no matter|no more than|"
-    "no less than|no fewer than|no longer than|no wonder|no parking|no smoking|no entry|no trespassing|no problem|no ,|"
-    "no there|none other than|none of the|none of these|none of those|none of them|neither of|nothing but|"
-    "without doubt|without a doubt|without question|or not|if not"
+    "not without|never without|not only|not just|not merely|not simply|not far|not to mention|not many|not all|"
+    "not every|not everyone|not everybody|not much|not sure|not clear|not alone|not long|not necessarily|not too|"
+    "not quite|not unlike|n't only|n't just|n't far|n't all|n't many|n't alone|n't help|cannot help|no doubt|"
+    "no matter|no more than|no less than|no fewer than|no longer than|no wonder|no parking|no smoking|no entry|"
+    "no trespassing|no problem|no ,|no there|none other than|none of the|none of these|none of those|none of them|"
+    "neither of|nothing but|without doubt|without a doubt|without question|or not|if not"
 )
 _CUE_WORDS = _SINGLE | {cue[0] for cue in _LONG}
 _ENDS = STOPS | word_set(
-    "but however although though while whereas because since so yet except besides only just which who when "
-    "other apart instead unless until despite rather"
+    "but however although though while whereas because since so yet except besides only just which who when than "
+    "apart instead unless until despite rather"
 )
 _EXISTENCE = word_set(
     "see sees seeing seen show shows showing shown contain contains containing include includes including have has "
@@ -52,7 +55,7 @@ _PLACE = PREPOSITIONS - word_set("of as than like without to for up out by")
 _SUBJECT_DENIED = re.compile(
     r"(?:^|(?<= ))(?:"
     r"(?:is|are|was|were) (?:not|n't|never) (?:actually |clearly |really )?"
-    r"(?:visible|present|shown|seen|depicted|pictured|there|included|evident|featured|found|anywhere|"
+    r"(?:visible|present|shown|seen|depicted|pictured|there|included|evident|featured|found|anywhere|allowed|permitted|"
     r"in (?:the|this) (?:image|picture|photo|photograph|scene|frame|view)|in (?:sight|view))|"
     r"(?:cannot|can not|can n't|could not|could n't) be (?:seen|found|spotted|identified)|"
     r"(?:is|are|was|were) (?:nowhere|absent|missing(?! (?:a|an|its|his|her|their|any) )))(?= |$)"
@@ -75,7 +78,8 @@ def denied(words: Sequence[str], may_name: Callable[[str], bool]) -> set[int]:
             idiom = _at(words, index, _NO_CUE)
             cue = 0 if idiom else _cue_length(words, index)
             if cue:
-                inside.update(range(index + cue, _scope_end(words, index, index + cue, may_name)))
+                start = _scope_start(words, index, index + cue)
+                inside.update(range(start, _scope_end(words, index, start, may_name)))
             index += max(idiom, cue, 1)
         else:
             index += 1
@@ -99,13 +103,20 @@ def _is_question(words: Sequence[str], index: int) -> bool:
     return words[index] == "n't" and (index == 1 or (index > 1 and words[index - 2] in STOPS))
 
 
+def _scope_start(words: Sequence[str], cue: int, start: int) -> int:
+    """Behind the cue; in "neither the man nor the woman wears a hat" behind the verb."""
+    if words[cue] not in ("neither", "nor") or start == len(words) or words[start] not in DEFINITE:
+        return start
+    rest = range(start, len(words))
+    end = next((index for index in rest if words[index] in _ENDS or words[index] == "nor"), len(words))
+    return next((index + 1 for index in rest if index < end and words[index] in FINITE), end)
+
+
 def _scope_end(words: Sequence[str], cue: int, start: int, may_name: Callable[[str], bool]) -> int:
     # "without a hat riding a bike", "with no hat": only the thing itself is denied, and what is done goes on.
     is_phrasal = words[cue] in _PHRASAL or (words[cue] == "no" and cue > 0 and words[cue - 1] == "with")
     # "does not show the dog" denies the dog, "does not touch the dog" takes it for granted.
     is_about_existence = False
-    if words[cue] in ("neither", "nor") and start < len(words) and words[start] in DEFINITE:
-        return start  # "neither the man nor the woman wears a hat"
     for index in range(start, len(words)):
         word = words[index]
         following = words[index + 1] if index + 1 < len(words) else "."

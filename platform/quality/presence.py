@@ -12,8 +12,8 @@ from vigc.platform.quality.mentions import ObjectFinder
 from vigc.platform.records import Conversation, ImageRecord
 
 LIMIT = (
-    '"Absent" means that neither a box nor a caption names the object. Boxes are incomplete: what is absent by them may '
-    "be in the image without a label, so the true rates of hallucination may be lower."
+    '"Absent" means that neither a box nor a caption names the object. Boxes are incomplete: what is absent by them '
+    "may be in the image without a label, so the true rates of hallucination may be lower."
 )
 
 
