@@ -2,8 +2,9 @@
 
 A cut looks like a correction to a rate of hallucination alone, so `Chair` always carries recall and length beside it.
 Intervals are the percentile bootstrap over texts; where no text is wrong they collapse to nothing, so read the number
-of texts with them. Source: Rohrbach et al., "Object Hallucination in Image Captioning"
-(arXiv 1809.02156), with the project's own lists of words. Known limit: `presence.LIMIT`.
+of texts with them. Known limit: boxes are incomplete, so "absent" may be unlabelled; `presence.LIMIT` is the sentence
+that goes with the figures wherever they are shown. Source: Rohrbach et al., "Object Hallucination in Image Captioning"
+(arXiv 1809.02156), with the project's own lists of words.
 """
 
 from __future__ import annotations

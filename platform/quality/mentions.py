@@ -54,6 +54,7 @@ class ObjectFinder:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
         self._table = _table(vocabulary)
+        self._first_words = {word for word, names in self._table.items() if any(name.category for _, name, _ in names)}
 
     def find_objects(self, text: str) -> list[Mention]:
         """All mentions in the order of the text, repeats included; none overlap."""
@@ -76,7 +77,7 @@ class ObjectFinder:
             index = end
         if not found:
             return []
-        outside = denied(words, self._table.__contains__)
+        outside = denied(words, self._first_words.__contains__)
         return [
             Mention(category, tokens.starts[first], tokens.ends[end - 1])
             for first, end, category in found

@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from vigc.platform.quality.english import DEFINITE, FINITE, PREPOSITIONS, PRONOUNS, STOPS, word_set
 
 _PHRASAL = word_set(
-    "absence empty place opposed shape without lack lacks lacking lacked missing devoid instead rather free shaped dressed"
+    "absence empty place opposed shape without lack lacks lacking lacked missing devoid instead rather free shaped "
+    "dressed"
 )
 _SINGLE = word_set(
     "no not n't cannot never neither nor nobody nothing none without lack lacks lacking lacked nowhere absent zero"

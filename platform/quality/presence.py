@@ -24,10 +24,9 @@ def present_categories(finder: ObjectFinder, record: ImageRecord) -> frozenset[s
     """
     if record.objects is None:
         return None
-    there = {finder.vocabulary.category(box.category) for box in record.objects} - {None}
-    for caption in record.captions or ():
-        there.update(finder.categories(caption))
-    return frozenset(category for category in there if category is not None)
+    annotated = {finder.vocabulary.category(name) for name in {box.category for box in record.objects}}
+    captioned = (finder.categories(caption) for caption in record.captions or ())
+    return frozenset(category for category in annotated if category).union(*captioned)
 
 
 def with_objects(conversation: Conversation, record: ImageRecord, finder: ObjectFinder) -> Conversation:

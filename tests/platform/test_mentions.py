@@ -14,6 +14,7 @@ from vigc.platform.quality.mentions import Mention, ObjectFinder, distinct
 from vigc.platform.quality.presence import present_categories, with_objects
 from vigc.platform.quality.vocabulary import FOLDER, Vocabulary, load_vocabulary
 from vigc.platform.records import ConfigError, Conversation, Kind, Sentence
+from vigc.platform.sources.objects365 import category_name
 
 HERE = Path(__file__).parent
 # The second set was written by someone who did not know the rules; it is for measuring, never for mending them.
@@ -78,6 +79,8 @@ def test_an_empty_text_names_nothing() -> None:
         ("There is no dog but a cat.", ["cat"]),
         ("No dogs, cats or birds.", []),
         ("There is no dog, and a cat sleeps on a bed.", ["cat", "bed"]),
+        ("There is no dog and a cat sleeps on a bed.", ["cat", "bed"]),
+        ("There are no dogs and cats here.", []),
         ("The man has no umbrella and the woman holds a kite.", ["person", "person", "kite"]),
         ("A man without an umbrella rides a bike.", ["person", "bicycle"]),
         ("The dog does not touch the frisbee.", ["dog", "frisbee"]),
@@ -105,6 +108,8 @@ def test_annotations_find_their_category_whatever_their_capitals() -> None:
     vocabulary = load_vocabulary("objects365")
     assert vocabulary.category("Monitor/TV") == "monitor/tv"
     assert vocabulary.category("unicorn") is None
+    typos = ("Moniter/TV", "Bakset", "Ballon", "Dinning Table", "Noddles", "Campel", "Hamimelon")
+    assert None not in [vocabulary.category(category_name(typo)) for typo in typos]
 
 
 def written(folder: Path, text: str) -> Vocabulary:
