@@ -65,19 +65,20 @@ def load_vocabulary(which: str | Path) -> Vocabulary:
     """
     english = _Words.of(FOLDER / "english.yaml", _read(FOLDER / "english.yaml", {"words", *_LISTS}), "words")
     own = _load(FOLDER / f"{which}.yaml" if which in SHIPPED else Path(which))
-    words: dict[str, str] = {}
+    words = {phrase: category for category, phrases in own.words.items() for phrase in phrases}
+    taken = _bare({*words, *own.lists["nothing"]})
     for category, shared in english.words.items():
         if category in own.words:
-            words |= {phrase: category for phrase in shared if phrase not in own.lists["nothing"]}
-    words |= {phrase: category for category, phrases in own.words.items() for phrase in phrases}
+            words |= {phrase: category for phrase in shared if phrase.strip("=") not in taken}
     named = set(words.values())
     words |= {category: category for category in own.words if category not in named and category not in words}
     lists = {name: english.lists[name] | own.lists[name] for name in _LISTS}
+    all_words = _bare(words)
     return Vocabulary(
         name=own.name,
         categories=tuple(own.words),
         words=words,
-        nothing=frozenset(lists["nothing"] - set(words)),
+        nothing=frozenset(phrase for phrase in lists["nothing"] if phrase.strip("=") not in all_words),
         covers=own.covers,
         **{name: frozenset(lists[name]) for name in _LISTS if name != "nothing"},
     )
@@ -117,14 +118,20 @@ class _Words:
 
     def over(self, base: _Words) -> _Words:
         """This file's entries added to another's; what this one says of a phrase holds."""
-        mine = {phrase for phrases in self.words.values() for phrase in phrases}
-        taken = mine | self.lists["nothing"]
-        words = {category: phrases - taken for category, phrases in base.words.items()}
+        mine = _bare([*self.lists["nothing"], *(phrase for phrases in self.words.values() for phrase in phrases)])
+        words = {
+            category: {phrase for phrase in phrases if phrase.strip("=") not in mine}
+            for category, phrases in base.words.items()
+        }
         for category, phrases in self.words.items():
             words[category] = words.get(category, set()) | phrases
         lists = {name: base.lists[name] | self.lists[name] for name in _LISTS}
-        lists["nothing"] -= mine
         return _Words(self.name, words, lists, base.covers | self.covers)
+
+
+def _bare(phrases: Iterable[str]) -> set[str]:
+    """Without the mark for "that form only"."""
+    return {phrase.strip("=") for phrase in phrases}
 
 
 def _load(path: Path) -> _Words:
