@@ -51,7 +51,9 @@ _EXISTENCE = word_set(
     "having had feature features depict depicts find spot observe notice detect identify sign signs trace evidence any"
 )
 _PAUSES = frozenset(",—–-()")
-_LONGEST_LIST = 12  # words
+# Words. A model that repeats itself without a full stop must not cost the square of its length.
+_LONGEST_LIST = 12
+_LONGEST_SCOPE = 60
 _PLACE = PREPOSITIONS - word_set("of as than like without to for up out by")
 _SUBJECT_DENIED = re.compile(
     r"(?:^|(?<= ))(?:"
@@ -84,9 +86,10 @@ def denied(words: Sequence[str], may_name: Callable[[str], bool]) -> set[int]:
             index += max(idiom, cue, 1)
         else:
             index += 1
-    joined = " ".join(words)
+    joined, verb, seen = " ".join(words), 0, 0
     for match in _SUBJECT_DENIED.finditer(joined):
-        inside |= _subject(words, joined.count(" ", 0, match.start()))
+        verb, seen = verb + joined.count(" ", seen, match.start()), match.start()
+        inside |= _subject(words, verb)
     return inside
 
 
@@ -108,8 +111,8 @@ def _scope_start(words: Sequence[str], cue: int, start: int) -> int:
     """Behind the cue; in "neither the man nor the woman wears a hat" behind the verb."""
     if words[cue] not in ("neither", "nor") or start == len(words) or words[start] not in DEFINITE:
         return start
-    rest = range(start, len(words))
-    end = next((index for index in rest if words[index] in _ENDS or words[index] == "nor"), len(words))
+    rest = range(start, min(len(words), start + _LONGEST_SCOPE))
+    end = next((index for index in rest if words[index] in _ENDS or words[index] == "nor"), rest.stop)
     return next((index + 1 for index in rest if index < end and words[index] in FINITE), end)
 
 
@@ -118,7 +121,8 @@ def _scope_end(words: Sequence[str], cue: int, start: int, may_name: Callable[[s
     is_phrasal = words[cue] in _PHRASAL or (words[cue] == "no" and cue > 0 and words[cue - 1] == "with")
     # "does not show the dog" denies the dog, "does not touch the dog" takes it for granted.
     is_about_existence = False
-    for index in range(start, len(words)):
+    last = min(len(words), start + _LONGEST_SCOPE)
+    for index in range(start, last):
         word = words[index]
         following = words[index + 1] if index + 1 < len(words) else "."
         if (
@@ -134,7 +138,7 @@ def _scope_end(words: Sequence[str], cue: int, start: int, may_name: Callable[[s
         ):
             return index
         is_about_existence = is_about_existence or word in _EXISTENCE
-    return len(words)
+    return last
 
 
 def _list_goes_on(words: Sequence[str], start: int, may_name: Callable[[str], bool]) -> bool:
@@ -157,7 +161,7 @@ def _subject(words: Sequence[str], verb: int) -> set[int]:
     There are none where the subject goes on with a preposition: "the face of the man is not visible".
     """
     found = {verb - 1}
-    for index in range(verb - 1, -1, -1):
+    for index in range(verb - 1, max(-1, verb - _LONGEST_SCOPE), -1):
         word = words[index]
         if word in _ENDS or word == ",":
             break

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from time import process_time
 
 import pytest
 from records_for_quality import image
@@ -71,6 +72,16 @@ def test_mentions_come_in_order_with_repeats_and_their_place_in_the_text() -> No
 
 def test_an_empty_text_names_nothing() -> None:
     assert coco("") == coco(" \n") == coco("...!?") == []
+
+
+@pytest.mark.parametrize("text", ["neither the man ", "a dog is not visible ", "no dog, ", "the dog's "])
+def test_a_model_that_repeats_itself_does_not_take_the_square_of_the_time(text: str) -> None:
+    def took(num: int) -> float:
+        started = process_time()
+        coco(text * num)
+        return process_time() - started
+
+    assert min(took(16_000), took(16_000)) < 30 * took(2_000)  # eight times as long; the square is 64 times
 
 
 @pytest.mark.parametrize(
