@@ -15,7 +15,7 @@ from vigc.jobs.bench import write_figures
 from vigc.jobs.memory import MB, Watch, draw, resident_bytes
 from vigc.jobs.terminal import make_console
 from vigc.model.network import choose_device
-from vigc.model.speed.measure import Settings, lines, measure
+from vigc.model.speed.measure import Settings, lines, measure, profile
 from vigc.platform.records import Kind
 
 if TYPE_CHECKING:
@@ -36,9 +36,14 @@ def engine(
     num_greedy: int,
     num_beams: int,
     rounds: int,
+    profile_file: Path | None,
     json_file: Path | None,
 ) -> None:
-    """Rounds of the paper's loop with beams, greedily, and the engine; the medians are printed."""
+    """Rounds of the paper's loop with beams, greedily, and the engine; the medians are printed.
+
+    Args:
+        profile_file: gets a trace of the engine alone instead, and its operators are printed.
+    """
     console = make_console()
     chosen_device, _ = choose_device(device)
     if dtype == "auto":
@@ -56,6 +61,9 @@ def engine(
         rounds=rounds,
         on_progress=lambda line: console.print(line, style="dim"),
     )
+    if profile_file is not None:
+        console.print(profile(settings, profile_file), soft_wrap=True)
+        return
     figures = measure(settings)
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, value in lines(figures):

@@ -319,6 +319,10 @@ def bench_engine(
         typer.Option(min=1000, help="Instead: so many images through the embedded model, and what is held meanwhile."),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Of --memory: an SVG of it.")] = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option(metavar="TRACE.json", help="Instead: the engine alone, operator by operator, for Perfetto."),
+    ] = None,
     json_: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
 ) -> None:
     """Images a second of the engine, beside the paper's loop on the same weights, images and prompts."""
@@ -338,6 +342,7 @@ def bench_engine(
         num_greedy=num_greedy,
         num_beams=num_beams,
         rounds=rounds,
+        profile_file=profile,
         json_file=json_,
     )
 
@@ -368,6 +373,9 @@ def bench_data(
     without_ray: Annotated[
         bool, typer.Option("--without-ray", help="Only create, write, list and verify; much quicker.")
     ] = False,
+    decode: Annotated[
+        bool, typer.Option("--decode", help="Instead: pictures that one core decodes, beside plain Pillow.")
+    ] = False,
     work: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where the data go meanwhile.", show_default="temporary")
     ] = None,
@@ -375,6 +383,11 @@ def bench_data(
     plot_file: Annotated[Path | None, typer.Option("--plot", metavar="FILE.svg", help="Draw memory over time.")] = None,
 ) -> None:
     """The data plane with a model that answers at once: rows/s, memory, files, verify, resume."""
+    if decode:
+        from vigc.jobs.bench_decode import decode as bench_decode
+
+        bench_decode(num=200, rounds=5, json_file=json_file)
+        return
     from vigc.jobs.bench_data import data
 
     data(

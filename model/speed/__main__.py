@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from vigc.model.speed.measure import Settings, lines, measure
+from vigc.model.speed.measure import Settings, lines, measure, profile
 from vigc.model.speed.shapes import EMBEDDED, SHAPES
 from vigc.platform.records import Kind
 
@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=Settings.num_images)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--profile", type=Path, metavar="TRACE.json", help="the engine alone, operator by operator")
     given = parser.parse_args()
     settings = Settings(
         shape=given.shape,
@@ -36,6 +37,9 @@ def main() -> None:
         rounds=given.rounds,
         on_progress=lambda line: print(line, file=sys.stderr, flush=True),  # noqa: T201
     )
+    if given.profile:
+        print(profile(settings, given.profile))  # noqa: T201
+        return
     figures = measure(settings)
     for name, value in lines(figures):
         print(f"{name:<36}{value}")  # noqa: T201

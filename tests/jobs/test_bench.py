@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from vigc.jobs import bench_decode
 from vigc.jobs.bench_data import (
     REQUEST,
     InstantWorker,
@@ -16,7 +17,9 @@ from vigc.jobs.bench_data import (
     rates,
     write_manifest,
 )
+from vigc.jobs.bench_decode import draw_photographs
 from vigc.jobs.memory import MB, Sample, Watch, draw, growth
+from vigc.platform import images
 from vigc.platform.isolation import Child
 from vigc.platform.layout import Block
 from vigc.platform.ledger import commit
@@ -146,6 +149,18 @@ def test_bench_data_without_ray_writes_and_verifies_the_same(vigc_here, tmp_path
     assert not any(name.startswith(("resume", "rows_per_s")) for name in figures)
 
 
+def test_decoding_is_compared_with_pillow_on_the_same_pictures(tmp_path):
+    pixels = {path: images.decode(str(path), bench_decode.IMAGE_SIZE) for path in draw_photographs(tmp_path, 2)}
+    for path, decoded in pixels.items():
+        assert decoded.pixels == bench_decode._with_pillow(path)
+        assert 50_000 < path.stat().st_size < 250_000  # as photographs of this size are
+    json_file = tmp_path / "figures.json"
+    bench_decode.decode(num=2, rounds=1, json_file=json_file)
+    figures = json.loads(json_file.read_text())
+    assert figures["ratio"] == pytest.approx(figures["images_per_s"] / figures["images_per_s_pillow"])
+    assert figures["cores_for_8_a100"] == pytest.approx(73 / figures["images_per_s"])
+
+
 def test_rows_that_are_no_numbers_are_refused(vigc_here):
     assert "whole numbers with commas" in vigc_here("bench", "data", "--rows", "20k").err
     assert "1 is the least" in vigc_here("bench", "data", "--rows", "20,0").err
@@ -186,6 +201,15 @@ def test_bench_engine_has_the_same_conversations_on_all_sides(vigc_here, tmp_pat
         < sum(value for name, value in figures.items() if name.startswith("share_") and name != "share_of_peak")
         <= 1
     )
+
+
+def test_a_profile_is_a_table_and_a_trace_of_the_engine_s_thread(vigc_here, tmp_path):
+    trace = tmp_path / "trace.json"
+    done = vigc_here("bench", "engine", "--num", 8, "--slots", 8, "--profile", trace)
+    assert done.code == 0, done.err
+    assert "aten::addmm" in done.out or "aten::linear" in done.out
+    names = {event.get("name") for event in json.loads(trace.read_text())["traceEvents"]}
+    assert "aten::scaled_dot_product_attention" in names
 
 
 def test_a_shape_that_is_not_known_is_refused(vigc_here):
