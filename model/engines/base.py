@@ -43,7 +43,7 @@ class ImageHandle:
     def __init__(self, pixels: np.ndarray) -> None:
         self.pixels = pixels
         self.order = next(self._numbers)  # who came first is served first
-        self.features: Tensor | None = None  # what the engine keeps of it
+        self.memory: Tensor | None = None  # what the engine keeps of it
 
 
 @dataclass(eq=False)
@@ -202,7 +202,7 @@ class Engine(ABC):
         """Works on `_inbox` until a None comes out of it."""
 
     def _release(self, handle: ImageHandle) -> None:
-        handle.features = None
+        handle.memory = None
 
     def _pixels(self, image: ImageHandle | Blank) -> Tensor:
         if isinstance(image, Blank):

@@ -225,7 +225,7 @@ class ContinuousEngine(Engine):
         memory = self._remembered([job.image for job in jobs])
         for job, one in zip(jobs, memory, strict=True):
             if isinstance(job.image, ImageHandle):
-                job.image.features = one.clone()  # else it would hold those of all others
+                job.image.memory = one.clone()  # else it would hold those of all others
                 self._held.add(job.image)
             job.answer(None)
 
@@ -244,9 +244,9 @@ class ContinuousEngine(Engine):
 
     def _memory(self, image: ImageHandle | Blank) -> Tensor:
         if isinstance(image, ImageHandle):
-            if image.features is None:
+            if image.memory is None:
                 raise ModelError("The image was closed before its request was answered.")
-            return image.features
+            return image.memory
         if self._blank is None:
             self._blank = self._remembered([BLANK])[0]
         return self._blank

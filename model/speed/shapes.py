@@ -56,7 +56,7 @@ def make_network(shape: str, device: str, dtype: str) -> Network:
         return load_network(embedded.PATH, device=device, dtype=dtype)
     if shape not in SHAPES:
         raise ConfigError(f"The shape {shape!r} is unknown; there are {', '.join((EMBEDDED, *SHAPES))}.")
-    config = _frozen(len(small.tokenizer)) if shape == "frozen" else _vicuna(shape.removeprefix("vicuna-"))
+    config = _frozen(len(small.tokenizer)) if shape == "frozen" else vicuna(shape.removeprefix("vicuna-"))
     torch.manual_seed(0)
     with torch.device(device):
         model = InstructBlipForConditionalGeneration._from_config(config, dtype=DTYPES[dtype])
@@ -93,7 +93,8 @@ def _frozen(vocab_size: int) -> InstructBlipConfig:
     return InstructBlipConfig(vision_config=vision, qformer_config=qformer, text_config=text, num_query_tokens=8)
 
 
-def _vicuna(size: str) -> InstructBlipConfig:
+def vicuna(size: str) -> InstructBlipConfig:
+    """The shapes of InstructBLIP with Vicuna "7b" or "13b"."""
     width, ffn, layers, heads = {"7b": (4096, 11008, 32, 32), "13b": (5120, 13824, 40, 40)}[size]
     text = LlamaConfig(
         vocab_size=32001,

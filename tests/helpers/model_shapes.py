@@ -14,23 +14,6 @@ from transformers import InstructBlipConfig, InstructBlipQFormerConfig, Instruct
 Shape = tuple[int, ...]
 
 
-def vicuna(size: str) -> InstructBlipConfig:
-    """The shapes of InstructBLIP with Vicuna "7b" or "13b"."""
-    width, ffn, layers, heads = {"7b": (4096, 11008, 32, 32), "13b": (5120, 13824, 40, 40)}[size]
-    return InstructBlipConfig(
-        vision_config=InstructBlipVisionConfig(),
-        qformer_config=InstructBlipQFormerConfig(vocab_size=30523),
-        text_config=LlamaConfig(
-            vocab_size=32001,
-            hidden_size=width,
-            intermediate_size=ffn,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-        ),
-        num_query_tokens=32,
-    )
-
-
 def tiny() -> InstructBlipConfig:
     """A model of a few thousand weights whose widths all differ, so that a mix-up cannot fit by chance."""
     return InstructBlipConfig(

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from model_shapes import vicuna
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import InstructBlipForConditionalGeneration
@@ -22,6 +21,7 @@ from vigc.model.adapters import Lora, add_lora, lora_of, merge_lora
 from vigc.model.checkpoints import About, load_trained, merge, read_about, save_trained, trained_tensors
 from vigc.model.model_folders import base_hash, save_network
 from vigc.model.network import STORED, Network, load_network
+from vigc.model.speed.shapes import vicuna
 from vigc.model.weight_files import find_weights
 from vigc.platform.records import ModelError
 

@@ -108,8 +108,8 @@ def test_the_size_that_is_reckoned_is_the_size_that_is_held(network: Network) ->
 
     async def held() -> int:
         async with engine.image(np.zeros((SHIPPED.image_size, SHIPPED.image_size, 3), np.uint8)) as image:
-            assert image.features is not None
-            return image.features.untyped_storage().nbytes()
+            assert image.memory is not None
+            return image.memory.untyped_storage().nbytes()
 
     assert asyncio.run(held()) == image_bytes(network)
     cache = engine._batch._cache

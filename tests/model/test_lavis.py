@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from model_shapes import lavis_shapes, lavis_state, on_meta, tiny, vicuna
+from model_shapes import lavis_shapes, lavis_state, on_meta, tiny
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
@@ -20,6 +20,7 @@ from transformers import InstructBlipConfig, InstructBlipForConditionalGeneratio
 from vigc.model import embedded
 from vigc.model.lavis import Fallback, Variant, export_lavis, import_lavis, load_lavis, read_lavis, write_lavis
 from vigc.model.network import Network, load_network
+from vigc.model.speed.shapes import vicuna
 from vigc.platform.records import ModelError
 
 State = dict[str, Tensor]

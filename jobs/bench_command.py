@@ -1,0 +1,163 @@
+"""The verb `bench` at the terminal: the flags of each benchmark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vigc.jobs.terminal import help_end
+from vigc.platform.records import ConfigError, Kind
+
+bench = typer.Typer(
+    no_args_is_help=True, help="Measure: each benchmark prints a table, and --json FILE keeps its figures."
+)
+
+
+@bench.command("embedded", epilog=help_end("vigc bench embedded", "vigc bench embedded --num 100 --json figures.json"))
+def bench_embedded(
+    model: Annotated[
+        str | None, typer.Option(help="Another model of the same world, instead of the shipped one.")
+    ] = None,
+    num: Annotated[int, typer.Option(min=1, help="Held-out scenes of each of the four sets.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the scenes.")] = 1,
+    json_: Annotated[Path | None, typer.Option("--json", help="Write the figures here, too.")] = None,
+) -> None:
+    """How right the embedded model is on scenes it has never seen, beside baselines that do not look."""
+    from vigc.jobs.bench import embedded
+
+    embedded(model=model, num=num, seed=seed, json_file=json_)
+
+
+@bench.command(
+    "engine",
+    epilog=help_end(
+        "vigc bench engine --rounds 3 --json figures.json",
+        "vigc bench engine --shape frozen        # random weights of a shape that stays",
+        "vigc bench engine --shape vicuna-7b     # on a GPU",
+    ),
+)
+def bench_engine(
+    shape: Annotated[
+        str,
+        typer.Option(help="embedded; or with random weights: frozen, vicuna-7b, vicuna-13b."),
+    ] = "embedded",
+    kind: Annotated[Kind, typer.Option(help="What is talked about.")] = Kind.DETAIL,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    slots: Annotated[int | None, typer.Option(help="Of the engine.", show_default="as memory suggests")] = None,
+    threads: Annotated[int | None, typer.Option(help="Of a CPU.", show_default="all cores")] = None,
+    num: Annotated[int, typer.Option(min=1, help="Images for the engine.")] = 256,
+    num_greedy: Annotated[int, typer.Option(min=1, help="Images for the paper's loop, greedily.")] = 48,
+    num_beams: Annotated[int, typer.Option(min=1, help="Images for the paper's loop with 5 beams.")] = 16,
+    rounds: Annotated[int, typer.Option(min=1, help="Of all three.")] = 1,
+    memory: Annotated[
+        int | None,
+        typer.Option(min=1000, help="Instead: so many images through the embedded model, and what is held meanwhile."),
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Of --memory: an SVG of it.")] = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option(metavar="TRACE.json", help="Instead: the engine alone, operator by operator, for Perfetto."),
+    ] = None,
+    json_: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+) -> None:
+    """Images a second of the engine, beside the paper's loop on the same weights, images and prompts."""
+    from vigc.jobs import bench_engine
+
+    if memory is not None:
+        bench_engine.memory(num=memory, slots=slots, threads=threads, plot=plot, json_file=json_)
+        return
+    bench_engine.engine(
+        shape=shape,
+        kind=kind,
+        device=device,
+        dtype=dtype,
+        slots=slots,
+        threads=threads,
+        num=num,
+        num_greedy=num_greedy,
+        num_beams=num_beams,
+        rounds=rounds,
+        profile_file=profile,
+        json_file=json_,
+    )
+
+
+@bench.command("train", epilog=help_end("vigc bench train", "vigc bench train --precision bf16 --json figures.json"))
+def bench_train(
+    rounds: Annotated[int, typer.Option(min=1, help="Of each, alternating.")] = 5,
+    updates: Annotated[int, typer.Option(min=1, help="Per round, of 48 texts.")] = 4,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there.")] = None,
+) -> None:
+    """This training loop beside transformers' Trainer: same model, texts, batches and precision."""
+    from vigc.jobs.bench_train import train
+
+    train(rounds=rounds, updates=updates, precision=precision, json_file=json_file)
+
+
+@bench.command(
+    "data",
+    epilog=help_end("vigc bench data", "vigc bench data --rows 20000,200000 --json figures.json --plot memory.svg"),
+)
+def bench_data(
+    rows: Annotated[str, typer.Option(metavar="N[,N…]", help="Sizes of the data sets, one after the other.")] = "20000",
+    rows_per_block: Annotated[int, typer.Option(min=1, help="Images that are made and committed at once.")] = 128,
+    resume_at: Annotated[
+        str, typer.Option(metavar="%[,%…]", help="How much is done when a resume is timed.")
+    ] = "10,50,90,99",
+    without_ray: Annotated[
+        bool, typer.Option("--without-ray", help="Only create, write, list and verify; much quicker.")
+    ] = False,
+    decode: Annotated[
+        bool, typer.Option("--decode", help="Instead: pictures that one core decodes, beside plain Pillow.")
+    ] = False,
+    work: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the data go meanwhile.", show_default="temporary")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there.")] = None,
+    plot_file: Annotated[Path | None, typer.Option("--plot", metavar="FILE.svg", help="Draw memory over time.")] = None,
+) -> None:
+    """The data plane with a model that answers at once: rows/s, memory, files, verify, resume."""
+    if decode:
+        from vigc.jobs.bench_decode import decode as bench_decode
+
+        bench_decode(num=200, rounds=5, json_file=json_file)
+        return
+    from vigc.jobs.bench_data import data
+
+    data(
+        rows=_numbers("--rows", rows, "20000,200000"),
+        rows_per_block=rows_per_block,
+        resume_at=_numbers("--resume-at", resume_at, "50,90", most=99),
+        without_ray=without_ray,
+        work=work,
+        json_file=json_file,
+        plot_file=plot_file,
+    )
+
+
+def _numbers(flag: str, text: str, example: str, most: int | None = None) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"{flag} {text}: whole numbers with commas between them, such as {example}.") from error
+    if min(numbers) < 1 or (most is not None and max(numbers) > most):
+        raise ConfigError(f"{flag} {text}: 1 is the least{f', and {most} the most' if most is not None else ''}.")
+    return numbers
+
+
+@bench.command("pipeline", epilog=help_end("vigc bench pipeline", "vigc bench pipeline --num 100 --json figures.json"))
+def bench_pipeline(
+    num: Annotated[int, typer.Option(min=1, max=20_000, help="Rendered scenes.")] = 400,
+    rounds: Annotated[int, typer.Option(min=1, help="Of each, alternating.")] = 3,
+    slots: Annotated[int | None, typer.Option(min=1, help="Of the engine.", show_default="as generate")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the engine.", show_default="as generate")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there.")] = None,
+) -> None:
+    """The whole pipeline beside the bare engine, on the embedded model: images/s of both and their ratio."""
+    from vigc.jobs.bench_pipeline import pipeline_beside_engine
+
+    pipeline_beside_engine(num=num, rounds=rounds, slots=slots, threads=threads, json_file=json_file)
