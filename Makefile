@@ -9,10 +9,10 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test soak check bench clean
+.PHONY: help setup run test soak check bench bench-gpu clean
 
 help:  ## this list
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## install everything into .venv (quick when nothing changed)
 
@@ -44,6 +44,11 @@ check: $(STAMP)  ## ruff, mypy --strict, import layering
 
 bench: $(STAMP)  ## list the benchmarks
 	@$(BIN)/vigc bench --help
+
+bench-gpu:  ## the engine on this machine's GPU: kernels, texts, speed (needs torch and transformers only)
+	@PYTHONPATH=. $(PYTHON) tests/benchmarks/gpu_check.py
+	@$(PYTHON) -m vigc.model.speed --shape vicuna-7b --num 1536 --num-greedy 8 --num-beams 8 --extent lean
+	@$(PYTHON) -m vigc.model.speed --shape vicuna-7b --num 768 --num-greedy 8 --num-beams 8 --extent full
 
 clean:  ## remove .venv, caches and what `make run` made
 	rm -rf $(VENV) $(OUT) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

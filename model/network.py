@@ -94,9 +94,8 @@ class Network:
                 f"encode_images wants uint8 pixels of {self.image_size} x {self.image_size} x 3, not "
                 f"{pixels.dtype} {tuple(pixels.shape[1:])}."
             )
-        scaled = pixels.to(self.device).permute(0, 3, 1, 2).float() / 255
-        mean = torch.tensor(self.image_mean, device=self.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.image_std, device=self.device).view(1, 3, 1, 1)
+        scaled = upload(pixels, self.device).permute(0, 3, 1, 2).float() / 255
+        mean, std = upload(torch.tensor([self.image_mean, self.image_std]), self.device)[:, :, None, None]
         vision = self.model.vision_model
         normalised = ((scaled - mean) / std).to(next(vision.parameters()).dtype)
         features: Tensor = vision(normalised, interpolate_pos_encoding=False).last_hidden_state
@@ -154,9 +153,19 @@ class Network:
 def pad_right(rows: list[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Rows of ids as one tensor with its mask, both (len(rows), longest), int64."""
     longest = max(len(row) for row in rows)
-    ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=device)
-    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
-    return ids, mask
+    ids = torch.full((len(rows), longest), pad)
+    mask = torch.zeros_like(ids)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = torch.tensor(row)
+        mask[number, : len(row)] = 1
+    return upload(ids, device), upload(mask, device)
+
+
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """Onto the device, without waiting for what it is at work on."""
+    if device.type == "cuda" and not tensor.is_cuda:
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def choose_device(device: str = "auto", dtype: str = "auto") -> tuple[torch.device, torch.dtype]:

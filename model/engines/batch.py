@@ -8,21 +8,26 @@ Python. A slot that turns out to be done has then decoded one token too many, wh
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from vigc.model.completion import Completion, Request
+from vigc.model.engines.attention import Prompts
 from vigc.model.engines.base import Job
 from vigc.model.engines.capacity import is_out_of_memory
 from vigc.model.engines.choice import drawn, likeliest
 from vigc.model.engines.decoder import Decoder
+from vigc.model.engines.graphs import Recorded
 from vigc.model.engines.meter import DECODE, HOST, PREFILL, Meter
 from vigc.model.engines.slots import SlotCache
 from vigc.model.engines.text import Pieces, Transcript, banned_tokens
-from vigc.model.network import Network
+from vigc.model.network import Network, upload
+
+_FULL_ENOUGH = 0.75  # share of the slots of a step that are to be occupied; else those at the end move into the gaps
 
 
 @dataclass(eq=False)
@@ -69,16 +74,18 @@ class Batch:
         self._cache = _allocate(network, num_slots, length)
         self.num_slots, self.length = len(self._cache.positions), length
         self._next = torch.zeros(self.num_slots, dtype=torch.long, device=network.device)  # what each slot reads next
+        self._step = Recorded(self._decoder, self._next, self._cache) if looks_late else self._decoder.step
         self._pieces = Pieces(network.tokenizer)
-        self._slots: list[_Slot] = []
+        self._slots: list[_Slot | None] = []  # None: a gap
         self._chosen: deque[_Chosen] = deque()
 
     def __len__(self) -> int:
-        return len(self._slots)
+        """Occupied slots."""
+        return sum(slot is not None for slot in self._slots)
 
     @property
     def jobs(self) -> list[Job]:
-        return [slot.asked.job for slot in self._slots]
+        return [slot.asked.job for slot in self._slots if slot is not None]
 
     def prefill(self, asked: Sequence[Asked], nums: Sequence[int], visual: Tensor) -> None:
         """Takes some of the candidates of each that have no slot; they share the reading of the prompt.
@@ -87,88 +94,121 @@ class Batch:
             nums: how many of each.
             visual: (len(asked), num_queries, language_width).
         """
-        network = self._network
         with self.meter.part(PREFILL):
-            prompts = [one.prompt for one in asked]
-            longest = max(map(len, prompts))
-            ids = torch.tensor([p + [network.eos_id] * (longest - len(p)) for p in prompts]).to(network.device)
-            lengths = [network.num_queries + len(p) for p in prompts]
-            last = torch.tensor(lengths, device=network.device) - 1
-            copies = [row for row, number in enumerate(nums) for _ in range(number)]
-            rows = None if len(copies) == len(asked) else torch.tensor(copies, device=network.device)
-            first = len(self._slots)
-            embeds = torch.cat([visual, network.embed(ids)], dim=1)
-            logits = self._decoder.prefill(embeds, last, self._cache, first, rows)
-            self._cache.positions[first : first + len(copies)] = (last if rows is None else last[rows]) + 1
-            added = [
-                self._new_slot(one, one.waiting[nth], length)
-                for one, number, length in zip(asked, nums, lengths, strict=True)
-                for nth in range(number)
-            ]
-            self._choose(logits if rows is None else logits[rows], added, first)
-            self._slots += added
-            for slot in added:
-                slot.asked.waiting.remove(slot.candidate)
+            lengths = [self._network.num_queries + len(one.prompt) for one in asked]
+            free = self._free()
+            places = [[next(free) for _ in range(number)] for number in nums]
+            first = [own[0] for own in places]
+            embeds, prompts = self._laid_out(asked, lengths, first, visual)
+            logits = self._decoder.prefill(embeds, prompts, self._cache)
+            sources = [own[0] for own in places for _ in own[1:]]
+            if sources:
+                targets = [place for own in places for place in own[1:]]
+                self._cache.copy(self._upload(sources), self._upload(targets), max(lengths))
+                logits = logits[self._upload([row for row, own in enumerate(places) for _ in own])]
+            added = {
+                place: self._new_slot(one, one.waiting[nth], length)
+                for one, own, length in zip(asked, places, lengths, strict=True)
+                for nth, place in enumerate(own)
+            }
+            occupied = self._upload([*added, *(slot.length for slot in added.values())])
+            self._choose(logits, added)
+            self._cache.occupy(*occupied.chunk(2))
+            self._slots += [None] * (max(added) + 1 - len(self._slots))
+            for place, new in added.items():
+                self._slots[place] = new
+                new.asked.waiting.remove(new.candidate)
             self.meter.num_prefilled += sum(lengths)
         if not self._looks_late:
             self._look()
-            self._close_gaps()
+            self._make_room()
+
+    def _free(self) -> Iterator[int]:
+        yield from (place for place, slot in enumerate(self._slots) if slot is None)
+        yield from range(len(self._slots), self.num_slots)
+
+    def _laid_out(
+        self, asked: Sequence[Asked], lengths: list[int], slots: list[int], visual: Tensor
+    ) -> tuple[Tensor, Prompts]:
+        """Visual tokens and prompts of all, one behind the other, (tokens, width)."""
+        num_queries = self._network.num_queries
+        long, ends = torch.tensor(lengths), torch.tensor(lengths).cumsum(0)
+        total = int(ends[-1])
+        positions = torch.arange(total) - (ends - long).repeat_interleave(long)
+        seen, read = (positions < num_queries).nonzero()[:, 0], (positions >= num_queries).nonzero()[:, 0]
+        ids = torch.tensor([token for one in asked for token in one.prompt])
+        parts = (torch.tensor(slots).repeat_interleave(long), positions, seen, read, ids, functional.pad(ends, (1, 0)))
+        uploaded = upload(torch.cat(parts), self._network.device).split([len(part) for part in parts])
+        of_slots, positions, seen, read, ids, starts = uploaded
+        embeds = visual.new_empty(total, visual.shape[-1])
+        embeds[seen] = visual.flatten(0, 1)
+        embeds[read] = self._network.embed(ids)
+        return embeds, Prompts(of_slots, positions, starts.int(), max(lengths))
 
     def step(self) -> None:
         """One token for every slot."""
-        active = len(self._slots)
         with self.meter.part(DECODE):
-            width = max(slot.length for slot in self._slots) + 1
-            logits = self._decoder.step(self._next[:active], self._cache, width)
-            for slot in self._slots:
+            occupied = {place: slot for place, slot in enumerate(self._slots) if slot is not None}
+            width = max(slot.length for slot in occupied.values()) + 1
+            logits = self._step(self._next[: len(self._slots)], self._cache, width)
+            for slot in occupied.values():
                 slot.length += 1
             self.meter.num_steps += 1
-            self.meter.num_occupied += active
-            self.meter.num_seen += sum(slot.length for slot in self._slots)
-            self._choose(logits, self._slots, 0)
+            self.meter.num_occupied += len(occupied)
+            self.meter.num_seen += sum(slot.length for slot in occupied.values())
+            self._choose(logits if len(occupied) == len(logits) else logits[self._upload(list(occupied))], occupied)
         self._look(keep=1 if self._looks_late else 0)
-        self._close_gaps()
+        self._make_room()
 
     def drop(self, jobs: set[Job]) -> None:
         """Frees the slots of these."""
         for slot in self._slots:
-            slot.done = slot.done or slot.asked.job in jobs
-        self._close_gaps()
+            if slot is not None:
+                slot.done = slot.done or slot.asked.job in jobs
+        self._make_room()
 
     def evict(self) -> list[Asked]:
         """Frees all slots; what is not done waits to begin anew."""
         self._look()
-        undone = [slot for slot in self._slots if not slot.done]
+        undone = [slot for slot in self._slots if slot is not None and not slot.done]
         for slot in undone:
-            slot.done = True
             slot.asked.waiting.append(slot.candidate)
-        self._slots.clear()
+            slot.done = True
+        self._make_room()
         return list(dict.fromkeys(slot.asked for slot in undone))
+
+    def _upload(self, numbers: list[int]) -> Tensor:
+        return upload(torch.tensor(numbers), self._network.device)
 
     def _new_slot(self, asked: Asked, candidate: int, length: int) -> _Slot:
         is_sampling = asked.request.temperature > 0
         generator = torch.Generator().manual_seed(asked.seeds[candidate]) if is_sampling else None
         return _Slot(asked, candidate, Transcript(self._pieces, asked.request), length, generator)
 
-    def _choose(self, logits: Tensor, slots: list[_Slot], first: int) -> None:
-        """Chooses the next token of these slots, which are the ones from `first` on."""
-        if not all(slot.asked.is_plain for slot in slots):
+    def _choose(self, logits: Tensor, slots: dict[int, _Slot]) -> None:
+        """Chooses the next token of these slots, by their places; a row of logits for each."""
+        chosen = list(slots.values())
+        if not all(slot.asked.is_plain for slot in chosen):
             self._look()
-            self._shape(logits, slots)
+            self._shape(logits, chosen)
         tokens, logprobs = likeliest(logits)
-        sampling = [row for row, slot in enumerate(slots) if slot.generator is not None]
+        sampling = [row for row, slot in enumerate(chosen) if slot.generator is not None]
         if sampling:
-            rows = torch.tensor(sampling, device=logits.device)
+            rows = self._upload(sampling)
             tokens[rows], logprobs[rows] = drawn(
-                logits[rows], *_sampling([slots[row] for row in sampling], rows.device)
+                logits[rows], *_sampling([chosen[row] for row in sampling], rows.device)
             )
-        self._next[first : first + len(slots)] = tokens
+        places = list(slots)
+        if places == list(range(len(places))):
+            self._next[: len(places)] = tokens
+        else:
+            self._next[self._upload(places)] = tokens
         ready = None
         if tokens.is_cuda:
             tokens, logprobs = (part.to("cpu", non_blocking=True) for part in (tokens, logprobs))
             ready = torch.cuda.Event()
             ready.record()
-        self._chosen.append(_Chosen(list(slots), tokens, logprobs, ready))
+        self._chosen.append(_Chosen(chosen, tokens, logprobs, ready))
 
     def _shape(self, logits: Tensor, slots: list[_Slot]) -> None:
         """Penalties and bans, in place, for the rows that ask for them."""
@@ -210,21 +250,34 @@ class Batch:
             if all(asked.completions):
                 asked.job.answer(asked.completions)
 
-    def _close_gaps(self) -> None:
-        """Frees the slots that are done; the last occupied ones move into their places."""
-        kept = sum(not slot.done for slot in self._slots)
-        if kept == len(self._slots):
-            return
-        gaps = [i for i in range(kept) if self._slots[i].done]
-        movers = [i for i in range(kept, len(self._slots)) if not self._slots[i].done]
-        if gaps:
-            self._cache.move(movers, gaps, max(self._slots[i].length for i in movers))
-            self._next[gaps] = self._next[movers]
-            for gap, mover in zip(gaps, movers, strict=True):
-                self._slots[gap] = self._slots[mover]
-        del self._slots[kept:]
+    def _make_room(self) -> None:
+        """Frees the slots that are done. Gaps wait for the next prompts, unless they become many."""
+        done = [place for place, slot in enumerate(self._slots) if slot is not None and slot.done]
+        if done:
+            self._cache.free(self._upload(done))
+            for place in done:
+                self._slots[place] = None
+            while self._slots and self._slots[-1] is None:
+                self._slots.pop()
+        if len(self) < _FULL_ENOUGH * len(self._slots):
+            self._close_gaps()
         if not self._slots:
             self._look()
+
+    def _close_gaps(self) -> None:
+        """The last occupied slots move into the gaps."""
+        kept = len(self)
+        gaps = [place for place in range(kept) if self._slots[place] is None]
+        movers = [(place, slot) for place, slot in enumerate(self._slots[kept:], kept) if slot is not None]
+        if gaps:
+            sources, targets = self._upload([place for place, _ in movers]), self._upload(gaps)
+            self._cache.copy(sources, targets, max(slot.length for _, slot in movers))
+            self._cache.occupy(targets, self._cache.positions[sources])
+            self._cache.free(sources)
+            self._next[targets] = self._next[sources]
+            for gap, (_, slot) in zip(gaps, movers, strict=True):
+                self._slots[gap] = slot
+        del self._slots[kept:]
 
 
 def _allocate(network: Network, num_slots: int, length: int) -> SlotCache:
@@ -244,4 +297,4 @@ def _sampling(slots: list[_Slot], device: torch.device) -> list[Tensor]:
     for slot in slots:
         point = float(torch.rand((), generator=slot.generator, dtype=torch.double))
         values.append((slot.asked.request.temperature, slot.asked.request.top_p, point))
-    return list(torch.tensor(values, dtype=torch.double, device=device).T)
+    return list(upload(torch.tensor(values, dtype=torch.double), device).T)

@@ -28,7 +28,6 @@ from vigc.model.network import Network
 from vigc.platform.records import ConfigError, ModelError
 
 _PATIENCE = 4  # decode steps that a waiting request may wait for company
-_LENGTHS_APART = 1.3  # how many times as long as the shortest the longest prompt of a prefill may be
 
 
 @dataclass
@@ -36,8 +35,8 @@ class _Limits:
     """What is done at once; halved when memory runs out."""
 
     slots: int
-    images: int = 32
-    positions: int = 16_384  # of a prefill, padding counted
+    images: int = 16
+    positions: int = 16_384  # of a prefill
 
 
 @dataclass(frozen=True)
@@ -217,7 +216,8 @@ class ContinuousEngine(Engine):
 
     def _encode_some(self) -> None:
         room = min(self._limits.images, 2 * self.num_slots - len(self._held), len(self._encodes))
-        if room > 0:
+        waits = self._batch and len(self._held) >= self.num_slots and room < self._limits.images
+        if room > 0 and not waits:  # while others keep the slots busy, a picture waits for company
             jobs = [self._encodes.popleft() for _ in range(room)]
             self._attempt(jobs, partial(self._encode, jobs), partial(self._encode_less, jobs))
 
@@ -256,7 +256,7 @@ class ContinuousEngine(Engine):
         with self.meter.part(QFORMER):
             ids, mask = self.network.qformer_ids(texts)
             self.meter.num_calls += len(texts)
-            self.meter.num_qformer += int(mask.sum()) + len(texts) * self.network.num_queries
+            self.meter.num_qformer += mask.numel() + len(texts) * self.network.num_queries
             return self._qformer.visual_tokens(torch.stack(memory), ids, mask).to(self.network.dtype)
 
     def _score(self, job: Job) -> None:
@@ -276,7 +276,7 @@ class ContinuousEngine(Engine):
         self._patience = 0
         # Oldest image first: images finish one after the other instead of all at the end.
         self._waiting.sort(key=lambda asked: asked.job.image.order)
-        for group in _of_like_length(list(self._first(free)), self.network.num_queries, self._limits.positions):
+        for group in _in_groups(list(self._first(free)), self.network.num_queries, self._limits.positions):
             jobs = [one.asked.job for one in group]
             self._attempt(jobs, partial(self._prefill, group), partial(self._prefill_less, group))
         self._waiting = [asked for asked in self._waiting if asked.waiting]
@@ -301,8 +301,8 @@ class ContinuousEngine(Engine):
         self._batch.prefill([one.asked for one in group], [one.number for one in group], visual)
 
     def _prefill_less(self, group: list[_Admitted]) -> bool:
-        longest = max(len(one.asked.prompt) for one in group) + self.network.num_queries
-        self._limits.positions = max(1, longest * len(group) // 2)
+        positions = sum(len(one.asked.prompt) + self.network.num_queries for one in group)
+        self._limits.positions = max(1, positions // 2)
         return len(group) > 1
 
     def _decode_less(self) -> bool:
@@ -314,14 +314,15 @@ class ContinuousEngine(Engine):
         return True
 
 
-def _of_like_length(chosen: list[_Admitted], num_queries: int, positions: int) -> list[list[_Admitted]]:
-    """Groups to be prefilled together: of like length, for padding is work, and of no more than so many positions."""
+def _in_groups(chosen: list[_Admitted], num_queries: int, positions: int) -> list[list[_Admitted]]:
+    """Groups to be prefilled together, of no more than so many positions."""
     groups: list[list[_Admitted]] = []
-    shortest = 0
-    for one in sorted(chosen, key=lambda one: len(one.asked.prompt)):
+    filled = 0
+    for one in chosen:
         length = len(one.asked.prompt) + num_queries
-        if not groups or length > shortest * _LENGTHS_APART or length * (len(groups[-1]) + 1) > positions:
+        if not groups or filled + length > positions:
             groups.append([])
-            shortest = length
+            filled = 0
         groups[-1].append(one)
+        filled += length
     return groups

@@ -1,20 +1,23 @@
 """The language model in the few operations that an engine needs.
 
 A step of a small model, or of any model on a fast GPU, takes longer between the operations of transformers' modules
-than in them. Here queries, keys and values are one product, and so are gate and up; the rotary angles are a table; keys
-and values go straight into their slots. The weights are the same, and the numbers up to rounding.
+than in them. Here queries, keys and values are one product, and so are gate and up; the rotary angles are a table;
+prompts lie one behind the other, without padding; keys and values go straight into their slots. The weights are the
+same, and the numbers up to rounding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from vigc.model.engines.attention import Attend, Attention, Prompts
 from vigc.model.engines.slots import SlotCache
 from vigc.model.network import Network
 
@@ -36,46 +39,36 @@ class Decoder:
 
     def __init__(self, network: Network, length: int) -> None:
         config, model = network.language_model.config, network.language_model.model
-        self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self._head_dim = getattr(config, "head_dim", None) or config.hidden_size // self._heads
         self._eps = float(config.rms_norm_eps)
-        self._act: Callable[[Tensor], Tensor] = model.layers[0].mlp.act_fn
         self._layers = [_layer(layer) for layer in model.layers]
         self._norm, self._lm_head = model.norm.weight, network.language_model.lm_head
         self._embed = network.embed
         some = torch.zeros((), dtype=network.dtype, device=network.device)
         cos, sin = model.rotary_emb(some, torch.arange(length, device=network.device)[None])
-        half = self._head_dim // 2
-        # (length, 1, head_dim); the sign of the rotated half is put into the table.
-        self._cos, self._sin = cos[0, :, None], torch.cat((-sin[0, :, None, :half], sin[0, :, None, half:]), dim=-1)
+        self._attention = Attention(config, cos[0], sin[0])
+        act: Callable[[Tensor], Tensor] = model.layers[0].mlp.act_fn
+        self._gated: Callable[[Tensor], Tensor] = partial(_gated, act)
+        if network.device.type == "cuda" and network.dtype.itemsize == 2:
+            from vigc.model.engines import kernels  # Triton is there where a GPU is
 
-    def prefill(self, embeds: Tensor, last: Tensor, cache: SlotCache, first: int, rows: Tensor | None) -> Tensor:
-        """Reads prompts, padded on the right: causal attention looks left only, so no row sees its padding.
+            self._attention = kernels.KernelAttention(config, cos[0], sin[0])
+            if config.hidden_act == "silu":
+                self._gated = kernels.silu_and_multiply
+
+    def prefill(self, embeds: Tensor, prompts: Prompts, cache: SlotCache) -> Tensor:
+        """Reads prompts, which lie one behind the other.
 
         Args:
-            embeds: (batch, length, width).
-            last: (batch,), the position of each prompt's last token.
-            cache: gets the keys and values, in the slots from `first` on.
-            rows: which prompt each of these slots gets; None: each gets its own.
+            embeds: (tokens, width).
+            cache: gets the keys and values, in the prompts' slots.
         Returns:
-            (batch, vocabulary), logits behind each prompt.
+            (prompts, vocabulary), logits behind each.
         """
-        length = embeds.shape[1]
-        x, cos, sin = embeds, self._cos[:length], self._sin[:length]
-        num_slots = len(embeds) if rows is None else len(rows)
-        for number, layer in enumerate(self._layers):
-            q, k, v = (part.transpose(1, 2) for part in self._qkv(layer, x, cos, sin))
-            where = (number, slice(first, first + num_slots), slice(None), slice(length))
-            cache.keys[where] = k if rows is None else k[rows]
-            cache.values[where] = v if rows is None else v[rows]
-            mixed = functional.scaled_dot_product_attention(
-                q, k, v, is_causal=True, enable_gqa=self._heads != self._kv_heads
-            )
-            x = self._fed_forward(layer, x + layer.out(mixed.transpose(1, 2).flatten(2)))
-        return self._logits(x[torch.arange(len(x), device=x.device), last])
+        x = self._through(embeds, self._attention.prefill(prompts, cache))
+        return self._logits(x[prompts.starts[1:].long() - 1])
 
     def step(self, tokens: Tensor, cache: SlotCache, width: int) -> Tensor:
-        """Reads one token in each of the first slots and moves their positions on.
+        """Reads one token in each of the first slots and moves the positions of those that are occupied on.
 
         Args:
             tokens: (active,).
@@ -84,43 +77,20 @@ class Decoder:
             (active, vocabulary).
         """
         active = len(tokens)
-        positions = cache.positions[:active]
-        slots = torch.arange(active, device=tokens.device)
-        visible = (torch.arange(width, device=tokens.device) <= positions[:, None])[:, None, None]
-        x, cos, sin = self._embed(tokens), self._cos[positions], self._sin[positions]
-        for number, layer in enumerate(self._layers):
-            q, k, v = self._qkv(layer, x, cos, sin)
-            keys, values = cache.keys[number, :active], cache.values[number, :active]
-            keys[slots, :, positions] = k
-            values[slots, :, positions] = v
-            mixed = functional.scaled_dot_product_attention(
-                q[:, :, None],
-                keys[:, :, :width],
-                values[:, :, :width],
-                attn_mask=visible,
-                enable_gqa=self._heads != self._kv_heads,
-            )
-            x = self._fed_forward(layer, x + layer.out(mixed.flatten(1)))
-        positions += 1
+        x = self._through(self._embed(tokens), self._attention.step(active, cache, width))
+        cache.positions[:active] += cache.occupied[:active]
         return self._logits(x)
 
-    def _qkv(self, layer: _Layer, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(…, heads, head_dim) each; queries and keys are turned by their positions."""
-        heads = functional.linear(self._normed(x, layer.norm), layer.qkv, layer.qkv_bias).unflatten(
-            -1, (-1, self._head_dim)
-        )
-        turning, v = heads.split([self._heads + self._kv_heads, self._kv_heads], dim=-2)
-        left, right = turning.chunk(2, dim=-1)
-        turned = torch.addcmul(turning * cos, torch.cat((right, left), dim=-1), sin)
-        q, k = turned.split([self._heads, self._kv_heads], dim=-2)
-        return q, k, v
-
-    def _fed_forward(self, layer: _Layer, x: Tensor) -> Tensor:
-        gate, up = functional.linear(self._normed(x, layer.ffn_norm), layer.gate_up, layer.gate_up_bias).chunk(
-            2, dim=-1
-        )
-        fed: Tensor = x + layer.down(self._act(gate) * up)
-        return fed
+    def _through(self, x: Tensor, attend: Attend) -> Tensor:
+        """(tokens, width) from the first layer to the last."""
+        for number, layer in enumerate(self._layers):
+            heads = functional.linear(self._normed(x, layer.norm), layer.qkv, layer.qkv_bias)
+            mixed = attend(number, heads.unflatten(-1, (-1, self._attention.head_dim)))
+            x = x + layer.out(mixed.flatten(1))
+            x = x + layer.down(
+                self._gated(functional.linear(self._normed(x, layer.ffn_norm), layer.gate_up, layer.gate_up_bias))
+            )
+        return x
 
     def _logits(self, x: Tensor) -> Tensor:
         logits: Tensor = self._lm_head(self._normed(x, self._norm)).float()
@@ -128,6 +98,11 @@ class Decoder:
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
         return functional.rms_norm(x, weight.shape, weight, self._eps)
+
+
+def _gated(act: Callable[[Tensor], Tensor], gate_up: Tensor) -> Tensor:
+    gate, up = gate_up.chunk(2, dim=-1)
+    return act(gate) * up
 
 
 def _layer(layer: Any) -> _Layer:

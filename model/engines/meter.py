@@ -23,7 +23,7 @@ class Meter:
         self.seconds: dict[str, float] = defaultdict(float)
         self.num_images = 0  # seen by the vision model
         self.num_calls = 0  # prompts that the Q-Former has read
-        self.num_qformer = 0  # positions of its queries and texts, padding not counted
+        self.num_qformer = 0  # positions of its queries and texts, padding counted
         self.num_prefilled = 0  # positions, padding not counted
         self.num_decoded = 0  # tokens
         self.num_steps = 0

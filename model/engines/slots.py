@@ -1,18 +1,21 @@
 """The key-value cache of all decode slots, allocated once.
 
-Contexts are short (a few hundred tokens), so every slot has room for the longest. Occupied slots are the first ones: a
-decode step reads one slice without copying, and whoever leaves is replaced by the last.
+Contexts are short (a few hundred tokens), so every slot has room for the longest. A decode step reads the first slots
+as one slice, without copying: whoever leaves makes a gap, which the next prompt fills.
 """
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from vigc.model.network import Network
 
 
 class SlotCache:
-    """Keys and values, each (layers, num_slots, heads, length, head_dim), and where each slot writes next."""
+    """Keys and values, each (layers, num_slots, heads, length, head_dim); where each slot writes next, and 1 for each
+    that is occupied. One that is not stays at position 0.
+    """
 
     def __init__(self, network: Network, num_slots: int, length: int) -> None:
         self.length = length
@@ -20,12 +23,20 @@ class SlotCache:
         self.keys = torch.zeros(cache_shape(network, *shape), dtype=network.dtype, device=network.device)
         self.values = torch.zeros_like(self.keys)
         self.positions = torch.zeros(num_slots, dtype=torch.long, device=network.device)
+        self.occupied = torch.zeros_like(self.positions)
 
-    def move(self, sources: list[int], targets: list[int], length: int) -> None:
-        """Slots take the place of others, of which nothing is kept. `length` bounds what the sources hold."""
+    def occupy(self, slots: Tensor, positions: Tensor) -> None:
+        self.positions[slots] = positions
+        self.occupied[slots] = 1
+
+    def free(self, slots: Tensor) -> None:
+        self.positions[slots] = 0
+        self.occupied[slots] = 0
+
+    def copy(self, sources: Tensor, targets: Tensor, length: int) -> None:
+        """What slots hold, into others; `length` bounds what it is."""
         for tensor in (self.keys, self.values):
             tensor[:, targets, :, :length] = tensor[:, sources, :, :length]
-        self.positions[targets] = self.positions[sources]
 
 
 def cache_shape(network: Network, num_slots: int, length: int) -> tuple[int, int, int, int, int]:

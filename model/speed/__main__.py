@@ -23,6 +23,9 @@ def main() -> None:
     parser.add_argument("--kind", type=Kind, default=Kind.DETAIL)
     parser.add_argument("--slots", type=int)
     parser.add_argument("--num", type=int, default=Settings.num_images)
+    parser.add_argument("--num-greedy", type=int, default=Settings.num_greedy)
+    parser.add_argument("--num-beams", type=int, default=Settings.num_beams)
+    parser.add_argument("--extent", choices=("loop", "lean", "full"), default="loop")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--profile", type=Path, metavar="TRACE.json", help="the engine alone, operator by operator")
@@ -34,6 +37,9 @@ def main() -> None:
         kind=given.kind,
         num_slots=given.slots,
         num_images=given.num,
+        num_greedy=given.num_greedy,
+        num_beams=given.num_beams,
+        extent=given.extent,
         rounds=given.rounds,
         on_progress=lambda line: print(line, file=sys.stderr, flush=True),  # noqa: T201
     )

@@ -90,25 +90,33 @@ def spoken(network: Network, pack: PromptPack, policy: Policy, kind: Kind) -> Ta
     return talk
 
 
-def scripted(network: Network, script: Script) -> Talk:
+def scripted(network: Network, script: Script, extent: str = "loop") -> Talk:
     """Requests of fixed lengths. The paper's loop decodes all that is left of an answer, an engine one sentence and the
     token that shows its end.
+
+    Args:
+        extent: what an engine is asked for. "loop": VIG's answer and so many sentences as the loop; "lean": no answer
+            of VIG's; "full": VIG's answer, VIC's first answer whole, and sentences up to the answer's end.
     """
     words = next(_words(network))
 
     async def talk(complete: Complete, whole: bool) -> tuple[list[str], int]:
         prompt, left = words * script.instruction, script.answer
-        first = await complete(Request(qformer_text=prompt, prompt=prompt, max_tokens=script.question + left))
+        asked = script.question + (1 if extent == "lean" and not whole else left)
+        first = await complete(Request(qformer_text=prompt, prompt=prompt, max_tokens=asked))
         prompt, said = prompt + words * script.question, [first.text]
-        for number in range(script.num_sentences):
-            tokens = left if whole else script.sentence + 1
+        num = -(-script.answer // script.sentence) if extent == "full" and not whole else script.num_sentences
+        for number in range(num):
+            is_whole = whole or (number == 0 and extent == "full")
+            tokens = left if is_whole else script.sentence + 1
             prefix = words * (script.sentence * number)
             done = await complete(
                 Request(qformer_text=prompt + prefix, prompt=prompt, prefix=prefix, max_tokens=tokens)
             )
             said.append(done.text)
             left = max(script.sentence + 1, left - script.sentence)
-        return said, script.question + script.answer + script.sentence * script.num_sentences
+        kept_answers = {"loop": 1, "lean": 0, "full": 2}[extent]
+        return said, script.question + script.sentence * num + script.answer * kept_answers
 
     return talk
 

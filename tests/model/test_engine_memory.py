@@ -58,7 +58,7 @@ def allocator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 
 LIMITS: dict[str, Callable[[Callable[..., None]], None]] = {
     "images": lambda limit: limit(ContinuousEngine, "_remembered", lambda engine, images: len(images), 3),
-    "prompts": lambda limit: limit(Decoder, "prefill", lambda decoder, embeds, *rest: len(embeds), 5),
+    "prompts": lambda limit: limit(Decoder, "prefill", lambda decoder, x, prompts, cache: len(prompts.starts) - 1, 5),
     "steps": lambda limit: limit(Decoder, "step", lambda decoder, tokens, *rest: len(tokens), 6),
     "slots": lambda limit: limit(batches, "SlotCache", lambda network, num_slots, length: num_slots, 7),
     "choice": lambda limit: limit(batches, "likeliest", len, 6),
