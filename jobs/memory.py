@@ -29,31 +29,37 @@ class Sample:
 
 
 class Watch:
-    """Samples a process and its descendants once a second, from a thread, while the block runs."""
+    """Samples a process and its descendants as the block begins, once a second from a thread, and as it ends."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._sample, name="memory", daemon=True)
+        self._thread = threading.Thread(target=self._sample_on, name="memory", daemon=True)
         self.samples: list[Sample] = []
 
     def __enter__(self) -> Watch:
+        self._sample()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
+        self._sample()
+
+    def _sample_on(self) -> None:
+        while not self._over.wait(INTERVAL_S):
+            self._sample()
 
     def _sample(self) -> None:
-        while not self._over.wait(INTERVAL_S):
-            if (driver := resident_bytes(self._pid)) is None:
-                return
-            largest = {"worker": 0, "ray": 0}
-            for pid, is_server in _descendants(self._pid):
-                kind = "ray" if is_server else "worker"
-                largest[kind] = max(largest[kind], resident_bytes(pid) or 0)
-            self.samples.append(Sample(time.monotonic(), driver, **largest))
+        """Nothing is added when the process is gone."""
+        if (driver := resident_bytes(self._pid)) is None:
+            return
+        largest = {"worker": 0, "ray": 0}
+        for pid, is_server in _descendants(self._pid):
+            kind = "ray" if is_server else "worker"
+            largest[kind] = max(largest[kind], resident_bytes(pid) or 0)
+        self.samples.append(Sample(time.monotonic(), driver, **largest))
 
 
 def growth(samples: list[Sample], first_at: float, last_at: float, share: float) -> dict[str, float]:

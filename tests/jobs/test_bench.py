@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import time
 
 import pytest
 
@@ -64,18 +66,38 @@ class Hoarder:
         self.kept.append(bytes(range(256)) * (megabytes * MB // 256))
 
 
-def test_a_process_that_takes_memory_is_seen_to(monkeypatch):
-    monkeypatch.setattr("vigc.jobs.memory.INTERVAL_S", 0.05)
+def test_a_process_that_takes_memory_is_seen_to():
+    """Seen even where the block is over before the first second is."""
     child = Child(Hoarder)
     try:
         child.call(1)
         with Watch(child.pid) as watch:
-            for _ in range(20):
-                child.call(10)
+            child.call(200)
     finally:
         child.stop()
-    assert watch.samples[-1].driver - watch.samples[0].driver > 100 * MB
-    assert watch.samples == sorted(watch.samples, key=lambda one: one.driver)
+    assert watch.samples[-1].driver - watch.samples[0].driver > 150 * MB
+    assert watch.samples == sorted(watch.samples, key=lambda one: one.at)
+
+
+def test_a_process_is_looked_at_again_and_again_while_the_block_runs(monkeypatch):
+    monkeypatch.setattr("vigc.jobs.memory.INTERVAL_S", 0.01)
+    with Watch(os.getpid()) as watch:
+        deadline = time.monotonic() + 60
+        while len(watch.samples) < 4:  # the first is of the beginning
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_a_process_that_ends_meanwhile_keeps_the_samples_it_has():
+    child = Child(Hoarder)
+    try:
+        child.call(1)
+        with Watch(child.pid) as watch:
+            child.stop()
+    finally:
+        child.stop()
+    assert watch.samples
+    assert all(one.driver > 0 for one in watch.samples)
 
 
 def test_the_picture_has_a_line_for_each_series_of_each_run():

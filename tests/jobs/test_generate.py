@@ -153,7 +153,7 @@ def test_the_same_command_again_starts_neither_ray_nor_torch_and_reports_the_sam
     assert done.returncode == 0
     assert not {"torch", "ray", "transformers"} & set(done.stderr.split())
     assert "pyarrow" in done.stderr.split()
-    assert seconds < 10, "a finished run takes a second or two, more on a busy machine"
+    assert seconds < 60, "a finished run takes a second or two, more on a busy machine"
     before_that = first.out.replace("11 images in this run", "nothing was left to do")
     assert done.stdout[done.stdout.index("─") :] == before_that[before_that.index("─") :]
     assert len(list((out / "passes/001/runs").iterdir())) == 1

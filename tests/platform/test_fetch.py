@@ -247,8 +247,8 @@ def test_the_web_gives_pictures_and_its_refusals_are_reasons_at_once(site):
     start = time.monotonic()
     kinds = {code: kind_of(f"{site.url}/status/{code}") for code in (401, 403, 404, 410, 400)}
     assert kinds == {401: "permission", 403: "permission", 404: "missing", 410: "missing", 400: "unreadable"}
-    assert len(site.seen) == 6
-    assert time.monotonic() - start < 2
+    assert len(site.seen) == 6  # none was asked twice
+    assert time.monotonic() - start < remote.HTTP_PATIENCE_S
     assert kind_of("http://") == "unreadable"
     assert kind_of("http://[bad/a.jpg") == "unreadable"
 
@@ -291,7 +291,7 @@ def test_a_dead_host_is_given_up_and_not_asked_again_after_that(monkeypatch):
     start = time.monotonic()
     assert kind_of(f"http://127.0.0.1:{port}/a.jpg") == "unreadable"
     assert len(asked) > 1
-    assert asked[-1] - start <= 2.5
+    assert asked[-1] - start <= 4
     assert time.monotonic() - start < 2 + patience.MAX_WAIT_S + 2
 
 
@@ -310,17 +310,14 @@ def test_many_come_in_order_with_their_reasons_and_those_elsewhere_at_once(site,
     (tmp_path / "local").write_bytes(b"local")
     uris = [f"{site.url}/slowly/{number}" for number in range(40)]
     uris[5], uris[20], uris[39] = str(tmp_path / "local"), str(tmp_path / "gone"), f"{site.url}/status/404"
-    start = time.monotonic()
     got = list(fetch_many(uris))
-    took = time.monotonic() - start
     for number, found in enumerate(got):
         if number in (20, 39):
             assert isinstance(found, Refused)
             assert found.error.kind == "missing"
         else:
             assert found == (b"local" if number == 5 else Site.body + str(number).encode())
-    assert 8 <= site.most <= fetch.NUM_THREADS
-    assert took < 2.5  # one after another: 4 s
+    assert 8 <= site.most <= fetch.NUM_THREADS  # as the server saw them
 
 
 def test_no_more_than_so_many_bytes_are_fetched_ahead(site, monkeypatch):

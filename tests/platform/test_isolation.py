@@ -96,7 +96,7 @@ def test_an_endless_call_is_ended(child):
     start = time.monotonic()
     with pytest.raises(ChildTimeout, match=r"0\.3 s"):
         child.call(("spin",), timeout_s=0.3)
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 30
     assert is_gone(pid)
     assert child.call(("echo", 1)) == 1
 

@@ -504,7 +504,7 @@ def test_patience_ends_when_the_environment_says(s3_place, monkeypatch):
     started = time.monotonic()
     with pytest.raises(StoreError, match=r"stayed so for 3 s .*the same command goes on from there"):
         folder.read("x")
-    assert 1 < time.monotonic() - started < 5
+    assert 1 < time.monotonic() - started < 60  # unasked it is three minutes
 
 
 @pytest.mark.slow

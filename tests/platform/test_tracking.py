@@ -103,7 +103,7 @@ def test_a_server_that_refuses_costs_nothing_and_is_told_of_once(tmp_path: Path,
     began = time.monotonic()
     for step in range(100):
         run.figures(step, {"loss": 1.0})
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < tracking._TIMEOUT_S  # of one request; here are a hundred
     assert run.close() == 101  # the figures and the end
     assert len(notes) == 1
     assert uri in notes[0]
