@@ -92,9 +92,17 @@ def say_plan(console: Console, plan: Plan, pass_: Pass) -> None:
         ("images", f"{plan.description}: {_number(pass_.num_requested, 'image')}"),
         ("out", f"{plan.store}  ({_state(plan, pass_)})"),
         ("model", f"{plan.model.name}, {plan.device}, {plan.dtype}; {config.engine} engine, {slots}{actors}"),
+        ("objects", _objects(plan)),
         ("asked for", f"{', '.join(config.kinds)}; policy {plan.policy.name}, seed {config.seed}"),
     )
     console.print()
+
+
+def _objects(plan: Plan) -> str:
+    if plan.vocabulary is not None:
+        return f"named in the vocabulary {plan.vocabulary.name} ({len(plan.vocabulary.categories)} categories)"
+    without = "" if plan.config.objects == "none" else "; the images have no annotations"
+    return f"not named{without}"
 
 
 def _number(number: int, what: str) -> str:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from vigc.platform.layout import REQUEST_FILE
 from vigc.platform.lock import only_writer
 from vigc.platform.passes import ROWS_PER_BATCH, Pass, read_pass, write_pass
+from vigc.platform.quality.vocabulary import Vocabulary
 from vigc.platform.records import ConfigError, RowStatus, StoreError
 from vigc.platform.request import differences, plain
 from vigc.platform.schema import ROW
@@ -84,12 +85,19 @@ class Store:
         wanted = plain(request)
         return next((one for one in reversed(self.passes()) if one.request == wanted), None)
 
-    def create_pass(self, request: Mapping[str, Any], source: Source, rows_per_block: int | None = None) -> Pass:
+    def create_pass(
+        self,
+        request: Mapping[str, Any],
+        source: Source,
+        rows_per_block: int | None = None,
+        vocabulary: Vocabulary | None = None,
+    ) -> Pass:
         """Writes down what is asked of which images. Nothing counts until all of it is on storage.
 
         Args:
             request: everything that decides what the rows will be, as JSON values; at least `kinds`, a list of strings.
             rows_per_block: images that are made and committed at once; None lets their number decide.
+            vocabulary: to name objects in; see `write_pass`.
         Raises:
             StoreError: the directory is being written, cannot be written, or already has a pass with this request.
             InputError: no record, or two with the same image_id.
@@ -105,7 +113,7 @@ class Store:
             name = f"{PASSES_FOLDER}/{int(passes[-1].number) + 1 if passes else 1:03}"
             try:
                 self.folder.delete_all(name)  # what a crash during an earlier create_pass left
-                return write_pass(self.folder / name, plain(request), source, rows_per_block)
+                return write_pass(self.folder / name, plain(request), source, rows_per_block, vocabulary)
             except BaseException:
                 self.folder.delete_all("" if is_new else name)
                 raise
