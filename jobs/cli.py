@@ -178,6 +178,31 @@ def show(
 
 
 @app.command(
+    epilog=help_end("vigc summary data", "vigc summary data --by folder", "vigc summary data --by domains.csv --json")
+)
+def summary(
+    out: Out,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="folder|pass|FILE",
+            help="Also a table for each part: of the first folder of image_id, of the pass, or of what a Parquet or "
+            "CSV file with the columns image_id and domain says.",
+        ),
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Count what a data set holds, and how often it names objects that are not there, before and after VIC."""
+    from vigc.jobs.summary import run_summary, say_summary
+
+    found = run_summary(out, by)
+    if json_:
+        print_json(found)
+    else:
+        say_summary(make_console(), found)
+
+
+@app.command(
     epilog=help_end(
         "vigc verify data", "vigc verify s3://bucket/data --json", "vigc verify data --images --sample 1000"
     )
