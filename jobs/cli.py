@@ -15,6 +15,7 @@ import typer
 
 import vigc
 from vigc.jobs.bench_command import bench
+from vigc.jobs.filter_command import FILTER_EXAMPLES, filter_
 from vigc.jobs.generate_command import GENERATE_EXAMPLES, generate
 from vigc.jobs.terminal import FAULT, NOT_OK, WRONG_USE, Json, help_end, make_console, print_json
 from vigc.jobs.train_command import TRAIN_EXAMPLES, train
@@ -28,6 +29,7 @@ app = typer.Typer(
         "vigc scenes scenes --num 200",
         "vigc generate scenes --out data",
         "vigc show data",
+        "vigc filter data",
         "vigc verify data",
         "vigc export data --format llava",
     ),
@@ -59,6 +61,7 @@ def options(
 
 
 app.command(epilog=GENERATE_EXAMPLES)(generate)
+app.command("filter", epilog=FILTER_EXAMPLES)(filter_)
 app.command(epilog=TRAIN_EXAMPLES)(train)
 app.add_typer(weights, name="weights")
 

@@ -9,6 +9,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+NUM_MATCHES = 5
+
 
 def verdict_tables(verdicts: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
     """
@@ -18,6 +20,18 @@ def verdict_tables(verdicts: Sequence[Mapping[str, Any]]) -> Iterator[Renderable
     for account in verdicts:
         if "filters" in account:
             yield filter_table(account)
+
+
+def evaluation_lines(account: Mapping[str, Any]) -> Iterator[str]:
+    """Which images are like evaluation images."""
+    if (evaluation := account.get("evaluation_images")) is None:
+        return
+    matches = evaluation["matches"]
+    yield f"{len(matches)} images are like one of {evaluation['num_images']} in {evaluation['source']}"
+    for match in matches[:NUM_MATCHES]:
+        yield f"  {match['image_id']} is like {match['like']} ({match['distance']} of 64 bits differ)"
+    if len(matches) > NUM_MATCHES:
+        yield f"  and {len(matches) - NUM_MATCHES} more; --json lists them"
 
 
 def filter_table(account: Mapping[str, Any]) -> RenderableType:
