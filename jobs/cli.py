@@ -15,6 +15,7 @@ import typer
 
 import vigc
 from vigc.jobs.bench_command import bench
+from vigc.jobs.filter_command import FILTER_EXAMPLES, filter_
 from vigc.jobs.generate_command import GENERATE_EXAMPLES, generate
 from vigc.jobs.terminal import FAULT, NOT_OK, WRONG_USE, Json, help_end, make_console, print_json
 from vigc.jobs.train_command import TRAIN_EXAMPLES, train
@@ -28,6 +29,7 @@ app = typer.Typer(
         "vigc scenes scenes --num 200",
         "vigc generate scenes --out data",
         "vigc show data",
+        "vigc filter data",
         "vigc verify data",
         "vigc export data --format llava",
     ),
@@ -59,6 +61,7 @@ def options(
 
 
 app.command(epilog=GENERATE_EXAMPLES)(generate)
+app.command("filter", epilog=FILTER_EXAMPLES)(filter_)
 app.command(epilog=TRAIN_EXAMPLES)(train)
 app.add_typer(weights, name="weights")
 
@@ -175,6 +178,31 @@ def show(
             typer.echo(line)
     elif not show_rows(make_console(), rows, limit):
         typer.echo("No row matches.")
+
+
+@app.command(
+    epilog=help_end("vigc summary data", "vigc summary data --by folder", "vigc summary data --by domains.csv --json")
+)
+def summary(
+    out: Out,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="folder|pass|FILE",
+            help="Also a table for each part: of the first folder of image_id, of the pass, or of what a Parquet or "
+            "CSV file with the columns image_id and domain says.",
+        ),
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Count what a data set holds, and how often it names objects that are not there, before and after VIC."""
+    from vigc.jobs.summary import run_summary, say_summary
+
+    found = run_summary(out, by)
+    if json_:
+        print_json(found)
+    else:
+        say_summary(make_console(), found)
 
 
 @app.command(

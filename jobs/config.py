@@ -41,6 +41,7 @@ class GenerateConfig(BaseModel):
     prompts: str | None = None  # None: the project's own pack
     policy: str = "paper"
     policy_options: dict[str, PolicyValue] = Field({}, alias="set")
+    objects: str = "auto"  # none, coco, objects365, or a file: the vocabulary that objects are named in
     temperature: float | None = None  # None: the policy's
     top_p: float | None = None  # None: the policy's
     seed: int = 0

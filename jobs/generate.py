@@ -21,6 +21,8 @@ from vigc.platform import pipeline
 from vigc.platform.images import MAX_PIXELS
 from vigc.platform.passes import Pass, write_json
 from vigc.platform.pipeline import Progress
+from vigc.platform.quality.presence import NameObjects
+from vigc.platform.quality.vocabulary import SHIPPED
 from vigc.platform.records import ConfigError, InputError, ModelError
 from vigc.platform.sources import Source
 from vigc.platform.summary import write_summary
@@ -67,7 +69,7 @@ def run_generate(
         return _outcome(plan, plan.store.existing_passes()[-1], 0, 0.0)
     if mode is Mode.OVERWRITE:
         plan.store.overwrite()
-    pass_ = plan.existing or plan.store.create_pass(plan.request, _source(plan))
+    pass_ = plan.existing or plan.store.create_pass(plan.request, _source(plan), vocabulary=plan.vocabulary)
     if on_plan is not None:
         on_plan(plan, pass_)
     num_before, seconds = pass_.remaining(), 0.0
@@ -111,6 +113,7 @@ def _run(plan: Plan, pass_: Pass, num_remaining: int, on_progress: Callable[[Pro
             actors=plan.config.actor_range,
             gpus_per_actor=plan.gpus_per_actor,
             max_pixels=plan.config.max_pixels or MAX_PIXELS,
+            measure=None if plan.vocabulary is None else NameObjects(plan.vocabulary),
             on_progress=on_progress if num_remaining else None,
         )
     finally:
@@ -156,8 +159,11 @@ def _provenance(plan: Plan) -> dict[str, Any]:
 
 
 def _absolute(config: GenerateConfig) -> dict[str, str]:
-    """The prompt pack's path wherever a later pass is started."""
-    return {"prompts": str(Path(config.prompts).absolute())} if config.prompts else {}
+    """The paths of prompt pack and vocabulary wherever a later pass is started."""
+    files = {"prompts": config.prompts}
+    if config.objects not in ("auto", "none", *SHIPPED):
+        files["objects"] = config.objects
+    return {name: str(Path(file).absolute()) for name, file in files.items() if file}
 
 
 def _source(plan: Plan) -> Source:

@@ -119,6 +119,15 @@ def generate(
             rich_help_panel=MODEL,
         ),
     ] = None,
+    objects: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|none|coco|objects365|FILE",
+            help="What objects are named in, to count those that are absent; auto: in the annotations' categories.",
+            show_default=default_of("objects"),
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
     temperature: Annotated[
         float | None, typer.Option(help="0 is greedy.", show_default="the policy's", rich_help_panel=MODEL)
     ] = None,

@@ -20,6 +20,7 @@ from vigc.model.conversation import Policy, make_policy
 from vigc.model.prompts import PromptPack, load_pack
 from vigc.platform.again import FailedImages, SameImages
 from vigc.platform.layout import RUNS_FOLDER
+from vigc.platform.quality.vocabulary import Vocabulary, load_vocabulary, vocabulary_of
 from vigc.platform.records import ConfigError, Kind, StoreError
 from vigc.platform.request import differences, plain
 from vigc.platform.sources import Source, open_source
@@ -41,6 +42,7 @@ class Plan:
     model: ModelIdentity
     pack: PromptPack
     policy: Policy
+    vocabulary: Vocabulary | None  # that objects are named in; None: they are not
     device: str
     dtype: str
     gpus_per_actor: float
@@ -91,6 +93,9 @@ def make_plan(config: GenerateConfig, mode: Mode = Mode.CONTINUE) -> Plan:
         "policy": asdict(policy),
         "seed": config.seed,
     }
+    vocabulary = _vocabulary(config, mode, store, source)
+    if vocabulary is not None:
+        request["objects"] = {"vocabulary": vocabulary.name, "hash": vocabulary.hash}
     if config.max_pixels is not None:
         request["max_pixels"] = config.max_pixels
     existing = _existing_pass(store, mode, request, source)
@@ -105,6 +110,7 @@ def make_plan(config: GenerateConfig, mode: Mode = Mode.CONTINUE) -> Plan:
         model=model,
         pack=pack,
         policy=policy,
+        vocabulary=vocabulary,
         device=device,
         dtype=dtype,
         gpus_per_actor=gpus_per_actor,
@@ -134,6 +140,21 @@ def _source_of(config: GenerateConfig, mode: Mode, store: Store) -> tuple[Source
             shard=config.shard,
         )
     return source, config.kinds
+
+
+def _vocabulary(config: GenerateConfig, mode: Mode, store: Store, source: Source) -> Vocabulary | None:
+    """What objects are named in. Left to itself, a data set goes on with what it began with."""
+    if config.objects == "none":
+        return None
+    if config.objects != "auto":
+        return load_vocabulary(config.objects)
+    if isinstance(source, FailedImages | SameImages):
+        return source.passes[-1].vocabulary()
+    if mode in (Mode.CONTINUE, Mode.RESUME):
+        for one in reversed(store.passes()):
+            if one.request["source"] == source.describe():
+                return one.vocabulary()
+    return vocabulary_of(source.categories() or ())
 
 
 def _note(store: Store, existing: Pass | None, request: dict[str, Any], source: Source) -> tuple[str | None, bool]:

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vigc.jobs.generate import Outcome
+from vigc.jobs.hallucination_tables import hallucination_tables
 from vigc.jobs.plan import Plan
 from vigc.jobs.show import render_row
 from vigc.platform.passes import Pass
@@ -92,9 +93,17 @@ def say_plan(console: Console, plan: Plan, pass_: Pass) -> None:
         ("images", f"{plan.description}: {_number(pass_.num_requested, 'image')}"),
         ("out", f"{plan.store}  ({_state(plan, pass_)})"),
         ("model", f"{plan.model.name}, {plan.device}, {plan.dtype}; {config.engine} engine, {slots}{actors}"),
+        ("objects", _objects(plan)),
         ("asked for", f"{', '.join(config.kinds)}; policy {plan.policy.name}, seed {config.seed}"),
     )
     console.print()
+
+
+def _objects(plan: Plan) -> str:
+    if plan.vocabulary is not None:
+        return f"named in the vocabulary {plan.vocabulary.name} ({len(plan.vocabulary.categories)} categories)"
+    without = "" if plan.config.objects == "none" else "; the images have no annotations"
+    return f"not named{without}"
 
 
 def _number(number: int, what: str) -> str:
@@ -147,6 +156,18 @@ def samples(store: Store) -> list[dict[str, Any]]:
 
 def _say_figures(console: Console, outcome: Outcome) -> None:
     summary = outcome.summary
+    console.print(counts_of_kinds(summary))
+    for part in hallucination_tables(summary["hallucination"]):
+        console.print()
+        console.print(part)
+    console.print()
+    counts_of_rows(console, summary)
+    rate = f", {outcome.images_per_s:.1f} images/s" if outcome.images_per_s else ""
+    made = f"{outcome.num_made} images in this run" if outcome.num_made else "nothing was left to do"
+    _say(console, ("time", f"{duration(outcome.seconds_of_all_runs)}{rate}, {summary['num_tokens']} tokens ({made})"))
+
+
+def counts_of_kinds(summary: Mapping[str, Any]) -> Table:
     table = Table(box=None, padding=(0, 3, 0, 0))
     for heading in ("", "kept", "rejected", "changed by VIC", "words VIG, VIC", "tokens"):
         table.add_column(heading, header_style="dim", justify="right" if heading else "left", no_wrap=True)
@@ -159,25 +180,23 @@ def _say_figures(console: Console, outcome: Outcome) -> None:
             f"{found['mean_words_vig']:.1f}, {found['mean_words_final']:.1f}",
             str(found["num_tokens"]),
         )
-    console.print(table)
+    return table
+
+
+def counts_of_rows(console: Console, summary: Mapping[str, Any]) -> None:
+    """Rows and conversations, with the reasons why some are none."""
     rejected = Counter[str]()
     for found in summary["kinds"].values():
         rejected.update(found["rejected_by_reason"])
-    rate = f", {outcome.images_per_s:.1f} images/s" if outcome.images_per_s else ""
-    made = f"{outcome.num_made} images in this run" if outcome.num_made else "nothing was left to do"
     if summary["num_passes"] == 1:
         rows = f"{summary['num_rows']} of {summary['num_requested']} images"
     else:  # an image that was asked for other kinds by a further pass has a row of each
         rows = f"{summary['num_rows']}, the newest of {summary['num_passes']} passes"
-    console.print()
+    failed = _reasons(summary["failed_by_reason"])
     _say(
         console,
-        (
-            "rows",
-            f"{rows}: {summary['num_ok']} ok, {summary['num_failed']} failed{_reasons(summary['failed_by_reason'])}",
-        ),
+        ("rows", f"{rows}: {summary['num_ok']} ok, {summary['num_failed']} failed{failed}"),
         ("kept", f"{summary['num_kept']} conversations, {summary['num_rejected']} rejected{_reasons(rejected)}"),
-        ("time", f"{duration(outcome.seconds_of_all_runs)}{rate}, {summary['num_tokens']} tokens ({made})"),
     )
 
 

@@ -283,6 +283,7 @@ class _Dialogue:
             answer=answer,
             steps=self.steps,
             sentences=[Sentence(text) for text in split_sentences(answer)],
+            vig_sentences=[Sentence(text) for text in split_sentences(vig_answer)],
             num_tokens=self.num_tokens,
             status=Verdict.REJECTED if empty else Verdict.KEPT,
             reasons=["empty_answer"] if empty else [],

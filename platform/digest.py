@@ -31,7 +31,7 @@ def digest(out: str | Path) -> str:
 
 
 def _entries(store: Store) -> Iterator[tuple[str, str, str, str]]:
-    for row in store.rows(["image_id", "status", "conversations"]):
+    for row in store.undecided_rows(["image_id", "status", "conversations"]):
         if row["status"] == RowStatus.FAILED:
             yield row["image_id"], "", "", ""
         for spoken in row["conversations"]:

@@ -17,7 +17,7 @@ from vigc.platform.passes import Pass
 if TYPE_CHECKING:
     import ray.data
 
-    from vigc.platform.stages import StopFlag
+    from vigc.platform.stages import Measure, StopFlag
 
 CPUS_TO_LIST, CPUS_TO_COMMIT = 0.1, 0.25
 
@@ -35,6 +35,7 @@ class Graph:
     max_actors: int
     gpus_per_actor: float
     max_pixels: int
+    measure: Measure | None  # done with rows before they are committed
     max_retries: int  # how often a block is given to another process after one died with it
 
     def dataset(self, pass_: Pass, remaining: list[tuple[int, list[int]]], stop: StopFlag) -> ray.data.Dataset:
@@ -74,6 +75,11 @@ class Graph:
                     max_task_retries=self.max_retries,
                     **resources,
                 )
-                .map_batches(Commit(pass_.folder, stop), **one, num_cpus=CPUS_TO_COMMIT, max_retries=self.max_retries)
+                .map_batches(
+                    Commit(pass_.folder, stop, self.measure),
+                    **one,
+                    num_cpus=CPUS_TO_COMMIT,
+                    max_retries=self.max_retries,
+                )
             )
         return dataset

@@ -25,12 +25,14 @@ from vigc.platform.layout import (
     REQUEST_FILE,
     ROWS_PER_SHARD,
     RUNS_FOLDER,
+    VOCABULARY_FILE,
     Block,
     Layout,
     manifest_file,
     rows_per_block,
 )
 from vigc.platform.ledger import COMPRESSION, Ledger, read_ledger
+from vigc.platform.quality.vocabulary import Vocabulary
 from vigc.platform.records import ImageRecord, InputError, StoreError
 from vigc.platform.schema import MANIFEST, ROW, from_dict
 from vigc.platform.sources.base import Source, first_repeated
@@ -54,6 +56,13 @@ class Pass:
     @property
     def num_requested(self) -> int:
         return self.layout.num_images
+
+    def vocabulary(self) -> Vocabulary | None:
+        """What its rows' objects are named in; None where they are not named."""
+        try:
+            return Vocabulary.from_json(_read_json(self.folder, VOCABULARY_FILE))
+        except FileNotFoundError:
+            return None
 
     def ledger(self) -> Ledger:
         return read_ledger(self.folder, self.layout)
@@ -146,11 +155,18 @@ def _manifest_file(folder: Folder, created: str, shard: int) -> pq.ParquetFile:
     return pq.ParquetFile(BytesIO(folder.read(manifest_file(shard))))
 
 
-def write_pass(folder: Folder, request: Mapping[str, Any], source: Source, block_rows: int | None = None) -> Pass:
+def write_pass(
+    folder: Folder,
+    request: Mapping[str, Any],
+    source: Source,
+    block_rows: int | None = None,
+    vocabulary: Vocabulary | None = None,
+) -> Pass:
     """Writes the manifest shard by shard and then, as the last thing, the request that makes it count.
 
     Args:
         block_rows: images in a block; None lets their number decide.
+        vocabulary: to name objects in. It is kept with the pass, so that going on later names them alike.
     """
     num_images, ids = 0, []
     for shard, (table, is_only) in enumerate(_shards(source.tables())):
@@ -172,6 +188,8 @@ def write_pass(folder: Folder, request: Mapping[str, Any], source: Source, block
         )
     layout = Layout(num_images, ROWS_PER_SHARD, block_rows, secrets.token_hex(8))
     write_json(folder, LAYOUT_FILE, asdict(layout))
+    if vocabulary is not None:
+        write_json(folder, VOCABULARY_FILE, vocabulary.as_json())
     write_json(folder, REQUEST_FILE, request)
     return Pass(folder, dict(request), layout)
 

@@ -31,7 +31,7 @@ from vigc.platform.records import ConfigError, RunError, VigcError
 from vigc.platform.storage import Folder, LocalFolder
 
 if TYPE_CHECKING:
-    from vigc.platform.stages import StopFlag
+    from vigc.platform.stages import Measure, StopFlag
 
 __all__ = ["Progress", "RunError", "run"]
 
@@ -52,6 +52,7 @@ def run(
     actors: int | tuple[int, int] = 1,
     gpus_per_actor: float = 0,
     max_pixels: int = MAX_PIXELS,
+    measure: Measure | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> None:
     """Makes the rows that the pass still lacks; does nothing, and starts no Ray, when it lacks none.
@@ -65,6 +66,8 @@ def run(
         num_slots: how many conversations the worker holds at once; it is kept supplied with four times as many images.
         actors: how many; or the least and the most, between which Ray adds and removes them by the work there is.
         max_pixels: larger pictures are not decoded.
+        measure: gets rows of schema.ROW and returns them with more known of them, on CPU workers, before they are
+            committed; the same however often it is called.
         on_progress: called about once a second, from another thread.
     Raises:
         StoreError: another process is writing the directory, or the file system refuses.
@@ -77,7 +80,17 @@ def run(
     if least < 1 or most < least or num_slots < 1 or image_size < 1:
         raise ConfigError(f"actors ({actors}), num_slots ({num_slots}), image_size ({image_size}): 1 is the least.")
     graph = Graph(
-        decode_batch, worker, worker_args, image_size, num_slots, least, most, gpus_per_actor, max_pixels, MAX_RETRIES
+        decode=decode_batch,
+        worker=worker,
+        worker_args=worker_args,
+        image_size=image_size,
+        num_slots=num_slots,
+        min_actors=least,
+        max_actors=most,
+        gpus_per_actor=gpus_per_actor,
+        max_pixels=max_pixels,
+        measure=measure,
+        max_retries=MAX_RETRIES,
     )
     out = type(pass_.folder)(pass_.folder.uri.rsplit("/", 2)[0])
     with only_writer(out) as lost:

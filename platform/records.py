@@ -101,12 +101,13 @@ class CorrectionStep:
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """One sentence of the final answer, with what was measured on it (None: not measured)."""
+    """One sentence of an answer, with what was measured on it (None: not measured)."""
 
     text: str
     grounding: float | None = None
+    # Every mention of a category, in the order of the text, repeats included: what CHAIR counts.
     objects_named: list[str] | None = None
-    objects_absent: list[str] | None = None
+    objects_absent: list[str] | None = None  # those of them that are not there; None where nobody annotated the image
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,8 @@ class Conversation:
     one_shot_answer: str | None  # the whole output of the first VIC call; None unless the policy asks for it
     answer: str
     steps: list[CorrectionStep] = field(default_factory=list)
-    sentences: list[Sentence] = field(default_factory=list)
+    sentences: list[Sentence] = field(default_factory=list)  # of `answer`
+    vig_sentences: list[Sentence] = field(default_factory=list)  # of `vig_answer`
     num_tokens: int = 0  # decoded for this conversation, VIG included
     status: Verdict = Verdict.KEPT
     reasons: list[str] = field(default_factory=list)  # why it was rejected
@@ -150,6 +152,7 @@ class Row:
     phash: str | None  # 64-bit perceptual hash, 16 hex digits
     conversations: list[Conversation]
     request: str  # the pass that made this row, e.g. "001": its request.json says model, prompts, policy, seed
+    objects_present: list[str] | None = None  # categories of the pass's vocabulary that box or caption name, sorted
 
 
 @dataclass(frozen=True, slots=True)

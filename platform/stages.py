@@ -42,6 +42,7 @@ COMMITTED = pa.schema(
     ]
 )
 STOP_POLL_S = 0.5
+Measure = Callable[[pa.Table], pa.Table]  # rows of the schema ROW to the same rows with more known of them
 MAX_CRASHES_IN_A_ROW = 10
 
 
@@ -253,15 +254,16 @@ class _Crowd:
 
 @dataclass(frozen=True)
 class Commit:
-    """Puts a block's rows on storage, in a task on any CPU worker."""
+    """Measures a block's rows and puts them on storage, in a task on any CPU worker."""
 
     folder: Folder  # the pass's
     stop: StopFlag
+    measure: Measure | None
 
     def __call__(self, unit: pa.Table) -> pa.Table:
         block, payload = _block_of(unit), unit["payload"][0].as_py()
         with _carried():
-            found = Committed(block, "", 0) if payload is None else commit(self.folder, block, from_bytes(payload))
+            found = Committed(block, "", 0) if payload is None else commit(self.folder, block, self._rows(payload))
         self.stop.end(block)
         tally = found.tally or Tally()
         return pa.Table.from_pylist(
@@ -278,6 +280,10 @@ class Commit:
             ],
             schema=COMMITTED,
         )
+
+    def _rows(self, payload: bytes) -> pa.Table:
+        rows = from_bytes(payload)
+        return rows if self.measure is None else self.measure(rows)
 
 
 def committed_of(batch: pa.Table) -> Iterator[Committed]:

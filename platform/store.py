@@ -16,11 +16,13 @@ import pyarrow as pa
 from vigc.platform.layout import REQUEST_FILE
 from vigc.platform.lock import only_writer
 from vigc.platform.passes import ROWS_PER_BATCH, Pass, read_pass, write_pass
+from vigc.platform.quality.vocabulary import Vocabulary
 from vigc.platform.records import ConfigError, RowStatus, StoreError
 from vigc.platform.request import differences, plain
 from vigc.platform.schema import ROW
 from vigc.platform.sources.base import Source
 from vigc.platform.storage import LocalFolder, open_folder
+from vigc.platform.verdicts import NEEDED, Verdicts, read_verdicts
 
 __all__ = ["Pass", "Store"]
 
@@ -84,12 +86,19 @@ class Store:
         wanted = plain(request)
         return next((one for one in reversed(self.passes()) if one.request == wanted), None)
 
-    def create_pass(self, request: Mapping[str, Any], source: Source, rows_per_block: int | None = None) -> Pass:
+    def create_pass(
+        self,
+        request: Mapping[str, Any],
+        source: Source,
+        rows_per_block: int | None = None,
+        vocabulary: Vocabulary | None = None,
+    ) -> Pass:
         """Writes down what is asked of which images. Nothing counts until all of it is on storage.
 
         Args:
             request: everything that decides what the rows will be, as JSON values; at least `kinds`, a list of strings.
             rows_per_block: images that are made and committed at once; None lets their number decide.
+            vocabulary: to name objects in; see `write_pass`.
         Raises:
             StoreError: the directory is being written, cannot be written, or already has a pass with this request.
             InputError: no record, or two with the same image_id.
@@ -105,7 +114,7 @@ class Store:
             name = f"{PASSES_FOLDER}/{int(passes[-1].number) + 1 if passes else 1:03}"
             try:
                 self.folder.delete_all(name)  # what a crash during an earlier create_pass left
-                return write_pass(self.folder / name, plain(request), source, rows_per_block)
+                return write_pass(self.folder / name, plain(request), source, rows_per_block, vocabulary)
             except BaseException:
                 self.folder.delete_all("" if is_new else name)
                 raise
@@ -130,12 +139,35 @@ class Store:
         with only_writer(self.folder):
             self.folder.delete_all()
 
+    def verdicts(self) -> Verdicts:
+        """The decisions about its conversations that count now."""
+        return read_verdicts(self.folder)
+
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """The view, streamed in no particular order, as plain dicts in the shape of `records.Row`.
 
         A row carries the conversations that no newer pass has replaced, so an image that two passes worked on may come
-        as two rows with different kinds. A failed row stands for all kinds that its pass asked for.
+        as two rows with different kinds. A failed row stands for all kinds that its pass asked for. Conversations have
+        the status and the reasons that the newest verdicts give them.
         """
+        verdicts = self.verdicts() if columns is None or "conversations" in columns else Verdicts()
+        needed = list(dict.fromkeys([*columns, *NEEDED])) if columns is not None and verdicts else columns
+        for row in self.undecided_rows(needed):
+            if verdicts:
+                verdicts.apply(row)
+            yield row if columns is None or not verdicts else {name: row[name] for name in columns}
+
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """The view as record batches with these columns of the schema ROW; fast where there is one pass."""
+        verdicts = self.verdicts() if "conversations" in columns else Verdicts()
+        if not verdicts:
+            yield from self.undecided_batches(columns)
+            return
+        for batch in self.undecided_batches(list(dict.fromkeys([*columns, *NEEDED]))):
+            yield verdicts.applied(batch).select(list(columns))
+
+    def undecided_rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+        """The view with the status that each conversation was committed with."""
         passes = self.existing_passes()
         if len(passes) == 1:
             yield from passes[0].rows(columns)
@@ -157,14 +189,14 @@ class Store:
                 yield row if columns is None else {name: row[name] for name in columns}
             replaced |= here
 
-    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """The view as record batches with these columns of the schema ROW; fast where there is one pass."""
+    def undecided_batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """The same as record batches with these columns of the schema ROW."""
         passes = self.existing_passes()
         if len(passes) == 1:
             yield from passes[0].batches(columns)
             return
         schema = pa.schema([ROW.field(name) for name in columns])
-        rows = self.rows(columns)
+        rows = self.undecided_rows(columns)
         while some := list(islice(rows, ROWS_PER_BATCH)):
             yield pa.RecordBatch.from_pylist(some, schema=schema)
 

@@ -1,10 +1,14 @@
 """What a data set holds, in figures, for `summary.json` and the table at the end of a run. One pass over the view,
 whatever its size, a column at a time.
+
+`hallucination` is there where objects are named and images annotated (quality/hallucination.py); `verdicts` says what
+was decided after the rows were made, and by what.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vigc.platform.passes import write_json
+from vigc.platform.quality.hallucination import Hallucination
+from vigc.platform.quality.vocabulary import Vocabulary
 from vigc.platform.records import RowStatus, Verdict
-from vigc.platform.store import Store
+from vigc.platform.store import Pass, Store
+from vigc.platform.verdicts import NEEDED
 
 SUMMARY_FILE = "summary.json"
 
@@ -27,7 +34,14 @@ def summarise(store: Store) -> dict[str, Any]:
     rows: Counter[str] = Counter()
     failures: Counter[str] = Counter()
     kinds: dict[str, _Tally] = {}
-    for batch in store.batches(["status", "error", "conversations"]):
+    passes = store.existing_passes()
+    vocabularies = vocabularies_of(passes)
+    hallucination = Hallucination(vocabularies) if vocabularies else None
+    verdicts = store.verdicts()
+    for committed in store.undecided_batches(["status", "error", *NEEDED, *(["objects_present"] * bool(vocabularies))]):
+        batch = verdicts.applied(committed)
+        if hallucination is not None:
+            hallucination.add(committed, batch)
         rows.update(_counts(batch["status"]))
         failed = batch.filter(pc.equal(batch["status"], RowStatus.FAILED.value))
         failures.update(_counts(pc.fill_null(pc.struct_field(failed["error"], "kind"), "unknown")))
@@ -35,7 +49,6 @@ def summarise(store: Store) -> dict[str, Any]:
         for kind in _counts(spoken["kind"]):
             kinds.setdefault(kind, _Tally()).add(spoken.filter(pc.equal(spoken["kind"], kind)))
     by_kind = {kind: tally.figures() for kind, tally in sorted(kinds.items())}
-    passes = store.existing_passes()
     return {
         "num_passes": len(passes),
         "num_requested": sum(one.num_requested for one in passes),  # an image counts in each pass that was asked of it
@@ -47,7 +60,14 @@ def summarise(store: Store) -> dict[str, Any]:
         "num_rejected": sum(figures["num_rejected"] for figures in by_kind.values()),
         "num_tokens": sum(figures["num_tokens"] for figures in by_kind.values()),
         "kinds": by_kind,
+        "hallucination": hallucination.figures() if hallucination is not None else None,
+        "verdicts": [{"by": account.by, "number": account.number, **account.about} for account in verdicts.accounts],
     }
+
+
+def vocabularies_of(passes: Iterable[Pass]) -> list[Vocabulary]:
+    """Those that the passes' objects are named in."""
+    return [vocabulary for one in passes if (vocabulary := one.vocabulary()) is not None]
 
 
 def write_summary(store: Store) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from vigc.platform.passes import Pass
 from vigc.platform.records import RowStatus, StoreError
 from vigc.platform.store import Store
 from vigc.platform.summary import SUMMARY_FILE
+from vigc.platform.verdicts import faults_of
 
 NUM_EXAMPLES = 3
 MAX_LISTED = 10_000  # of `missing` and `doubled`; the counts are whole
@@ -77,6 +78,7 @@ def verify(out: str | Path, on_progress: Callable[[int, int], None] | None = Non
         )
     if found.ok:
         found.problems += _check_summary(store, found)
+    found.problems += faults_of(store.folder)
     return found
 
 

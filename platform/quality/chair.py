@@ -2,9 +2,10 @@
 
 A cut looks like a correction to a rate of hallucination alone, so `Chair` always carries recall and length beside it.
 Intervals are the percentile bootstrap over texts; where no text is wrong they collapse to nothing, so read the number
-of texts with them. Known limit: boxes are incomplete, so "absent" may be unlabelled; `presence.LIMIT` is the sentence
-that goes with the figures wherever they are shown. Source: Rohrbach et al., "Object Hallucination in Image Captioning"
-(arXiv 1809.02156), with the project's own lists of words.
+of texts with them. A tally takes texts as they come, millions of them, in the same few hundred kilobytes. Known limit:
+boxes are incomplete, so "absent" may be unlabelled; `presence.LIMIT` is the sentence that goes with the figures
+wherever they are shown. Source: Rohrbach et al., "Object Hallucination in Image Captioning" (arXiv 1809.02156), with
+the project's own lists of words.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from vigc.platform.quality.mentions import ObjectFinder, distinct
 
 NUM_RESAMPLES = 1000
+MAX_GROUPS = 4096
 _LEVEL = (2.5, 97.5)  # percentiles: a 95 % interval
 
 
@@ -60,36 +62,65 @@ def chair(
         num_resamples: of the bootstrap.
         seed: the same texts with the same seed give the same intervals.
     """
-    counts = np.array([_count(text, frozenset(present), finder) for text, present in texts], np.float64)
-    counts = counts.reshape(-1, _NUM_COUNTS)
-    totals, resampled = counts.sum(axis=0), _resample(counts, num_resamples, seed)
-
-    def ratio(above: int, below: int) -> Estimate | None:
-        if not totals[below]:
-            return None
-        # A resample without a single mention has no rate; the interval is over those that have one.
-        usable = resampled[resampled[:, below] > 0]
-        low, high = np.percentile(usable[:, above] / usable[:, below], _LEVEL)
-        return Estimate(float(totals[above] / totals[below]), float(low), float(high))
-
-    return Chair(
-        num_texts=len(counts),
-        num_mentions=int(totals[_MENTIONS]),
-        num_absent=int(totals[_ABSENT]),
-        num_present=int(totals[_PRESENT]),
-        chair_i=ratio(_ABSENT, _MENTIONS),
-        chair_s=ratio(_IS_WRONG, _TEXTS),
-        recall=ratio(_FOUND, _PRESENT),
-        mean_words=ratio(_WORDS, _TEXTS),
-    )
+    counts = [_count(text, frozenset(present), finder) for text, present in texts]
+    tally = ChairTally()
+    tally.add(np.array(counts, np.float64).reshape(-1, len(COUNTS)))
+    return tally.figures(num_resamples, seed)
 
 
-_NUM_COUNTS = 7
-_TEXTS, _WORDS, _MENTIONS, _ABSENT, _IS_WRONG, _PRESENT, _FOUND = range(_NUM_COUNTS)
+# What a text adds, the columns of a tally.
+COUNTS = ("texts", "words", "mentions", "absent", "is_wrong", "present", "found")
+_TEXTS, _WORDS, _MENTIONS, _ABSENT, _IS_WRONG, _PRESENT, _FOUND = range(len(COUNTS))
+
+
+class ChairTally:
+    """Counts of any number of texts.
+
+    Up to MAX_GROUPS texts each is resampled by itself. Beyond, groups of texts are, taken in turn: sums of groups that
+    are alike by chance spread as the texts do, so the intervals are the same, and what is held does not grow.
+    """
+
+    def __init__(self) -> None:
+        self._sums = np.zeros((0, len(COUNTS)))
+        self._num_texts = 0
+
+    def add(self, counts: NDArray[np.float64]) -> None:
+        """
+        Args:
+            counts: (texts, 7), the columns of COUNTS.
+        """
+        first, self._num_texts = self._num_texts, self._num_texts + len(counts)
+        lacking = min(self._num_texts, MAX_GROUPS) - len(self._sums)
+        if lacking > 0:
+            self._sums = np.concatenate([self._sums, np.zeros((lacking, len(COUNTS)))])
+        np.add.at(self._sums, np.arange(first, self._num_texts) % MAX_GROUPS, counts)
+
+    def figures(self, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> Chair:
+        """The same texts in the same order with the same seed give the same intervals."""
+        totals, resampled = self._sums.sum(axis=0), _resample(self._sums, num_resamples, seed)
+
+        def ratio(above: int, below: int) -> Estimate | None:
+            if not totals[below]:
+                return None
+            # A resample without a single mention has no rate; the interval is over those that have one.
+            usable = resampled[resampled[:, below] > 0]
+            low, high = np.percentile(usable[:, above] / usable[:, below], _LEVEL)
+            return Estimate(float(totals[above] / totals[below]), float(low), float(high))
+
+        return Chair(
+            num_texts=self._num_texts,
+            num_mentions=int(totals[_MENTIONS]),
+            num_absent=int(totals[_ABSENT]),
+            num_present=int(totals[_PRESENT]),
+            chair_i=ratio(_ABSENT, _MENTIONS),
+            chair_s=ratio(_IS_WRONG, _TEXTS),
+            recall=ratio(_FOUND, _PRESENT),
+            mean_words=ratio(_WORDS, _TEXTS),
+        )
 
 
 def _count(text: str, present: frozenset[str], finder: ObjectFinder) -> tuple[int, ...]:
-    """What one text adds, in the order of the columns above."""
+    """What one text adds, in the order of COUNTS."""
     mentions = finder.find_objects(text)
     may_be_named = finder.vocabulary.true_of(present)
     num_absent = sum(mention.category not in may_be_named for mention in mentions)

@@ -6,10 +6,15 @@ wherever figures are shown. A crowd box and a box of a picture or toy of the thi
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Container
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
 
 from vigc.platform.quality.mentions import ObjectFinder
-from vigc.platform.records import Conversation, ImageRecord
+from vigc.platform.quality.vocabulary import Vocabulary
+from vigc.platform.records import Conversation, ImageRecord, Row, Sentence
+from vigc.platform.schema import ROW, row_from_dict, to_dict
 
 LIMIT = (
     '"Absent" means that neither a box nor a caption names the object. Boxes are incomplete: what is absent by them '
@@ -17,7 +22,7 @@ LIMIT = (
 )
 
 
-def present_categories(finder: ObjectFinder, record: ImageRecord) -> frozenset[str] | None:
+def present_categories(finder: ObjectFinder, record: ImageRecord | Row) -> frozenset[str] | None:
     """The categories of the finder's vocabulary that are known to be there; None where the image has no annotations.
 
     Captions alone are no annotations: they name what their writer found worth it.
@@ -29,16 +34,58 @@ def present_categories(finder: ObjectFinder, record: ImageRecord) -> frozenset[s
     return frozenset(category for category in annotated if category).union(*captioned)
 
 
-def with_objects(conversation: Conversation, record: ImageRecord, finder: ObjectFinder) -> Conversation:
-    """The conversation with `objects_named` and `objects_absent` of each sentence of its answer.
+def with_objects(conversation: Conversation, record: ImageRecord | Row, finder: ObjectFinder) -> Conversation:
+    """The conversation with `objects_named` and `objects_absent` of each sentence of both answers.
 
-    Both hold each category once, in the order of the text; `objects_absent` is None where the image has no annotations.
+    Both hold every mention in the order of the text; `objects_absent` is None where the image has no annotations.
     """
     present = present_categories(finder, record)
+    return _with_objects(conversation, finder, None if present is None else finder.vocabulary.true_of(present))
+
+
+@dataclass(frozen=True)
+class NameObjects:
+    """The same for whole rows, which also say what is present: `pipeline.run` does it before it commits them."""
+
+    vocabulary: Vocabulary
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Rows of the schema ROW."""
+        finder = _finder_of(self.vocabulary)
+        return pa.Table.from_pylist([to_dict(_named(row_from_dict(row), finder)) for row in rows.to_pylist()], ROW)
+
+
+def _named(row: Row, finder: ObjectFinder) -> Row:
+    present = present_categories(finder, row)
     may_be_named = None if present is None else finder.vocabulary.true_of(present)
-    sentences = []
-    for sentence in conversation.sentences:
-        named = finder.categories(sentence.text)
+    return replace(
+        row,
+        conversations=[_with_objects(spoken, finder, may_be_named) for spoken in row.conversations],
+        objects_present=None if present is None else sorted(present),
+    )
+
+
+def _with_objects(
+    conversation: Conversation, finder: ObjectFinder, may_be_named: Container[str] | None
+) -> Conversation:
+    def measured(sentence: Sentence) -> Sentence:
+        named = [mention.category for mention in finder.find_objects(sentence.text)]
         absent = None if may_be_named is None else [category for category in named if category not in may_be_named]
-        sentences.append(replace(sentence, objects_named=named, objects_absent=absent))
-    return replace(conversation, sentences=sentences)
+        return replace(sentence, objects_named=named, objects_absent=absent)
+
+    return replace(
+        conversation,
+        sentences=[measured(one) for one in conversation.sentences],
+        vig_sentences=[measured(one) for one in conversation.vig_sentences],
+    )
+
+
+_finders: dict[str, ObjectFinder] = {}
+
+
+def _finder_of(vocabulary: Vocabulary) -> ObjectFinder:
+    """Made once in each process: it takes half a second."""
+    key = vocabulary.hash
+    if key not in _finders:
+        _finders[key] = ObjectFinder(vocabulary)
+    return _finders[key]

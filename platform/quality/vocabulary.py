@@ -8,8 +8,10 @@ project's own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,40 @@ class Vocabulary:
         there = frozenset(present)
         return there | {general for general, special in self.covers.items() if not there.isdisjoint(special)}
 
+    @property
+    def hash(self) -> str:
+        """Of all that it holds: equal where the same texts name the same objects."""
+        return hashlib.sha256(json.dumps(self.as_json(), sort_keys=True).encode()).hexdigest()
+
+    def as_json(self) -> dict[str, Any]:
+        return {name: sorted(value) if isinstance(value, frozenset) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Vocabulary:
+        read: dict[str, Any] = {
+            one.name: frozenset(values[one.name]) if one.type.startswith("frozenset") else values[one.name]
+            for one in fields(cls)
+        }
+        covers = {general: tuple(special) for general, special in values["covers"].items()}
+        return cls(**read | {"categories": tuple(values["categories"]), "covers": covers})
+
+    def restricted(self, categories: Iterable[str]) -> Vocabulary:
+        """Only these of its categories. The names of the others name nothing: a hot dog stays none of the dogs."""
+        kept = frozenset(categories)
+        of_others = {phrase for phrase, category in self.words.items() if category not in kept}
+        return replace(
+            self,
+            name=f"{self.name}, {len(kept)} of {len(self.categories)} categories",
+            categories=tuple(category for category in self.categories if category in kept),
+            words={phrase: category for phrase, category in self.words.items() if category in kept},
+            nothing=self.nothing | of_others,
+            covers={
+                general: there
+                for general, special in self.covers.items()
+                if general in kept and (there := tuple(one for one in special if one in kept))
+            },
+        )
+
     def named_by(self, named: Iterable[str]) -> frozenset[str]:
         """The categories that these mentions may have meant: they, and the special ones below them."""
         said = frozenset(named)
@@ -63,8 +99,28 @@ def load_vocabulary(which: str | Path) -> Vocabulary:
     Raises:
         ConfigError: the file cannot be read, or an entry of it cannot be used; it names file, entry and remedy.
     """
+    return _with_english(_load(FOLDER / f"{which}.yaml" if which in SHIPPED else Path(which)))
+
+
+def vocabulary_of(categories: Iterable[str]) -> Vocabulary | None:
+    """The vocabulary of a source whose annotations use these categories; None where there are none.
+
+    All of COCO's 80 or of Objects365's 365 are those, with their words. Some of them are these alone: what a source
+    never annotates cannot be found absent. Others name themselves, with the words that English has for them.
+    """
+    names = {name for category in categories if (name := " ".join(category.lower().split()))}
+    if not names:
+        return None
+    for shipped in map(load_vocabulary, SHIPPED):
+        if names <= frozenset(shipped.categories):
+            return shipped if len(names) == len(shipped.categories) else shipped.restricted(names)
+    place = Path("the categories of the source")
+    return _with_english(_Words.of(place, {"name": "source", "categories": dict.fromkeys(sorted(names))}, "categories"))
+
+
+def _with_english(own: _Words) -> Vocabulary:
+    """A file's words, and those that English has for its categories."""
     english = _Words.of(FOLDER / "english.yaml", _read(FOLDER / "english.yaml", {"words", *_LISTS}), "words")
-    own = _load(FOLDER / f"{which}.yaml" if which in SHIPPED else Path(which))
     words = {phrase: category for category, phrases in own.words.items() for phrase in phrases}
     taken = _bare({*words, *own.lists["nothing"]})
     for category, shared in english.words.items():

@@ -13,6 +13,7 @@ from vigc.platform.records import ImageRecord
 from vigc.platform.schema import MANIFEST, from_dict, to_dict
 
 RECORDS_PER_TABLE = 5_000
+NUM_LOOKED_AT = 20_000  # records, where their annotations are not at hand otherwise
 
 
 class Source(ABC):
@@ -36,6 +37,10 @@ class Source(ABC):
         """How many there are now, where that can be told without reading all of it."""
         return None
 
+    def categories(self) -> list[str] | None:
+        """The categories that its annotations use; None where it has no annotations."""
+        return None
+
     def __iter__(self) -> Iterator[ImageRecord]:
         for table in self.tables():
             yield from (from_dict(ImageRecord, values) for values in table.to_pylist())
@@ -46,6 +51,20 @@ def in_tables(records: Iterable[ImageRecord]) -> Iterator[pa.Table]:
     remaining = iter(records)
     while some := [to_dict(record) for record in islice(remaining, RECORDS_PER_TABLE)]:
         yield pa.Table.from_pylist(some, schema=MANIFEST)
+
+
+def categories_of(tables: Iterable[pa.Table]) -> list[str] | None:
+    """Of the first NUM_LOOKED_AT records of tables with a column `objects`."""
+    found: dict[str, None] = {}
+    is_annotated, num_looked_at = False, 0
+    for table in tables:
+        objects = table["objects"].combine_chunks()
+        is_annotated |= objects.null_count < len(objects)
+        found |= dict.fromkeys(pc.unique(pc.struct_field(objects.flatten(), "category")).to_pylist())
+        num_looked_at += len(table)
+        if num_looked_at >= NUM_LOOKED_AT:
+            break
+    return sorted(found) if is_annotated else None
 
 
 class Records(Source):
@@ -62,6 +81,9 @@ class Records(Source):
 
     def tables(self) -> Iterator[pa.Table]:
         return in_tables(self._records)
+
+    def categories(self) -> list[str] | None:
+        return categories_of(self.tables())
 
 
 def first_repeated(values: pa.Array) -> tuple[int, int] | None:

@@ -64,6 +64,9 @@ class CocoSource(Source):
     def num_images(self) -> int:
         return len(self._names)
 
+    def categories(self) -> list[str] | None:
+        return list(self._categories) if self._has_objects.any() else None
+
     def place(self, index: int) -> str:
         image = self._images.slice(index, 1)
         return f"{self._paths[image['file'][0].as_py()]}: images[{image['entry'][0].as_py()}]"

@@ -33,7 +33,7 @@ from vigc.platform.sources.addresses import (
     suffix,
     without_scheme,
 )
-from vigc.platform.sources.base import RECORDS_PER_TABLE, Source, in_tables
+from vigc.platform.sources.base import RECORDS_PER_TABLE, Source, categories_of, in_tables
 from vigc.platform.sources.parquet_files import ParquetFiles
 
 TEXT_SUFFIXES = (".csv", ".jsonl", ".jsonlines", ".ndjson")
@@ -71,6 +71,21 @@ class ParquetManifest(Source):
 
     def place(self, index: int) -> str:
         return self._files.place_of(index)
+
+    def categories(self) -> list[str] | None:
+        """Of all rows, for one column is soon read."""
+        found: set[str] = set()
+        is_annotated = False
+        for name in self._files.names:
+            if "objects" not in self._files.schema(name).names:
+                continue
+            first = 0
+            for batch in self._files.batches(name, ["objects"], 10 * RECORDS_PER_TABLE):
+                objects = self._cast(name, first, "objects", batch["objects"])
+                is_annotated |= objects.null_count < len(objects)
+                found.update(pc.unique(pc.struct_field(objects.flatten(), "category")).drop_null().to_pylist())
+                first += batch.num_rows
+        return sorted(found) if is_annotated else None
 
     def tables(self) -> Iterator[pa.Table]:
         for name in self._files.names:
@@ -184,6 +199,9 @@ class _TextManifest(Source):
     def place(self, index: int) -> str:
         line = next(islice(self._rows(), index, None))[0]
         return f"{self._place}: line {line}"
+
+    def categories(self) -> list[str] | None:
+        return categories_of(self.tables())
 
     def tables(self) -> Iterator[pa.Table]:
         return in_tables(self._record(line, row) for line, row in self._rows())

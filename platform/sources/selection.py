@@ -94,6 +94,9 @@ class Selection(Source):
     def num_images(self) -> int:
         return len(self._chosen.positions)
 
+    def categories(self) -> list[str] | None:
+        return self._source.categories()
+
     def tables(self) -> Iterator[pa.Table]:
         positions, first = self._chosen.positions, 0
         for table in self._source.tables():

@@ -22,7 +22,7 @@ import pyarrow as pa
 from vigc.platform.records import ImageRecord, InputError
 from vigc.platform.sources import annotated
 from vigc.platform.sources.addresses import absolute, is_text, readable, split, suffix
-from vigc.platform.sources.base import Source, in_tables
+from vigc.platform.sources.base import Source, categories_of, in_tables
 from vigc.platform.sources.folder import SUFFIXES
 from vigc.platform.storage import LocalFolder, open_folder
 
@@ -57,6 +57,9 @@ class WebDatasetSource(Source):
 
     def tables(self) -> Iterator[pa.Table]:
         return in_tables(self._records())
+
+    def categories(self) -> list[str] | None:
+        return categories_of(self.tables())
 
     def _records(self) -> Iterator[ImageRecord]:
         for shard in self._shards:

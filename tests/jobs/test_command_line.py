@@ -15,7 +15,7 @@ from vigc.jobs.plan import make_plan
 from vigc.platform.store import Store
 
 HEAVY = ("torch", "ray", "transformers", "pyarrow", "numpy", "PIL")
-VERBS = ("generate", "ingest", "scenes", "export", "show", "verify", "digest", "doctor")
+VERBS = ("generate", "ingest", "scenes", "export", "show", "summary", "filter", "verify", "digest", "doctor")
 
 # Runs the command line in this process and says on stderr which heavy modules it imported.
 SPY = """

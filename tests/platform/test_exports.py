@@ -121,6 +121,8 @@ def test_the_summary_counts_rows_reasons_lengths_and_changes(tmp_path):
         "num_kept": 4,
         "num_rejected": 6,
         "num_tokens": 120,
+        "hallucination": None,
+        "verdicts": [],
     }
     assert by_kind["detail"] == {
         "num_kept": 2,

@@ -206,7 +206,7 @@ def test_each_sentence_says_what_it_names_and_what_of_it_is_absent() -> None:
     )
     made = with_objects(said, record, finder("coco"))
     assert named_and_absent(made) == [
-        (["dog", "cat"], ["cat"]),
+        (["dog", "cat", "dog"], ["cat"]),  # every mention: CHAIR counts repeats
         ([], []),
         (["person", "sheep", "couch", "bed"], ["bed"]),
     ]

@@ -1,0 +1,205 @@
+"""Filters: each looks at one conversation and says whether it is fit to train on, or that it cannot tell.
+
+What needs the whole data set (duplicates, balance, evaluation images) is in `corpus.py`. Which filters run, and in what
+order their counts are shown, says `filters_for`.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from vigc.platform.quality.settings import FilterSettings
+from vigc.platform.records import ConfigError, Kind
+
+NGRAM = 6  # words
+MIN_QUESTION_WORDS = 4  # a shorter question may well be part of its answer
+MIN_LANGUAGE_WORDS = 8  # in fewer, a language cannot be told
+MIN_UNMARKED_WORDS = 6  # "red" and "two cups" need no full stop
+LANGUAGE_MARGIN = 10.0  # nats by which another language has to be likelier
+
+_WORD = re.compile(r"\w+(?:['’]\w+)*")
+_END = re.compile(r"[.!?…。！？][\"'”’)\]]*$")
+
+
+@dataclass(frozen=True, slots=True)
+class Talk:
+    """What filters look at of one conversation."""
+
+    kind: str
+    question: str
+    answer: str
+    is_cut: bool  # its last sentence ended with the token limit
+    num_absent: int | None  # different objects named that are not there; None where nobody knows
+    grounding: float | None  # of the least grounded sentence; None: not measured
+
+
+class Filter(ABC):
+    name: ClassVar[str]  # in tables and, as the reason, in verdicts
+
+    @property
+    @abstractmethod
+    def rule(self) -> str:
+        """What it rejects, in words."""
+
+    @abstractmethod
+    def rejects(self, talk: Talk) -> bool | None:
+        """None: it cannot tell."""
+
+
+class Empty(Filter):
+    name = "empty"
+    rule = "no question or no answer"
+
+    def rejects(self, talk: Talk) -> bool:
+        return not talk.answer.strip() or not talk.question.strip()
+
+
+class Truncated(Filter):
+    name = "truncated"
+    rule = "the answer was cut by the token limit, or has no end"
+
+    def rejects(self, talk: Talk) -> bool:
+        answer = talk.answer.strip()
+        has_end = talk.kind == Kind.KNOWLEDGE or bool(_END.search(answer))
+        return bool(answer) and (talk.is_cut or (not has_end and len(answer.split()) >= MIN_UNMARKED_WORDS))
+
+
+class NoQuestion(Filter):
+    name = "no_question"
+    rule = "the question has no question mark; descriptions may be asked for without"
+
+    def rejects(self, talk: Talk) -> bool | None:
+        return None if talk.kind == Kind.DETAIL else "?" not in talk.question and "？" not in talk.question
+
+
+@dataclass(frozen=True)
+class Length(Filter):
+    name = "length"
+    least: int
+    most: int
+
+    @property
+    def rule(self) -> str:
+        return f"fewer than {self.least} or more than {self.most} words in the answer"
+
+    def rejects(self, talk: Talk) -> bool:
+        return not self.least <= len(talk.answer.split()) <= self.most
+
+
+@dataclass(frozen=True)
+class Repetitive(Filter):
+    name = "repetitive"
+    most: float
+
+    @property
+    def rule(self) -> str:
+        return f"more than {self.most:.0%} of the answer's sequences of {NGRAM} words were there before"
+
+    def rejects(self, talk: Talk) -> bool:
+        words = words_of(talk.answer)
+        num = len(words) - NGRAM + 1
+        if num < NGRAM:
+            return False
+        return 1 - len({tuple(words[i : i + NGRAM]) for i in range(num)}) / num > self.most
+
+
+class QuestionRepeated(Filter):
+    name = "question_repeated"
+    rule = "the answer holds the question"
+
+    def rejects(self, talk: Talk) -> bool:
+        question = words_of(talk.question)
+        if len(question) < MIN_QUESTION_WORDS:
+            return False
+        return f" {' '.join(question)} " in f" {' '.join(words_of(talk.answer))} "
+
+
+@dataclass(frozen=True)
+class Absent(Filter):
+    name = "absent"
+    most: int
+
+    @property
+    def rule(self) -> str:
+        return f"the answer names more than {self.most} objects that are not there"
+
+    def rejects(self, talk: Talk) -> bool | None:
+        return None if talk.num_absent is None else talk.num_absent > self.most
+
+
+@dataclass(frozen=True)
+class LowGrounding(Filter):
+    name = "low_grounding"
+    least: float
+
+    @property
+    def rule(self) -> str:
+        return f"a sentence is grounded by less than {self.least:g}"
+
+    def rejects(self, talk: Talk) -> bool | None:
+        return None if talk.grounding is None else talk.grounding < self.least
+
+
+class Disallowed(Filter):
+    name = "disallowed"
+
+    def __init__(self, words: tuple[str, ...]) -> None:
+        self._num = len(words)
+        phrases = "|".join(r"\s+".join(map(re.escape, word.split())) for word in words)
+        self._pattern = re.compile(rf"(?<!\w)(?:{phrases})(?!\w)", re.IGNORECASE)
+
+    @property
+    def rule(self) -> str:
+        return f"one of {self._num} words in question or answer"
+
+    def rejects(self, talk: Talk) -> bool:
+        return bool(self._pattern.search(talk.question) or self._pattern.search(talk.answer))
+
+
+class Language(Filter):
+    name = "language"
+
+    def __init__(self, language: str) -> None:
+        try:
+            import py3langid
+        except ImportError as error:
+            raise ConfigError("--language needs py3langid. Install it with: pip install 'vigc[quality]'") from error
+        self._language, self._rank = language, py3langid.rank
+        if language not in dict(self._rank("A text.")):
+            raise ConfigError(f"--language {language}: not a known one. Use a code of ISO 639, like en, de or zh.")
+
+    @property
+    def rule(self) -> str:
+        return f"another language than {self._language}"
+
+    def rejects(self, talk: Talk) -> bool | None:
+        text = f"{talk.question} {talk.answer}"
+        if len(text.split()) < MIN_LANGUAGE_WORDS and text.isascii():
+            return None
+        ranked = self._rank(text)
+        return bool(ranked[0][1] - dict(ranked)[self._language] > LANGUAGE_MARGIN)
+
+
+def filters_for(settings: FilterSettings) -> list[Filter]:
+    """Raises ConfigError where one of them cannot be had."""
+    found: list[Filter] = [Empty(), Truncated(), NoQuestion(), Length(settings.min_words, settings.max_words)]
+    if settings.max_repetition is not None:
+        found.append(Repetitive(settings.max_repetition))
+    found.append(QuestionRepeated())
+    if settings.language is not None:
+        found.append(Language(settings.language))
+    if settings.max_absent is not None:
+        found.append(Absent(settings.max_absent))
+    if settings.min_grounding is not None:
+        found.append(LowGrounding(settings.min_grounding))
+    if settings.words:
+        found.append(Disallowed(settings.words))
+    return [one for one in found if one.name not in settings.off]
+
+
+def words_of(text: str) -> list[str]:
+    """In lower case, without marks."""
+    return _WORD.findall(text.lower())
