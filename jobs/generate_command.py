@@ -148,8 +148,18 @@ def generate(
     engine: Annotated[
         str | None,
         typer.Option(
-            help="continuous, or reference (slow; the paper's loop, done plainly).",
+            help="continuous; vllm (the language model in vLLM; see `make vllm`); or reference (slow; the paper's "
+            "loop, done plainly).",
             show_default=default_of("engine"),
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    vllm_python: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Of --engine vllm: the Python of the environment that vLLM is in, on every machine.",
+            show_default="VIGC_VLLM_PYTHON, or .venv-vllm/bin/python",
             rich_help_panel=RUN,
         ),
     ] = None,

@@ -18,6 +18,7 @@ from vigc.jobs.identity import ModelIdentity, identify
 from vigc.jobs.machine import num_cores, num_gpus
 from vigc.model.conversation import Policy, make_policy
 from vigc.model.prompts import PromptPack, load_pack
+from vigc.model.vllm_environment import find_python
 from vigc.platform.again import FailedImages, SameImages
 from vigc.platform.layout import RUNS_FOLDER
 from vigc.platform.quality.vocabulary import Vocabulary, load_vocabulary, vocabulary_of
@@ -48,6 +49,7 @@ class Plan:
     gpus_per_actor: float
     num_slots: int
     num_threads: int  # of each actor's engine
+    vllm_python: str | None  # where the engine is vllm
     request: dict[str, Any]
     note: str | None  # for the user, when all is done
     is_idle: bool  # there is nothing to ask; `note` says why
@@ -72,11 +74,12 @@ def make_plan(config: GenerateConfig, mode: Mode = Mode.CONTINUE) -> Plan:
     """
     pack = load_pack(config.prompts)
     policy = policy_of(config)
-    if config.engine == "continuous" and policy.num_beams > 1:
+    if config.engine != "reference" and policy.num_beams > 1:
         raise ConfigError(
-            f"The policy {policy.name!r} decodes with {policy.num_beams} beams, which the continuous engine cannot. "
-            "Add --engine reference, or --set num_beams=1."
+            f"The policy {policy.name!r} decodes with {policy.num_beams} beams, which the {config.engine} engine "
+            "cannot. Add --engine reference, or --set num_beams=1."
         )
+    vllm_python = str(find_python(config.vllm_python)) if config.engine == "vllm" else None
     device, dtype, gpus_per_actor = _choose_hardware(config)
     store = Store(config.out)
     model = identify(config.model, (run for one in store.passes() for run in runs_of(one)))
@@ -116,6 +119,7 @@ def make_plan(config: GenerateConfig, mode: Mode = Mode.CONTINUE) -> Plan:
         gpus_per_actor=gpus_per_actor,
         num_slots=1 if config.engine == "reference" else config.slots,  # the reference engine takes one at a time
         num_threads=max(1, num_cores() // config.actor_range[1]),
+        vllm_python=vllm_python,
         request=request,
         note=note,
         is_idle=is_idle,

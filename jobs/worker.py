@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +38,7 @@ class WorkerSettings:
     kinds: tuple[Kind, ...]
     seed: int
     request: str  # the number of the pass
+    vllm_python: str | None = None  # of its environment, where the engine is vllm
 
 
 class Worker:
@@ -58,6 +60,7 @@ class Worker:
             num_slots=settings.num_slots,
             memory_bytes=settings.memory_bytes,
             num_threads=settings.num_threads,
+            vllm_python=settings.vllm_python,
         )
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
@@ -70,6 +73,7 @@ class Worker:
 
     async def _row(self, values: dict[str, Any]) -> dict[str, Any]:
         """One image: its record with conversations, or with the reason why there are none."""
+        from vigc.model.engines.base import EngineLost
         from vigc.platform.schema import to_dict
 
         row = values | {
@@ -84,6 +88,10 @@ class Worker:
             conversations = await self._converse(values["image_id"], values["pixels"])
         except ConfigError:
             raise  # a setting that the engine refuses would fail every image alike
+        except EngineLost as error:
+            # Whatever killed it may have been this image: that is found out by who sees this process end (stages.py).
+            print(error, file=sys.stderr, flush=True)  # noqa: T201
+            os._exit(1)
         except Exception as error:  # noqa: BLE001  the engine's, about this image; it becomes data, the others go on
             return row | {"error": {"kind": "engine", "message": f"{type(error).__name__}: {error}"}}
         return row | {"status": RowStatus.OK.value, "conversations": [to_dict(spoken) for spoken in conversations]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from transformers.utils.hub import cached_file
 
@@ -132,3 +134,37 @@ def _write_companions(network: Network, target: Path) -> None:
         "rescale_factor": 1 / 255,
     }
     (target / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n", encoding="utf-8")
+
+
+def language_model_folder(network: Network) -> Path:
+    """The language model alone, as a folder that other programs load: weights and configuration, no tokenizer. It is
+    written once for each set of weights into the user's cache (XDG_CACHE_HOME) and found there from then on.
+
+    Raises:
+        ModelError: it cannot be written.
+    """
+    model = network.language_model
+    digest = hashlib.sha256(f"{network.dtype} {model.config.to_json_string()}".encode())
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    target = cache / "vigc" / "language-models" / digest.hexdigest()[:32]
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    if target.is_dir():
+        return target
+    try:
+        temporary.mkdir(parents=True)
+        model.save_pretrained(temporary, max_shard_size=MAX_SHARD_SIZE)
+        try:
+            os.replace(temporary, target)
+        except OSError:
+            if not target.is_dir():  # else another actor was quicker, with the same
+                raise
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"{target}: the language model cannot be written ({first_line(error)}). XDG_CACHE_HOME names another place."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target

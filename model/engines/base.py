@@ -26,6 +26,10 @@ from vigc.model.network import Network
 from vigc.platform.records import ConfigError, ModelError
 
 
+class EngineLost(ModelError):
+    """What the engine needs is gone for good, such as a process of its own; it answers nothing any more."""
+
+
 class Blank:
     """The picture without a picture: every pixel has the mean colour."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 import pyarrow as pa
@@ -12,6 +12,7 @@ import pytest
 from vigc.jobs.worker import Worker, WorkerSettings
 from vigc.model.completion import Completion
 from vigc.model.conversation import POLICIES
+from vigc.model.engines.base import EngineLost
 from vigc.model.prompts import load_pack
 from vigc.platform.images import DECODED
 from vigc.platform.records import ConfigError, Kind, ModelError, Stop
@@ -114,6 +115,16 @@ def test_an_engine_that_fails_on_one_image_fails_that_row_alone(make_worker):
     assert rows["13.png"]["error"] == {"kind": "engine", "message": "ModelError: no memory"}
     assert rows["13.png"]["conversations"] == []
     assert (engine.open, engine.cancelled) == (0, 1)  # the other kind of that image did not go on
+
+
+def test_an_engine_that_is_lost_takes_its_process_along(make_worker, monkeypatch, capfd):
+    """Whose end is seen by the pipeline, which starts it anew and tries the images one by one."""
+    ended = []
+    monkeypatch.setattr("vigc.jobs.worker.os._exit", ended.append)
+    with suppress(Exception):
+        rows_from(make_worker(ScriptedEngine(EngineLost("vLLM is gone."))), batch_of(13))
+    assert ended == [1]
+    assert "vLLM is gone." in capfd.readouterr().err
 
 
 def test_a_setting_that_the_engine_refuses_ends_the_run(make_worker):

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from vigc.model import embedded
-from vigc.model.engines import ContinuousEngine, ReferenceEngine
+from vigc.model.engines import ContinuousEngine, ReferenceEngine, VllmEngine
 from vigc.model.network import Network, load_network
+from vigc.model.vllm_environment import find_python
+from vigc.platform.records import ConfigError
 
 
 @pytest.fixture(scope="session")
@@ -26,5 +28,20 @@ def continuous(network: Network) -> Iterator[ContinuousEngine]:
 @pytest.fixture(scope="session")
 def reference(network: Network) -> Iterator[ReferenceEngine]:
     engine = ReferenceEngine(network)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="session")
+def vllm_python() -> str:
+    try:
+        return str(find_python())
+    except ConfigError:
+        pytest.skip("vLLM is not installed; `make vllm` does that")
+
+
+@pytest.fixture(scope="session")
+def vllm(network: Network, vllm_python: str) -> Iterator[VllmEngine]:
+    engine = VllmEngine(network, python=vllm_python, num_slots=32)
     yield engine
     engine.close()

@@ -1,0 +1,383 @@
+"""The language model in vLLM, in a process and an environment of its own; the image model and the Q-Former here.
+
+Prompts are handed over as embeddings, visual tokens first. vLLM decodes, in its own continuous batches; what it decodes
+is read here token by token, and a request whose sentence has ended is taken back. So a unit ends by the same rule as in
+every other engine, at the price of the tokens that are decoded meanwhile. Under greedy decoding in fp32 the texts are
+those of `reference.py`; sampling follows vLLM's own generators.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vigc.model.completion import Completion, Request, seeds_of
+from vigc.model.engines.base import BLANK, NUDGE, Blank, Encode, Engine, EngineLost, ImageHandle, Job, Score
+from vigc.model.engines.capacity import num_slots_for, slot_bytes
+from vigc.model.engines.meter import QFORMER, VISION, Meter
+from vigc.model.engines.qformer import QFormer
+from vigc.model.engines.text import Pieces, Transcript, banned_sequences
+from vigc.model.engines.vllm_connection import Connection
+from vigc.model.model_folders import language_model_folder
+from vigc.model.network import DTYPES, Network
+from vigc.model.vllm_environment import find_python
+from vigc.platform.records import ConfigError, ModelError
+
+_BLOCK = 128  # positions that vLLM keeps together on a CPU; fewer on a GPU
+_AT_ONCE = 64  # prompts, or images, that are computed together
+_LEAST_TEMPERATURE, _MOST_TEMPERATURE = 0.01, 2.0  # beyond, vLLM changes or refuses it
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """Work: a message of vLLM's."""
+
+    message: dict[str, Any]
+
+
+@dataclass(eq=False)
+class _Asked:
+    """A request, and what has come back."""
+
+    job: Job
+    completions: list[Completion | None]
+
+
+@dataclass(eq=False)
+class _Answer:
+    """One candidate of a request, under way in vLLM."""
+
+    asked: _Asked
+    candidate: int
+    transcript: Transcript
+    num_emitted: int = 0
+
+
+@dataclass(eq=False)
+class _Scoring:
+    """A text that vLLM is made to say, and how likely each token of it was."""
+
+    job: Job
+    logprobs: list[float]
+
+
+class VllmEngine(Engine):
+    """See the module. On a GPU the layers of the network's language model move out of its memory.
+
+    Args:
+        python: of vLLM's environment; None: see `find_python`.
+        num_slots: requests that vLLM decodes at once; None: as many as memory suggests.
+        max_context: bounds visual tokens + prompt + answer, in tokens.
+        memory_bytes: for slots and images; None: what is free.
+    Raises:
+        ConfigError: no such environment, no vLLM in it, or not even one slot fits into memory.
+        ModelError: vLLM did not start.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        python: str | Path | None = None,
+        num_slots: int | None = None,
+        num_threads: int | None = None,
+        max_context: int = 768,
+        memory_bytes: int | None = None,
+    ) -> None:
+        found = find_python(python)
+        self._length = min(int(network.language_model.config.max_position_embeddings), max_context)
+        if num_slots is None or memory_bytes is not None:
+            fitting = num_slots_for(network, self._length, memory_bytes)
+            num_slots = min(fitting, num_slots or fitting)
+        on_gpu = network.device.type == "cuda"
+        self.meter = Meter(network.device)
+        folder = language_model_folder(network)
+        with torch.inference_mode():
+            self._qformer = QFormer(network)
+        if on_gpu:
+            network.language_model.model.layers.to("cpu")
+            torch.cuda.empty_cache()
+        self._pieces = Pieces(network.tokenizer)
+        self._dtype = next(name for name, dtype in DTYPES.items() if dtype == network.dtype)
+        self._numbers = itertools.count()
+        self._encodes: deque[Job] = deque()
+        self._waiting: deque[Job] = deque()
+        self._under_way: dict[int, _Answer | _Scoring] = {}
+        self._held: set[ImageHandle] = set()
+        self._blank: Tensor | None = None
+        self._lost: str | None = None
+        self._is_nudged = False
+        settings = {
+            "model": str(folder),
+            "dtype": self._dtype,
+            "num_slots": num_slots,
+            "length": self._length,
+            # One more than there are slots: vLLM keeps a block for itself.
+            "cache_bytes": (num_slots + 1) * slot_bytes(network, -(-self._length // _BLOCK) * _BLOCK),
+            "max_batched": max(8192, self._length),
+            "eager": not on_gpu,
+        }
+        self._vllm = Connection(found, settings, num_threads or torch.get_num_threads())
+        super().__init__(network, num_slots=num_slots, num_threads=num_threads)
+        self._vllm.listen(lambda message: self._inbox.put(Job(BLANK, _Heard(message), None, None)))  # type: ignore[arg-type]
+
+    def check(self, request: Request) -> None:
+        super().check(request)
+        if request.num_beams > 1:
+            raise ConfigError(
+                "The vllm engine decodes greedily or by sampling; beams are exact in --engine reference only."
+            )
+        if request.temperature and not _LEAST_TEMPERATURE <= request.temperature <= _MOST_TEMPERATURE:
+            raise ConfigError(
+                f"vLLM samples with temperatures from {_LEAST_TEMPERATURE} to {_MOST_TEMPERATURE}, not "
+                f"{request.temperature}. Use --engine continuous, or 0 for greedy decoding."
+            )
+
+    def close(self) -> None:
+        """Ends the thread and vLLM's process; what still waits fails."""
+        super().close()
+        self._vllm.close()
+
+    def _release(self, handle: ImageHandle) -> None:
+        super()._release(handle)
+        self._held.discard(handle)
+        self._inbox.put(NUDGE)
+
+    def _run(self) -> None:
+        while self._read_inbox(block=not (self._waiting or self._can_encode())):
+            if self._is_nudged:
+                self._is_nudged = False
+                self._drop_cancelled()
+            if self._lost is not None:
+                self._fail_all(EngineLost(f"vLLM is gone. {self._lost}"))
+            self._encode_some()
+            jobs = [self._waiting.popleft() for _ in range(min(_AT_ONCE, len(self._waiting)))]
+            if jobs:
+                self._attempt(jobs, partial(self._hand_over, jobs))
+        self._fail_all(ModelError("The engine was closed."))
+
+    def _read_inbox(self, *, block: bool) -> bool:
+        while True:
+            try:
+                job = self._inbox.get(block=block)
+            except queue.Empty:
+                return True
+            if job is None:
+                return False
+            block = False
+            if job is NUDGE:
+                self._is_nudged = True
+            elif isinstance(job.work, _Heard):
+                self._hear(job.work.message)
+            elif isinstance(job.work, Encode):
+                self._encodes.append(job)
+            else:
+                self._waiting.append(job)
+
+    def _attempt(self, jobs: Sequence[Job], work: Callable[[], object]) -> None:
+        """Runs work for these jobs. If it fails they are told, and the engine goes on."""
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - told to every caller concerned
+            self._take_back({number for number, one in self._under_way.items() if _job(one) in jobs})
+            is_ours = isinstance(error, ConfigError | ModelError)
+            for job in jobs:
+                job.fail(error if is_ours else ModelError(f"The engine failed: {type(error).__name__}: {error}"))
+
+    def _drop_cancelled(self) -> None:
+        self._take_back({number for number, one in self._under_way.items() if _job(one).cancelled.is_set()})
+        for line in (self._encodes, self._waiting):
+            alive = [job for job in line if not job.cancelled.is_set()]
+            line.clear()
+            line.extend(alive)
+
+    def _take_back(self, numbers: set[int]) -> None:
+        for number in numbers:
+            self._under_way.pop(number, None)
+        if numbers:
+            self._vllm.send({"drop": sorted(numbers)})
+
+    def _fail_all(self, error: ModelError) -> None:
+        for job in {*self._encodes, *self._waiting, *map(_job, self._under_way.values())}:
+            job.fail(error)
+        self._encodes.clear()
+        self._waiting.clear()
+        self._under_way.clear()
+
+    # Images.
+
+    def _can_encode(self) -> bool:
+        return bool(self._encodes) and len(self._held) < 2 * self.num_slots
+
+    def _encode_some(self) -> None:
+        room = min(_AT_ONCE, 2 * self.num_slots - len(self._held), len(self._encodes))
+        if room > 0:
+            jobs = [self._encodes.popleft() for _ in range(room)]
+            self._attempt(jobs, partial(self._encode, jobs))
+
+    def _encode(self, jobs: list[Job]) -> None:
+        memory = self._remembered([job.image for job in jobs])
+        for job, one in zip(jobs, memory, strict=True):
+            if isinstance(job.image, ImageHandle):
+                job.image.memory = one.clone()  # else it would hold those of all others
+                self._held.add(job.image)
+            job.answer(None)
+
+    def _remembered(self, images: list[ImageHandle | Blank]) -> Tensor:
+        """What the Q-Former remembers of these, computed now."""
+        with self.meter.part(VISION):
+            self.meter.num_images += len(images)
+            pixels = torch.stack([self._pixels(image) for image in images])
+            return self._qformer.memory(self.network.encode_images(pixels))
+
+    def _memory(self, image: ImageHandle | Blank) -> Tensor | None:
+        """None for an image that was closed."""
+        if isinstance(image, ImageHandle):
+            return image.memory
+        if self._blank is None:
+            self._blank = self._remembered([BLANK])[0]
+        return self._blank
+
+    # To vLLM.
+
+    def _hand_over(self, jobs: list[Job]) -> None:
+        """Visual tokens of these, computed together, and their prompts, one by one."""
+        remembered = [(job, memory) for job in jobs if (memory := self._memory(job.image)) is not None]
+        for job in {*jobs} - {job for job, _ in remembered}:
+            job.fail(ModelError("The image was closed before its request was answered."))
+        if not remembered:
+            return
+        with self.meter.part(QFORMER):
+            ids, mask = self.network.qformer_ids([job.work.qformer_text for job, _ in remembered])
+            self.meter.num_calls += len(remembered)
+            self.meter.num_qformer += int(mask.sum()) + len(remembered) * self.network.num_queries
+            memory = torch.stack([memory for _, memory in remembered])
+            visual = self._qformer.visual_tokens(memory, ids, mask).to(self.network.dtype)
+        for (job, _), tokens in zip(remembered, visual, strict=True):
+            ask = self._ask_score if isinstance(job.work, Score) else self._ask
+            self._attempt([job], partial(ask, job, tokens))
+
+    def _ask(self, job: Job, visual: Tensor) -> None:
+        request: Request = job.work
+        prompt = self.network.prompt_ids(request.prompt + request.prefix)
+        self._require_room(prompt, request.max_tokens)
+        banned = banned_sequences(self.network.tokenizer, request.suppress)
+        is_plain = not banned and request.repetition_penalty == 1.0
+        shaping = {"repetition_penalty": request.repetition_penalty, "banned": banned, "given": []}
+        asked = _Asked(job, [None] * request.n)
+        for candidate, seed in enumerate(seeds_of(request)):
+            sampling = {
+                "temperature": request.temperature,
+                "top_p": request.top_p,
+                "seed": seed,
+                "max_tokens": request.max_tokens,
+                "min_tokens": min(request.min_tokens, request.max_tokens),
+                "stop_token_ids": [self.network.eos_id],
+            }
+            answer = _Answer(asked, candidate, Transcript(self._pieces, request))
+            self._send(answer, visual, prompt, sampling, {} if is_plain else shaping)
+
+    def _ask_score(self, job: Job, visual: Tensor) -> None:
+        """vLLM scores no prompt that is embeddings, so the text is given to it token by token as if it was decoded."""
+        work: Score = job.work
+        before, whole = (self.network.prompt_ids(text) for text in (work.prompt, work.prompt + work.text))
+        parting = (i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b)
+        start = next(parting, min(len(before), len(whole)))
+        given = whole[start:]
+        if not given:
+            job.answer([])
+            return
+        self._require_room(whole[:start], len(given))
+        sampling = {"temperature": 0.0, "max_tokens": len(given), "ignore_eos": True}
+        shaping = {"repetition_penalty": 1.0, "banned": [], "given": given}
+        self._send(_Scoring(job, []), visual, whole[:start], sampling, shaping)
+
+    def _require_room(self, prompt: list[int], max_tokens: int) -> None:
+        needed = self.network.num_queries + len(prompt) + max_tokens
+        if needed > self._length:
+            raise ConfigError(
+                f"A prompt of {len(prompt)} tokens with max_tokens {max_tokens} needs {needed} positions; the engine "
+                f"has {self._length}."
+            )
+
+    def _send(
+        self,
+        one: _Answer | _Scoring,
+        visual: Tensor,
+        prompt: list[int],
+        sampling: dict[str, Any],
+        shaping: dict[str, Any],
+    ) -> None:
+        network, number = self.network, next(self._numbers)
+        embeds = torch.cat([visual, network.embed(torch.tensor(prompt, device=network.device))]).cpu().contiguous()
+        self._under_way[number] = one
+        message = {
+            "add": number,
+            "shape": list(embeds.shape),
+            "dtype": self._dtype,
+            "sampling": sampling,
+            "shaping": shaping,
+            # Oldest image first: images finish one after the other instead of all at the end.
+            "priority": _job(one).image.order,
+        }
+        self._vllm.send(message, embeds.view(torch.uint8).numpy().tobytes())
+
+    # From vLLM.
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        if "lost" in message:
+            self._lost = str(message["lost"])
+        elif "refused" in message:
+            one = self._under_way.get(message["refused"])
+            if one is not None:
+                job = _job(one)
+                self._take_back({number for number, other in self._under_way.items() if _job(other) is job})
+                job.fail(ModelError(f"vLLM refused the request: {message['why']}"))
+        else:
+            done = set()
+            for number, tokens, logprobs, ended in message["tokens"]:
+                self.meter.num_decoded += len(tokens)
+                one = self._under_way.get(number)
+                if isinstance(one, _Scoring):
+                    self._add_score(number, one, logprobs, ended=ended)
+                elif one is not None and self._add(one, tokens, logprobs):
+                    del self._under_way[number]
+                    if not ended:
+                        done.add(number)
+                elif one is not None and ended:
+                    del self._under_way[number]
+                    one.asked.job.fail(ModelError("vLLM ended an answer before its time."))
+            self._take_back(done)
+
+    def _add(self, answer: _Answer, tokens: list[int], logprobs: list[float]) -> bool:
+        """Whether that was the last of it."""
+        asked, transcript = answer.asked, answer.transcript
+        for token, logprob in zip(tokens, logprobs, strict=True):
+            completion = transcript.add(token, logprob, self.network.eos_id)
+            asked.job.emit(transcript.text[answer.num_emitted :])
+            answer.num_emitted = max(answer.num_emitted, len(transcript.text))
+            if completion is not None:
+                asked.completions[answer.candidate] = completion
+                if all(asked.completions):
+                    asked.job.answer(asked.completions)
+                return True
+        return False
+
+    def _add_score(self, number: int, scoring: _Scoring, logprobs: list[float], *, ended: bool) -> None:
+        scoring.logprobs += logprobs
+        if ended:
+            del self._under_way[number]
+            scoring.job.answer(scoring.logprobs)
+
+
+def _job(one: _Answer | _Scoring) -> Job:
+    return one.job if isinstance(one, _Scoring) else one.asked.job
