@@ -15,6 +15,7 @@ import typer
 
 import vigc
 from vigc.jobs.bench_command import bench
+from vigc.jobs.export_command import EXPORT_EXAMPLES, VALIDATE_EXAMPLES, export, validate
 from vigc.jobs.filter_command import FILTER_EXAMPLES, filter_
 from vigc.jobs.generate_command import GENERATE_EXAMPLES, generate
 from vigc.jobs.terminal import FAULT, NOT_OK, WRONG_USE, Json, help_end, make_console, print_json
@@ -249,33 +250,8 @@ def digest(out: Out, json_: Json = False) -> None:
         typer.echo(found)
 
 
-@app.command(
-    epilog=help_end("vigc export data --format llava", "vigc export data --format llava --to train.json --check")
-)
-def export(
-    out: Out,
-    format: Annotated[str, typer.Option(help="llava.")] = "llava",
-    to: Annotated[str | None, typer.Option(help="The file to write.", show_default="OUT/exports/FORMAT.json")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Read the file back and check it.")] = False,
-    json_: Json = False,
-) -> None:
-    """Write the kept conversations as a training file. The file appears when it is complete."""
-    from vigc.jobs.export import run_export
-
-    done = run_export(out, format, to, check=check)
-    if json_:
-        print_json(
-            {
-                "file": str(done.file),
-                "num_examples": done.num_examples,
-                "image_folder": done.image_folder,
-                "checked": check,
-            }
-        )
-        return
-    typer.echo(f"{done.num_examples} examples in {done.file}{', checked' if check else ''}")
-    if done.image_folder:
-        typer.echo(f"images below {done.image_folder}")
+app.command(epilog=EXPORT_EXAMPLES)(export)
+app.command(epilog=VALIDATE_EXAMPLES)(validate)
 
 
 @app.command(epilog=help_end("vigc doctor", "vigc doctor --ray"))

@@ -7,6 +7,7 @@ import fcntl
 import logging
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,6 +58,36 @@ def replaced_whole(path: Path) -> Iterator[Path]:
             _sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replaced_whole_folder(path: Path, *, replace: bool) -> Iterator[Path]:
+    """The same for a folder. Between the old one's leaving and the new one's coming there is none, for a moment.
+
+    Args:
+        replace: there may be one; else a folder at `path` has to be empty.
+    """
+    stem = f".{path.name[:40]}.{os.getpid()}-{secrets.token_hex(4)}"
+    temporary, old = path.with_name(f"{stem}.tmp"), path.with_name(f"{stem}.old.tmp")
+    with explained(path):
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    _sync_file(file)
+            if replace:
+                os.replace(path, old)
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync_file(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

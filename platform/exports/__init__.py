@@ -1,46 +1,178 @@
-"""Training files made from a dataset directory: one module per format, each with `write` and `validate`.
+"""Training files made from a dataset directory: one module per format.
 
-Only kept conversations of images that could be read are exported. The file appears under its name when it is complete,
-not before.
+Only kept conversations of images that could be read are exported. What is written appears under its name when it is
+complete, not before; a format is one file, or a folder with a marker in it that is written last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Protocol
 
-from vigc.platform.exports import llava
+from vigc.platform.exports import huggingface, llava, openai, parquet, preference, sharegpt, webdataset
+from vigc.platform.exports.card import card
+from vigc.platform.exports.examples import Example, alone, joined
+from vigc.platform.exports.json_files import write_lines, write_list
+from vigc.platform.exports.pictures import Picture, with_pictures
+from vigc.platform.exports.preference import Per, with_pairs
 from vigc.platform.records import ConfigError
-from vigc.platform.storage import open_file
+from vigc.platform.storage import NewFolder, open_file
 from vigc.platform.store import Store
 
+MARKER = "export.json"
+PROGRESS_EVERY = 500  # examples
 
-class Format(Protocol):
-    """What a format's module offers."""
-
-    def write(self, rows: Iterable[Mapping[str, Any]], file: IO[str]) -> int:
-        """Streams the examples of `rows` into `file` and returns how many there were."""
-        ...
-
-    def validate(self, path: str | Path, image_folder: str | Path | None = None) -> list[str]:
-        """What is wrong with a file, as sentences."""
-        ...
+__all__ = ["FORMATS", "MARKER", "Exported", "Options", "Per", "export"]
 
 
-FORMATS: dict[str, Format] = {"llava": llava}
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Choices that only some formats have; see `Format.options`."""
+
+    multi_turn: bool = False  # all kinds of an image in one conversation
+    embed: bool = False  # the pictures themselves instead of their addresses
+    per: Per = Per.ANSWER  # what preference pairs compare
+    shard_bytes: int = webdataset.SHARD_BYTES
 
 
-def export(store: Store, format: str, out_file: str | Path) -> int:
-    """Writes `out_file`, a path or an address, whatever was there before, and returns the number of examples in it.
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What an export came to."""
+
+    num_examples: int
+    left_out: dict[str, int]  # reason -> kept conversations that are in no example
+
+
+@dataclass(slots=True)
+class _Export:
+    """One export under way."""
+
+    store: Store
+    options: Options
+    on_progress: Callable[[int], None] | None
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def examples(self) -> Iterator[Example]:
+        for num, example in enumerate((joined if self.options.multi_turn else alone)(self.store, self.left_out)):
+            if self.on_progress is not None and num % PROGRESS_EVERY == 0:
+                self.on_progress(num)
+            yield example
+
+    def pictured(self) -> Iterator[tuple[Example, Picture]]:
+        return with_pictures(self.examples(), self.left_out)
+
+
+@dataclass(frozen=True, slots=True)
+class FileFormat:
+    """Written to a path that becomes a file."""
+
+    suffix: str
+    write: Callable[[_Export, Path], int]  # returns the number of examples
+    options: frozenset[str] = frozenset()  # the names in Options that it understands
+
+
+@dataclass(frozen=True, slots=True)
+class FolderFormat:
+    """Written to a folder, file by file."""
+
+    write: Callable[[_Export, NewFolder], int]
+    options: frozenset[str] = frozenset()
+    suffix: str = ""
+
+
+def _llava(run: _Export, path: Path) -> int:
+    with open(path, "w", encoding="utf-8") as file:
+        return write_list(map(llava.record, run.examples()), file)
+
+
+def _sharegpt(run: _Export, path: Path) -> int:
+    with open(path, "w", encoding="utf-8") as file:
+        return write_list(map(sharegpt.record, run.examples()), file)
+
+
+def _openai(run: _Export, path: Path) -> int:
+    with open(path, "w", encoding="utf-8") as file:
+        if not run.options.embed:
+            return write_lines(map(openai.record, run.examples()), file)
+        return write_lines((openai.record(one, openai.data_url(picture)) for one, picture in run.pictured()), file)
+
+
+def _parquet(run: _Export, path: Path) -> int:
+    return parquet.write(run.examples(), path)
+
+
+def _webdataset(run: _Export, folder: NewFolder) -> int:
+    return webdataset.write(run.pictured(), folder, run.options.shard_bytes)
+
+
+def _huggingface(run: _Export, folder: NewFolder) -> int:
+    options = run.options
+    num = huggingface.write(run.pictured(), folder, multi_turn=options.multi_turn, shard_bytes=options.shard_bytes)
+    _write_card(run, folder, huggingface.JOINED if options.multi_turn else huggingface.ALONE, num, pairs=False)
+    return num
+
+
+def _preference(run: _Export, folder: NewFolder) -> int:
+    examples = with_pairs(run.examples(), run.options.per, run.left_out)
+    pictured = with_pictures(examples, run.left_out)
+    num = preference.write(pictured, folder, per=run.options.per, shard_bytes=run.options.shard_bytes)
+    _write_card(run, folder, preference.COLUMNS, num, pairs=True)
+    return num
+
+
+def _write_card(run: _Export, folder: NewFolder, columns: huggingface.Columns, num: int, *, pairs: bool) -> None:
+    with folder.file("README.md") as path:
+        path.write_text(card(run.store, columns, num, run.left_out, pairs=pairs), encoding="utf-8")
+
+
+_MULTI, _SHARDS = "multi_turn", "shard_bytes"
+
+FORMATS: dict[str, FileFormat | FolderFormat] = {
+    "llava": FileFormat(".json", _llava, frozenset({_MULTI})),
+    "sharegpt": FileFormat(".json", _sharegpt, frozenset({_MULTI})),
+    "openai": FileFormat(".jsonl", _openai, frozenset({_MULTI, "embed"})),
+    "parquet": FileFormat(".parquet", _parquet),
+    "webdataset": FolderFormat(_webdataset, frozenset({_MULTI, _SHARDS})),
+    "huggingface": FolderFormat(_huggingface, frozenset({_MULTI, _SHARDS})),
+    "preference": FolderFormat(_preference, frozenset({"per", _SHARDS})),
+}
+
+
+def export(
+    store: Store,
+    format: str,
+    out: str | Path,
+    options: Options | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> Exported:
+    """Writes the file or folder `out`, a path or an address.
+
+    A file takes the place of whatever was there; a folder only that of an earlier export.
 
     Raises:
-        ConfigError: there is no such format.
-        StoreError: the data set cannot be read, or the file cannot be written.
+        ConfigError: there is no such format, or it does not have an option.
+        StoreError: the data set cannot be read, or `out` cannot be written.
     """
     if format not in FORMATS:
         raise ConfigError(f"There is no export format {format!r}. Use one of: {', '.join(FORMATS)}.")
+    chosen, options = FORMATS[format], options or Options()
+    for name in Options.__dataclass_fields__:
+        if getattr(options, name) != getattr(Options(), name) and name not in chosen.options:
+            able = [other for other, one in FORMATS.items() if name in one.options]
+            raise ConfigError(f"{name} does not go with the format {format}, but with {', '.join(able)}.")
     store.existing_passes()
-    folder, name = open_file(out_file)
-    with folder.new_text(name) as file:
-        return FORMATS[format].write(store.rows(["image_id", "status", "conversations"]), file)
+    run = _Export(store, options, on_progress)
+    folder, name = open_file(out)
+    if isinstance(chosen, FileFormat):
+        with folder.new_file(name) as path:
+            num = chosen.write(run, path)
+    else:
+        with folder.new_folder(name, MARKER) as new:
+            num = chosen.write(run, new)
+            exported = {"format": format, "num_examples": num, "left_out": dict(run.left_out), "from": str(store)}
+            with new.file(MARKER) as path:
+                path.write_text(json.dumps(exported, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return Exported(num, dict(run.left_out))

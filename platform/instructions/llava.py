@@ -12,7 +12,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from vigc.platform.exports.llava import IMAGE_TOKEN, SPEAKERS
+from vigc.platform.exports.examples import IMAGE_TOKEN
+from vigc.platform.exports.llava import SPEAKERS
 from vigc.platform.instructions.fields import Origin, evenly, kind_in_name
 from vigc.platform.records import Instruction, Kind
 

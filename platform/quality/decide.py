@@ -125,7 +125,7 @@ def decide(
         _decide_together(held, order, reasons, names, later, settings, embed, counts)
     for place, count in enumerate(counts):
         bit = 1 << place
-        count |= {"rejected": int((reasons & bit != 0).sum()), "alone": int((reasons == bit).sum())}  # noqa: PLW2901
+        count |= {"rejected": int((reasons & bit != 0).sum()), "alone": int((reasons == bit).sum())}
     rejected = int((reasons != 0).sum())
     about |= {"judged": len(reasons), "kept": len(reasons) - rejected, "rejected": rejected, "filters": counts}
     return Decision(about, held, order, names, reasons)

@@ -1,4 +1,4 @@
-"""The lists at the top of a JSON object, entry by entry, from a file of any size in bounded memory.
+"""The lists at the top of a JSON object, or the one list that a file is, entry by entry, in bounded memory.
 
 The standard library's decoder reads one entry at a time out of a sliding window. It is three times as fast here as an
 event parser, and unlike yajl it keeps lone surrogates, so that a file name that is no text is noticed. The outlines of
@@ -11,7 +11,7 @@ import codecs
 import json
 import re
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 CHUNK_BYTES = 2**20
 MAX_ENTRY_CHARACTERS = 64 * 2**20
@@ -20,6 +20,12 @@ _BLANK = re.compile(r"[ \t\n\r]*")
 # A list of numbers up to the next key or the entry's end. Quotes in strings are escaped, so this is always a key; an
 # outline that is cut by a window's edge stays, and is decoded like the rest.
 _OUTLINE = re.compile(r'"segmentation"\s*:\s*\[[\[\]\d\s.,eE+-]*\](?=\s*(?:\}|,\s*"))')
+
+
+class Readable(Protocol):
+    """A stream of bytes."""
+
+    def read(self, num_bytes: int, /) -> bytes: ...
 
 
 class JsonFault(Exception):
@@ -58,6 +64,23 @@ def top_lists(file: IO[bytes]) -> Iterator[tuple[str, int, Any]]:
         raise JsonFault("something follows the closing }")
 
 
+def list_entries(file: Readable, name: str) -> Iterator[Any]:
+    """The entries of a file that is one JSON list.
+
+    Args:
+        name: what an entry is called in errors.
+    Raises:
+        JsonFault: not a JSON list, or not complete.
+        UnicodeDecodeError: not UTF-8.
+    """
+    text = _Window(file)
+    text.take("[", "the beginning")
+    for _, _, entry in _entries(text, name):
+        yield entry
+    if text.next():
+        raise JsonFault("something follows the closing ]")
+
+
 def _entries(text: _Window, name: str) -> Iterator[tuple[str, int, Any]]:
     index = 0
     if text.next() != "]":
@@ -72,7 +95,7 @@ def _entries(text: _Window, name: str) -> Iterator[tuple[str, int, Any]]:
 class _Window:
     """The part of the text that is being decoded."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: Readable) -> None:
         self._file = file
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
         self._scan = json.JSONDecoder().raw_decode

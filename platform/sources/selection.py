@@ -66,7 +66,7 @@ class Selection(Source):
                 raise ConfigError(f"{name} {value}: at least one image is needed.")
         self._shard = None if shard is None else _shard(shard)
         self._exclude = None if exclude is None else absolute(exclude)
-        self._entries = None if exclude is None else _entries(absolute(exclude))
+        self._entries = None if exclude is None else read_ids(absolute(exclude))
 
     @property
     def num_excluded(self) -> int:
@@ -112,7 +112,7 @@ class Selection(Source):
         kept: list[NDArray[np.int64]] = []
         hashes: list[NDArray[np.uint64]] = []
         first = num_kept = num_excluded = 0
-        excluded = None if self._entries is None else _Excluded(self._entries)
+        excluded = None if self._entries is None else IdList(self._entries)
         for ids in self._ids():
             rows = np.arange(len(ids))
             if excluded is not None:
@@ -157,8 +157,8 @@ class Selection(Source):
             yield pa.concat_arrays(waiting)
 
 
-class _Excluded:
-    """Entries of a list, and which of them have been met."""
+class IdList:
+    """Entries of a list that ids are looked up in, and which of them have been met."""
 
     def __init__(self, entries: pa.Array) -> None:
         self._entries = entries
@@ -205,8 +205,8 @@ def _shard(text: str) -> tuple[int, int]:
     raise ConfigError(f"--shard {text}: write i/n with i from 1 to n, such as 1/4.")
 
 
-def _entries(place: str) -> pa.Array:
-    """The different entries, as text."""
+def read_ids(place: str) -> pa.Array:
+    """The different entries of a list of ids (`Selection`: exclude), as text."""
     kind = suffix(place)
     if kind in PARQUET or kind == ".csv":
         found = _column(place)

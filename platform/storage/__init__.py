@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from vigc.platform.records import ConfigError
-from vigc.platform.storage.folder import Entry, Folder, ObjectFolder, Version
+from vigc.platform.storage.folder import Entry, Folder, NewFolder, ObjectFolder, Version
 from vigc.platform.storage.local import LocalFolder
 
-__all__ = ["Entry", "Folder", "LocalFolder", "ObjectFolder", "Version", "open_file", "open_folder"]
+__all__ = ["Entry", "Folder", "LocalFolder", "NewFolder", "ObjectFolder", "Version", "open_file", "open_folder"]
 
 
 def open_folder(place: str | Path) -> Folder:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
     from pyarrow.parquet import ParquetFile
 
+from vigc.platform.records import StoreError
+
 T = TypeVar("T")
 
 
@@ -106,16 +108,65 @@ class Folder(ABC):
         """Removes what killed writers left half written, where that can be seen; nobody else may be writing."""
 
     @contextmanager
+    def new_file(self, name: str) -> Iterator[Path]:
+        """A path to write to; what is there when the block ends well is the file `name`, and else there is none."""
+        with tempfile.TemporaryDirectory(prefix="vigc-") as scratch:
+            path = Path(scratch) / "file"
+            yield path
+            self.upload(name, path)
+
+    @contextmanager
     def new_text(self, name: str) -> Iterator[IO[str]]:
         """A UTF-8 text file that appears, complete, when the block ends without an exception, and else not at all."""
+        with self.new_file(name) as path, open(path, "w", encoding="utf-8") as file:
+            yield file
+            file.flush()
+
+    @contextmanager
+    def new_folder(self, name: str, marker: str) -> Iterator[NewFolder]:
+        """A folder that counts when it is whole: `marker` is in it from the end of the block on, and not before.
+
+        One that is there and has the marker is replaced. In an object store its files come one by one, the marker last.
+
+        Raises:
+            StoreError: something else is there.
+        """
+        there = self._replaceable(name, marker)
         with tempfile.TemporaryDirectory(prefix="vigc-") as scratch:
-            path = Path(scratch) / "text"
-            with open(path, "w", encoding="utf-8") as file:
-                yield file
-            self.upload(name, path)
+            if there:
+                self.delete(f"{name}/{marker}")
+                self.delete_all(name)
+            yield NewFolder(Path(scratch), lambda file, path: self.upload(f"{name}/{file}", path))
+
+    def _replaceable(self, name: str, marker: str) -> list[str]:
+        """What is there, when it may be replaced."""
+        there = self.names(name)
+        if there and marker not in there:
+            raise StoreError(
+                f"{self}/{name} holds {there[0]!r}, and nothing says that it may be replaced. Name a new folder."
+            )
+        return there
 
     def read_text(self, name: str) -> str:
         return io.TextIOWrapper(io.BytesIO(self.read(name)), encoding="utf-8").read()
+
+
+@dataclass(frozen=True, slots=True)
+class NewFolder:
+    """A folder that is being filled, file by file."""
+
+    path: Path
+    _publish: Callable[[str, Path], None] | None = None  # None: the files stay where they are written
+
+    @contextmanager
+    def file(self, name: str) -> Iterator[Path]:
+        """A path to write the file `name` to."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield path
+        if self._publish is not None:
+            self._publish(name, path)
+            path.unlink()
 
 
 @dataclass(frozen=True, slots=True)

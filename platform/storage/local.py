@@ -12,8 +12,8 @@ from typing import IO, TypeVar
 
 from pyarrow.fs import FileSystem, LocalFileSystem, SubTreeFileSystem
 
-from vigc.platform.files import explained, replaced_whole, store_error, written_whole
-from vigc.platform.storage.folder import Entry, Folder
+from vigc.platform.files import explained, replaced_whole, replaced_whole_folder, store_error, written_whole
+from vigc.platform.storage.folder import Entry, Folder, NewFolder
 
 T = TypeVar("T")
 
@@ -93,6 +93,19 @@ class LocalFolder(Folder):
         with explained(self.path / folder):
             for path in (self.path / folder).rglob(".*.tmp"):
                 path.unlink(missing_ok=True)
+
+    @contextmanager
+    def new_file(self, name: str) -> Iterator[Path]:
+        with replaced_whole(self.path / name) as temporary:
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+
+    @contextmanager
+    def new_folder(self, name: str, marker: str) -> Iterator[NewFolder]:
+        there, path = self._replaceable(name, marker), self.path / name
+        with replaced_whole_folder(path, replace=bool(there)) as temporary:
+            yield NewFolder(temporary)
 
     @contextmanager
     def new_text(self, name: str) -> Iterator[IO[str]]:

@@ -15,7 +15,19 @@ from vigc.jobs.plan import make_plan
 from vigc.platform.store import Store
 
 HEAVY = ("torch", "ray", "transformers", "pyarrow", "numpy", "PIL")
-VERBS = ("generate", "ingest", "scenes", "export", "show", "summary", "filter", "verify", "digest", "doctor")
+VERBS = (
+    "generate",
+    "ingest",
+    "scenes",
+    "export",
+    "validate",
+    "show",
+    "summary",
+    "filter",
+    "verify",
+    "digest",
+    "doctor",
+)
 
 # Runs the command line in this process and says on stderr which heavy modules it imported.
 SPY = """
@@ -128,7 +140,49 @@ def test_export_with_check_refuses_images_that_are_not_there(vigc_here, tmp_path
     result = vigc_here("export", tmp_path / "data", "--to", tmp_path / "train.json", "--check")
 
     assert result.code == 2
-    assert "There is no image 'im1.png' in /nowhere" in result.err
+    assert "train.json fails its check: row 0 and 3 more: there is no file /nowhere/im1.png." in result.err
+
+
+def test_export_says_what_is_left_out_and_refuses_what_a_format_cannot(vigc_here, tmp_path):
+    finished(tmp_path / "data", num=6)
+
+    done = vigc_here("export", tmp_path / "data", "--format", "webdataset", "--to", tmp_path / "wds")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines()[1] == "left out: 4 without their picture: missing"
+    for arguments in (["--per", "word"], ["--format", "parquet", "--multi-turn"], ["--format", "parquet", "--check"]):
+        result = vigc_here("export", tmp_path / "data", *arguments)
+        assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+
+
+def test_validate_exits_1_on_a_fault_and_names_the_rows(vigc_here, tmp_path):
+    good = {"conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "That."}]}
+    bad = {"image": "a.png", **good}
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, [good, bad, good])))
+
+    result = vigc_here("validate", tmp_path / "x.jsonl", "--findings", tmp_path / "found.jsonl")
+
+    assert (result.code, result.err) == (1, "")
+    assert "fault  marks                   1  the marks for images in the text do not match" in result.out
+    assert "note   repeated row            1" in result.out
+    assert result.out.splitlines()[-1] == "not ok: 3 rows, 6 turns, 1 images, 1 faults. Rows are counted from 0."
+    found = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
+    assert found[0] == {"row": 1, "found": "marks", "words": "0 marks for 1 images"}
+    assert vigc_here("validate", tmp_path / "x.jsonl", "--json").json()["found"]["marks"]["rows"] == [1]
+
+
+def test_validate_counts_the_tokens_of_a_tokenizer(vigc_here, tmp_path):
+    from vigc.model.embedded import PATH
+
+    one = {"id": "1", "conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A red car."}]}
+    (tmp_path / "x.json").write_text(json.dumps([one]))
+    arguments = ("validate", tmp_path / "x.json", "--json", "--tokenizer", PATH)
+
+    assert vigc_here(*arguments, "--max-tokens", "40").code == 0
+    found = vigc_here(*arguments, "--max-tokens", "3")
+    assert (found.code, found.json()["found"]["too long"]["num"]) == (1, 1)
+    assert vigc_here("validate", tmp_path / "x.json", "--tokenizer", tmp_path).code == 2
+    assert vigc_here("validate", tmp_path / "x.json", "--max-tokens", "3").code == 2
+    assert vigc_here("validate", tmp_path / "none.json").code == 2
 
 
 def test_doctor_names_what_is_there(vigc_here):

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from vigc.platform.digest import digest
-from vigc.platform.exports.llava import validate
+from vigc.platform.exports.validate import Checks, validate
 from vigc.platform.store import Store
 from vigc.platform.verify import verify
 
@@ -121,7 +121,7 @@ def test_the_llava_export_of_a_run_is_valid(vigc, undisturbed, pictures, tmp_pat
 
     assert result.code == 0, result.err
     assert str(pictures) in result.out
-    assert validate(tmp_path / "train.json", pictures) == []
+    assert validate(str(tmp_path / "train.json"), Checks(folder=str(pictures))).is_ok
     summary = json.loads((out / "summary.json").read_text())
     assert len(json.loads((tmp_path / "train.json").read_text())) == summary["num_kept"]
 

@@ -53,7 +53,7 @@ def test_an_export_to_s3_is_checked_there(vigc_here, out, s3_place):
     result = vigc_here("export", out, "--to", f"{s3_place}/train.json", "--check")
 
     assert result.code == 2
-    assert "There is no image 'im1.png' in /nowhere" in result.err
+    assert "there is no file /nowhere/im1.png" in result.err
 
 
 def test_a_row_file_that_is_gone_from_s3_is_named_with_its_images(vigc_here, out):

@@ -1,0 +1,37 @@
+"""OpenAI's chat messages, one example a line: the image is a part of the first user message, by its address.
+
+Their service takes web addresses and data URLs; `data_url` is the picture itself. Other readers of this layout
+(vLLM, Axolotl, MS-Swift) take file:// addresses as well. Source: OpenAI, "Vision fine-tuning".
+"""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from vigc.platform.exports.examples import Example
+from vigc.platform.exports.pictures import Picture
+from vigc.platform.fetch import scheme_of
+
+
+def record(example: Example, image_url: str | None = None) -> dict[str, Any]:
+    url = image_url or address(example.uri)
+    messages: list[dict[str, Any]] = []
+    for number, (question, answer) in enumerate(example.turns):
+        text = {"type": "text", "text": question}
+        image = {"type": "image_url", "image_url": {"url": url}}
+        messages += [
+            {"role": "user", "content": question if number else [image, text]},
+            {"role": "assistant", "content": answer},
+        ]
+    return {"messages": messages}
+
+
+def address(uri: str) -> str:
+    """A URL also for a path of this machine."""
+    return uri if scheme_of(uri) else Path(uri).absolute().as_uri()
+
+
+def data_url(picture: Picture) -> str:
+    return f"data:{picture.media_type};base64,{base64.b64encode(picture.data).decode()}"
