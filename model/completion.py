@@ -41,6 +41,14 @@ class Completion:
     mean_logprob: float | None  # nats per token
 
 
+@dataclass(frozen=True, slots=True)
+class ScoredToken:
+    """One token of a text that was given, and how likely it was there."""
+
+    end: int  # characters of the text up to its end
+    logprob: float  # nats
+
+
 Complete = Callable[[Request], Awaitable[Completion]]
 
 

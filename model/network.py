@@ -144,6 +144,11 @@ class Network:
         ids = self.tokenizer(text, add_special_tokens=False).input_ids
         return [self.bos_id, *ids]
 
+    def prompt_ids_and_ends(self, text: str) -> tuple[list[int], list[int]]:
+        """The same, and where in the text each token ends, in characters."""
+        read = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return [self.bos_id, *read.input_ids], [0, *(end for _, end in read.offset_mapping)]
+
     def embed(self, ids: Tensor) -> Tensor:
         """Token embeddings (…, language_width) of the language model."""
         embedded: Tensor = self.language_model.get_input_embeddings()(ids)

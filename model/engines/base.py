@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vigc.model.completion import Completion, Request
+from vigc.model.completion import Completion, Request, ScoredToken
+from vigc.model.engines.scoring import Score
 from vigc.model.network import Network
 from vigc.platform.records import ConfigError, ModelError
 
@@ -82,15 +83,6 @@ class Job:
 @dataclass(frozen=True)
 class Encode:
     """Work: vision features of an image."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """Work: teacher-forced log-probabilities of `text` behind `prompt`."""
-
-    qformer_text: str
-    prompt: str
-    text: str
 
 
 # Makes the thread look around: something was cancelled or closed.
@@ -162,11 +154,11 @@ class Engine(ABC):
 
     async def score(
         self, image: ImageHandle | Blank, prompt: str, text: str, *, qformer_text: str | None = None
-    ) -> list[float]:
-        """Log-probability of each token of `text` behind `prompt`, in nats; the Q-Former reads the prompt unless told
-        otherwise.
+    ) -> list[ScoredToken]:
+        """How likely each token of `text` is behind `prompt`, which the text joins without a seam; the Q-Former reads
+        the prompt unless told otherwise.
         """
-        result: list[float] = await self._submit(
+        result: list[ScoredToken] = await self._submit(
             image, Score(prompt if qformer_text is None else qformer_text, prompt, text)
         )
         return result
@@ -213,18 +205,3 @@ class Engine(ABC):
             mean = torch.tensor(self.network.image_mean) * 255
             return mean.round().to(torch.uint8).expand(self.image_size, self.image_size, 3)
         return torch.from_numpy(np.array(image.pixels))
-
-    def _scored(self, visual: Tensor, work: Score) -> list[float]:
-        """One teacher-forced pass behind visual tokens, (1, num_queries, language_width)."""
-        network = self.network
-        before = network.prompt_ids(work.prompt)
-        whole = network.prompt_ids(work.prompt + work.text)
-        start = next(
-            (i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), min(len(before), len(whole))
-        )
-        tokens = torch.tensor([whole], device=network.device)
-        embeds = torch.cat([visual, network.embed(tokens)], dim=1)
-        hidden = network.language_model.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
-        logits = network.language_model.lm_head(hidden[0, visual.shape[1] + start - 1 : -1])
-        logprobs = logits.float().log_softmax(-1).gather(1, tokens[0, start:, None])[:, 0]
-        return [float(x) for x in logprobs]

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from vigc.model.completion import Request, seeds_of
-from vigc.model.engines.base import BLANK, NUDGE, Blank, Encode, Engine, ImageHandle, Job, Score
+from vigc.model.engines.base import BLANK, NUDGE, Blank, Encode, Engine, ImageHandle, Job
 from vigc.model.engines.batch import Asked, Batch
 from vigc.model.engines.capacity import is_out_of_memory, num_slots_for
-from vigc.model.engines.meter import QFORMER, VISION, Meter
+from vigc.model.engines.meter import PREFILL, QFORMER, VISION, Meter
 from vigc.model.engines.qformer import QFormer
+from vigc.model.engines.scoring import Reading, Score, of_like_length, read, score
 from vigc.model.engines.text import banned_sequences
 from vigc.model.network import Network
 from vigc.platform.records import ConfigError, ModelError
@@ -37,6 +38,7 @@ class _Limits:
     slots: int
     images: int = 16
     positions: int = 16_384  # of a prefill
+    scored: int = 4096  # positions of a pass over given texts, padding counted
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,10 @@ class ContinuousEngine(Engine):
         self._limits = _Limits(self._batch.num_slots)
         self._encodes: deque[Job] = deque()
         self._waiting: list[Asked] = []
-        self._scores: deque[Job] = deque()
+        self._scores: list[tuple[Job, Reading]] = []
         self._held: set[ImageHandle] = set()
         self._blank: Tensor | None = None
-        self._patience = 0
+        self._patience = self._score_patience = 0
         self._is_nudged = False
         super().__init__(network, num_slots=self._batch.num_slots, num_threads=num_threads)
 
@@ -121,13 +123,16 @@ class ContinuousEngine(Engine):
                 self._is_nudged = False
                 self._drop_cancelled()
             self._encode_some()
-            while self._scores:
-                job = self._scores.popleft()
-                self._attempt([job], partial(self._score, job))
+            self._score_some()
             self._admit_some()
             if self._batch:
                 self._attempt(self._batch.jobs, self._batch.step, self._decode_less)
-        for job in {*self._encodes, *self._scores, *self._batch.jobs, *(asked.job for asked in self._waiting)}:
+        for job in {
+            *self._encodes,
+            *(job for job, _ in self._scores),
+            *self._batch.jobs,
+            *(asked.job for asked in self._waiting),
+        }:
             job.fail(ModelError("The engine was closed."))
 
     def _read_inbox(self, *, block: bool) -> bool:
@@ -145,7 +150,7 @@ class ContinuousEngine(Engine):
             if isinstance(job.work, Encode):
                 self._encodes.append(job)
             elif isinstance(job.work, Score):
-                self._scores.append(job)
+                self._attempt([job], partial(self._read_text, job))
             else:
                 self._attempt([job], partial(self._read, job))
 
@@ -196,17 +201,16 @@ class ContinuousEngine(Engine):
     def _drop_cancelled(self) -> None:
         cancelled = {job for job in self._batch.jobs if job.cancelled.is_set()}
         cancelled |= {asked.job for asked in self._waiting if asked.job.cancelled.is_set()}
+        cancelled |= {job for job, _ in self._scores if job.cancelled.is_set()}
         if cancelled:
             self._drop(cancelled)
-        for line in (self._encodes, self._scores):
-            if any(job.cancelled.is_set() for job in line):
-                alive = [job for job in line if not job.cancelled.is_set()]
-                line.clear()
-                line.extend(alive)
+        if any(job.cancelled.is_set() for job in self._encodes):
+            self._encodes = deque(job for job in self._encodes if not job.cancelled.is_set())
 
     def _drop(self, jobs: set[Job]) -> None:
         """Forgets what these have in slots and in line."""
         self._waiting = [asked for asked in self._waiting if asked.job not in jobs]
+        self._scores = [one for one in self._scores if one[0] not in jobs]
         self._batch.drop(jobs)
 
     # Images.
@@ -259,9 +263,47 @@ class ContinuousEngine(Engine):
             self.meter.num_qformer += mask.numel() + len(texts) * self.network.num_queries
             return self._qformer.visual_tokens(torch.stack(memory), ids, mask).to(self.network.dtype)
 
-    def _score(self, job: Job) -> None:
-        work: Score = job.work
-        job.answer(self._scored(self._visual([self._memory(job.image)], [work.qformer_text]), work))
+    # Given texts.
+
+    def _read_text(self, job: Job) -> None:
+        self._scores.append((job, read(self.network, job.work)))
+
+    def _score_some(self) -> None:
+        """Reads the texts that wait, together; while others decode, they wait a little for company."""
+        if not self._scores:
+            return
+        self._score_patience += 1
+        if self._batch and len(self._scores) < self.num_slots // 4 and self._score_patience < _PATIENCE:
+            return
+        self._score_patience = 0
+        waiting, self._scores = self._scores, []
+        for places in of_like_length([len(reading) for _, reading in waiting], self._limits.scored):
+            group = [waiting[place] for place in places]
+            self._attempt([job for job, _ in group], partial(self._score, group), partial(self._score_less, group))
+
+    def _score(self, group: list[tuple[Job, Reading]]) -> None:
+        alive: list[tuple[Job, Reading, Tensor]] = []
+        for job, reading in group:
+            self._attempt([job], partial(self._recall, job, reading, alive))
+        if not alive:
+            return
+        readings = [reading for _, reading, _ in alive]
+        visual = self._visual([memory for *_, memory in alive], [one.work.qformer_text for one in readings])
+        with self.meter.part(PREFILL):
+            scored = score(self.network, visual, readings)
+            self.meter.num_passes += 1
+            self.meter.num_scored += sum(self.network.num_queries + len(one) for one in readings)
+        for (job, *_), tokens in zip(alive, scored, strict=True):
+            job.answer(tokens)
+
+    def _recall(self, job: Job, reading: Reading, alive: list[tuple[Job, Reading, Tensor]]) -> None:
+        alive.append((job, reading, self._memory(job.image)))  # it may have been closed this very moment
+
+    def _score_less(self, group: list[tuple[Job, Reading]]) -> bool:
+        self._limits.scored = max(1, max(len(one) for _, one in group) * len(group) // 2)
+        if len(group) > 1:
+            self._scores += group
+        return len(group) > 1
 
     # Prompts.
 

@@ -25,6 +25,8 @@ class Meter:
         self.num_calls = 0  # prompts that the Q-Former has read
         self.num_qformer = 0  # positions of its queries and texts, padding counted
         self.num_prefilled = 0  # positions, padding not counted
+        self.num_scored = 0  # positions of given texts that were read for their scores, padding not counted
+        self.num_passes = 0  # over given texts
         self.num_decoded = 0  # tokens
         self.num_steps = 0
         self.num_occupied = 0  # slots, summed over the steps

@@ -13,8 +13,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from vigc.model.completion import Completion, Request, seeds_of
-from vigc.model.engines.base import NUDGE, Blank, Encode, Engine, ImageHandle, Job, Score
+from vigc.model.completion import Completion, Request, ScoredToken, seeds_of
+from vigc.model.engines.base import NUDGE, Blank, Encode, Engine, ImageHandle, Job
+from vigc.model.engines.scoring import Score, read, score
 from vigc.model.engines.text import banned_sequences
 from vigc.model.network import Network
 from vigc.platform.records import ConfigError, ModelError, Stop
@@ -67,11 +68,12 @@ class ReferenceEngine(Engine):
                 break
         return jobs
 
-    def _work(self, jobs: list[Job]) -> list[list[Completion]] | list[list[float]]:
+    def _work(self, jobs: list[Job]) -> list[list[Completion]] | list[list[ScoredToken]]:
         if len(jobs) == 1:
             (job,) = jobs
             if isinstance(job.work, Score):
-                return [self._scored(self._visual([job.image], [job.work.qformer_text]), job.work)]
+                visual = self._visual([job.image], [job.work.qformer_text])
+                return score(self.network, visual, [read(self.network, job.work)])
             requests = [replace(job.work, n=1, seed=seed) for seed in seeds_of(job.work)]
             return [[self._generate([job], [request])[0] for request in requests]]
         return [[one] for one in self._generate(jobs, [job.work for job in jobs])]

@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -149,12 +150,68 @@ def test_suppressed_words_are_not_said(engine: Engine) -> None:
 
 def test_scores_are_the_log_probabilities_of_decoding(continuous: ContinuousEngine, reference: ReferenceEngine) -> None:
     done = answered(continuous, lambda image: continuous.complete(image, replace(ASK, max_tokens=30)))
-    scores = answered(continuous, lambda image: continuous.score(image, DETAIL, done.text))
+    scored = answered(continuous, lambda image: continuous.score(image, DETAIL, done.text))
+    scores = [token.logprob for token in scored]
     assert math.isclose(sum(scores) / len(scores), done.mean_logprob, abs_tol=1e-3)
     other = answered(reference, lambda image: reference.score(image, DETAIL, done.text))
-    assert np.allclose(scores, other, atol=1e-4)
+    assert [token.end for token in scored] == [token.end for token in other]
+    assert np.allclose(scores, [token.logprob for token in other], atol=1e-4)
     blank = answered(continuous, lambda image: continuous.score(BLANK, DETAIL, done.text))
-    assert sum(blank) < sum(scores)  # the text was said of the picture, not of nothing
+    assert sum(token.logprob for token in blank) < sum(scores)  # the text was said of the picture, not of nothing
+
+
+def test_a_score_equals_a_forward_pass_of_the_model_itself(continuous: ContinuousEngine, network: Network) -> None:
+    text = " There is a large red car at the top left."
+    scored = answered(continuous, lambda image: continuous.score(image, DETAIL, text))
+    before, whole = network.prompt_ids(DETAIL), network.prompt_ids(DETAIL + text)
+    with torch.inference_mode():
+        features = network.encode_images(torch.from_numpy(pixels(0).copy())[None])
+        visual = network.visual_tokens(features, *network.qformer_ids([DETAIL]))
+        embeds = torch.cat([visual, network.embed(torch.tensor([whole]))], dim=1)
+        logprobs = network.language_model(inputs_embeds=embeds).logits[0].float().log_softmax(-1)
+    told = [float(logprobs[network.num_queries + i - 1, whole[i]]) for i in range(len(before), len(whole))]
+    assert np.allclose([token.logprob for token in scored], told, atol=1e-4)
+    pieces = [text[start:end] for start, end in pairwise([0, *(token.end for token in scored)])]
+    assert pieces[:5] == [" There", " is", " a", " large", " red"]
+    assert "".join(pieces) == text
+
+
+def test_scores_do_not_depend_on_the_company_and_are_read_together(network: Network) -> None:
+    engine = ContinuousEngine(network, num_slots=8)
+    texts = [" There is a cup." * number for number in (1, 1, 2, 3, 9)]
+
+    async def work(image: Any) -> tuple[list[Any], list[Any]]:
+        alone = [await engine.score(one, DETAIL, text) for one in (image, BLANK) for text in texts]
+        engine.new_meter()
+        decoding = [engine.complete(image, replace(ASK, seed=i)) for i in range(12)]
+        scoring = [engine.score(one, DETAIL, text) for one in (image, BLANK) for text in texts]
+        together = (await asyncio.gather(*decoding, *scoring))[len(decoding) :]
+        return alone, together
+
+    alone, together = answered(engine, work)
+    for one, same in zip(alone, together, strict=True):
+        assert [token.end for token in one] == [token.end for token in same]
+        assert np.allclose([token.logprob for token in one], [token.logprob for token in same], atol=1e-4)
+    assert engine.meter.num_passes < len(together)
+    engine.close()
+
+
+def test_a_text_of_a_closed_image_fails_alone_and_nothing_is_no_text(continuous: ContinuousEngine) -> None:
+    async def main() -> list[Any]:
+        async with continuous.image(pixels(1)) as closed:
+            pass
+        async with continuous.image(pixels(0)) as image:
+            return await asyncio.gather(
+                continuous.score(closed, DETAIL, " A cup."),
+                continuous.score(image, DETAIL, " A cup."),
+                continuous.score(image, DETAIL, ""),
+                return_exceptions=True,
+            )
+
+    failed, scored, nothing = asyncio.run(main())
+    assert isinstance(failed, ModelError)
+    assert [token.end for token in scored][-1] == len(" A cup.")
+    assert nothing == []
 
 
 def test_cancelling_frees_the_slots_and_the_image(network: Network) -> None:
