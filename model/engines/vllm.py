@@ -20,11 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vigc.model.completion import Completion, Request, seeds_of
-from vigc.model.engines.base import BLANK, NUDGE, Blank, Encode, Engine, EngineLost, ImageHandle, Job, Score
+from vigc.model.completion import Completion, Request, ScoredToken, seeds_of
+from vigc.model.engines.base import BLANK, NUDGE, Blank, Encode, Engine, EngineLost, ImageHandle, Job
 from vigc.model.engines.capacity import num_slots_for, slot_bytes
 from vigc.model.engines.meter import QFORMER, VISION, Meter
 from vigc.model.engines.qformer import QFormer
+from vigc.model.engines.scoring import Reading, Score, read
 from vigc.model.engines.text import Pieces, Transcript, banned_sequences
 from vigc.model.engines.vllm_connection import Connection
 from vigc.model.model_folders import language_model_folder
@@ -67,6 +68,7 @@ class _Scoring:
     """A text that vLLM is made to say, and how likely each token of it was."""
 
     job: Job
+    reading: Reading
     logprobs: list[float]
 
 
@@ -289,17 +291,15 @@ class VllmEngine(Engine):
     def _ask_score(self, job: Job, visual: Tensor) -> None:
         """vLLM scores no prompt that is embeddings, so the text is given to it token by token as if it was decoded."""
         work: Score = job.work
-        before, whole = (self.network.prompt_ids(text) for text in (work.prompt, work.prompt + work.text))
-        parting = (i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b)
-        start = next(parting, min(len(before), len(whole)))
-        given = whole[start:]
+        reading = read(self.network, work)
+        prompt, given = reading.ids[: reading.start], reading.ids[reading.start :]
         if not given:
             job.answer([])
             return
-        self._require_room(whole[:start], len(given))
+        self._require_room(prompt, len(given))
         sampling = {"temperature": 0.0, "max_tokens": len(given), "ignore_eos": True}
         shaping = {"repetition_penalty": 1.0, "banned": [], "given": given}
-        self._send(_Scoring(job, []), visual, whole[:start], sampling, shaping)
+        self._send(_Scoring(job, reading, []), visual, prompt, sampling, shaping)
 
     def _require_room(self, prompt: list[int], max_tokens: int) -> None:
         needed = self.network.num_queries + len(prompt) + max_tokens
@@ -376,7 +376,8 @@ class VllmEngine(Engine):
         scoring.logprobs += logprobs
         if ended:
             del self._under_way[number]
-            scoring.job.answer(scoring.logprobs)
+            ends = scoring.reading.ends
+            scoring.job.answer([ScoredToken(end, x) for end, x in zip(ends, scoring.logprobs, strict=True)])
 
 
 def _job(one: _Answer | _Scoring) -> Job:
