@@ -18,6 +18,7 @@ from vigc.jobs.bench_command import bench
 from vigc.jobs.export_command import EXPORT_EXAMPLES, VALIDATE_EXAMPLES, export, validate
 from vigc.jobs.filter_command import FILTER_EXAMPLES, filter_
 from vigc.jobs.generate_command import GENERATE_EXAMPLES, generate
+from vigc.jobs.pope_command import POPE_EXAMPLES, pope
 from vigc.jobs.terminal import FAULT, NOT_OK, WRONG_USE, Json, help_end, make_console, print_json
 from vigc.jobs.train_command import TRAIN_EXAMPLES, train
 from vigc.jobs.weights_command import weights
@@ -63,6 +64,7 @@ def options(
 
 app.command(epilog=GENERATE_EXAMPLES)(generate)
 app.command("filter", epilog=FILTER_EXAMPLES)(filter_)
+app.command(epilog=POPE_EXAMPLES)(pope)
 app.command(epilog=TRAIN_EXAMPLES)(train)
 app.add_typer(weights, name="weights")
 

@@ -24,6 +24,7 @@ VERBS = (
     "show",
     "summary",
     "filter",
+    "pope",
     "verify",
     "digest",
     "doctor",
