@@ -149,6 +149,20 @@ def _numbers(flag: str, text: str, example: str, most: int | None = None) -> lis
     return numbers
 
 
+@bench.command("filter", epilog=help_end("vigc bench filter", "vigc bench filter --rows 200000 --json figures.json"))
+def bench_filter(
+    rows: Annotated[int, typer.Option(min=1, help="Made-up rows, of three conversations each.")] = 20_000,
+    work: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the data go meanwhile.", show_default="temporary")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there.")] = None,
+) -> None:
+    """Filters, duplicates and summary over a large data set: seconds and memory of each step."""
+    from vigc.jobs.bench_filter import filter_
+
+    filter_(rows=rows, work=work, json_file=json_file)
+
+
 @bench.command("pipeline", epilog=help_end("vigc bench pipeline", "vigc bench pipeline --num 100 --json figures.json"))
 def bench_pipeline(
     num: Annotated[int, typer.Option(min=1, max=20_000, help="Rendered scenes.")] = 400,

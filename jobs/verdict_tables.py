@@ -20,6 +20,8 @@ def verdict_tables(verdicts: Sequence[Mapping[str, Any]]) -> Iterator[Renderable
     for account in verdicts:
         if "filters" in account:
             yield filter_table(account)
+            if num := account["made_since"]:
+                yield Text(f"{num} conversations were made since and are judged by nothing: run `vigc filter` again.")
 
 
 def evaluation_lines(account: Mapping[str, Any]) -> Iterator[str]:

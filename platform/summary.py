@@ -20,7 +20,7 @@ from vigc.platform.quality.hallucination import Hallucination
 from vigc.platform.quality.vocabulary import Vocabulary
 from vigc.platform.records import RowStatus, Verdict
 from vigc.platform.store import Pass, Store
-from vigc.platform.verdicts import NEEDED
+from vigc.platform.verdicts import NEEDED, Account
 
 SUMMARY_FILE = "summary.json"
 
@@ -38,8 +38,10 @@ def summarise(store: Store) -> dict[str, Any]:
     vocabularies = vocabularies_of(passes)
     hallucination = Hallucination(vocabularies) if vocabularies else None
     verdicts = store.verdicts()
+    answered: Counter[str] = Counter()  # conversations that came to an answer, by pass
     for committed in store.undecided_batches(["status", "error", *NEEDED, *(["objects_present"] * bool(vocabularies))]):
         batch = verdicts.applied(committed)
+        _count_answered(committed, answered)
         if hallucination is not None:
             hallucination.add(committed, batch)
         rows.update(_counts(batch["status"]))
@@ -61,8 +63,23 @@ def summarise(store: Store) -> dict[str, Any]:
         "num_tokens": sum(figures["num_tokens"] for figures in by_kind.values()),
         "kinds": by_kind,
         "hallucination": hallucination.figures() if hallucination is not None else None,
-        "verdicts": [{"by": account.by, "number": account.number, **account.about} for account in verdicts.accounts],
+        "verdicts": [
+            {"by": account.by, "number": account.number, "made_since": _made_since(account, answered), **account.about}
+            for account in verdicts.accounts
+        ],
     }
+
+
+def _count_answered(rows: pa.RecordBatch, answered: Counter[str]) -> None:
+    spoken = rows["conversations"]
+    is_answered = pc.equal(spoken.flatten().field("status"), Verdict.KEPT.value)
+    answered.update(_counts(rows["request"].take(pc.list_parent_indices(spoken)).filter(is_answered)))
+
+
+def _made_since(account: Account, answered: Counter[str]) -> int:
+    """Conversations that were not there yet when it was decided."""
+    judged = account.about.get("judged_of_pass")
+    return 0 if judged is None else sum(max(0, num - judged.get(name, 0)) for name, num in answered.items())
 
 
 def vocabularies_of(passes: Iterable[Pass]) -> list[Vocabulary]:

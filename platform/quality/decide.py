@@ -127,6 +127,8 @@ def decide(
         bit = 1 << place
         count |= {"rejected": int((reasons & bit != 0).sum()), "alone": int((reasons == bit).sum())}
     rejected = int((reasons != 0).sum())
+    of_passes = np.bincount(np.array(held.request, np.int64), minlength=len(held.requests)).tolist()
+    about["judged_of_pass"] = dict(sorted(zip(held.requests, of_passes, strict=True)))
     about |= {"judged": len(reasons), "kept": len(reasons) - rejected, "rejected": rejected, "filters": counts}
     return Decision(about, held, order, names, reasons)
 

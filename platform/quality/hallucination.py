@@ -33,6 +33,7 @@ ANNOTATED = "annotated"
 NUM_PAIRS = 10
 MIN_PAIR = 5  # texts that name both; below, a lift is noise
 NUM_RESAMPLES_OF_GROUPS = 200
+TEXTS_AT_ONCE = 8192  # multiplied at once: small products mostly wait for a busy machine's threads
 
 Codes = NDArray[np.int64]
 
@@ -158,8 +159,8 @@ class Hallucination:
         return keys
 
     def _add_pairs(self, name: str, keys: Codes, kinds: Any) -> None:
-        there = np.zeros((len(kinds), len(self._categories)), np.float32)
-        there.flat[keys] = 1
+        there = np.zeros((len(kinds), len(self._categories)), bool)
+        there.flat[keys] = True
         for kind in np.unique(kinds):
             self._pairs[name, str(kind)].add(there[kinds == kind])
 
@@ -169,7 +170,7 @@ class Hallucination:
         together, chance = np.zeros((size, size)), np.zeros((size, size))
         for (of, _), pairs in self._pairs.items():
             if of == name:
-                together += pairs.together
+                together += pairs.together()
                 chance += pairs.by_chance()
         return together, chance
 
@@ -202,21 +203,35 @@ class _Pairs:
 
     def __init__(self, num_categories: int) -> None:
         self._num = 0
-        self.together = np.zeros((num_categories, num_categories))  # its diagonal: how often each comes
+        self._together = np.zeros((num_categories, num_categories))
+        self._waiting: list[NDArray[np.bool_]] = []
 
-    def add(self, there: NDArray[np.float32]) -> None:
+    def add(self, there: NDArray[np.bool_]) -> None:
         """
         Args:
-            there: (texts, categories), 1 where a text names a category.
+            there: (texts, categories), whether a text names a category.
         """
         self._num += len(there)
-        self.together += there.T @ there
+        self._waiting.append(there)
+        if sum(map(len, self._waiting)) >= TEXTS_AT_ONCE:
+            self._count()
+
+    def together(self) -> NDArray[np.float64]:
+        """(categories, categories); on the diagonal, how often each comes."""
+        self._count()
+        return self._together
 
     def by_chance(self) -> NDArray[np.float64]:
         """How often two would come together if neither cared for the other."""
-        each = np.diag(self.together)
+        each = np.diag(self.together())
         expected: NDArray[np.float64] = np.outer(each, each) / max(1, self._num)
         return expected
+
+    def _count(self) -> None:
+        if self._waiting:
+            there = np.concatenate(self._waiting).astype(np.float32)
+            self._together += there.T @ there
+            self._waiting.clear()
 
 
 def _conversations(rows: pa.RecordBatch) -> tuple[pa.Array, pa.RecordBatch]:

@@ -90,8 +90,10 @@ def test_an_answer_that_was_made_since_is_not_judged_by_an_older_decision(vigc_h
     add_pass(Store(out), [[RIGHT]], seed=1)
 
     assert kept(out) == ["im0.png", "im1.png", "im2.png"]
+    assert "1 conversations were made since" in vigc_here("summary", out).out
     assert vigc_here("filter", out, "--max-absent", 0).code == 0
     assert kept(out) == ["im0.png", "im2.png"]
+    assert "made since" not in vigc_here("summary", out).out
 
 
 @pytest.mark.parametrize("moment", ["before the verdicts", "before the account"])

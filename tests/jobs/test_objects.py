@@ -9,7 +9,10 @@ import pytest
 
 from vigc.jobs.config import make_config
 from vigc.jobs.plan import Mode, make_plan
+from vigc.platform.quality.chair import chair
+from vigc.platform.quality.mentions import ObjectFinder
 from vigc.platform.records import ConfigError, StoreError
+from vigc.platform.store import Store
 
 
 @pytest.fixture
@@ -94,3 +97,27 @@ def test_a_manifest_has_the_categories_of_its_rows(plan, scenes_dir, tmp_path, s
         pq.write_table(pa.Table.from_pylist(rows), file)
 
     assert plan(images=str(file)).vocabulary.categories == ("dog", "gnome")
+
+
+@pytest.mark.slow
+def test_a_run_over_annotated_images_prints_and_stores_what_its_texts_name_before_and_after(vigc, scenes_dir, tmp_path):
+    out = tmp_path / "data"
+    result = vigc("generate", scenes_dir, "--out", out, "--kinds", "detail", "--limit", 6)
+    assert result.code == 0, result.err
+    said = " ".join(result.out.split())
+
+    assert "objects named in the vocabulary source (12 categories)" in said
+    assert "Boxes are incomplete" in said
+    stored = json.loads((out / "summary.json").read_text())["hallucination"]["kinds"]["detail"]
+    store = Store(out)
+    finder = ObjectFinder(store.passes()[0].vocabulary())
+    rows = list(store.rows())
+    for answer, name in (("vig", "vig_answer"), ("vic", "answer")):
+        expected = chair([(row["conversations"][0][name], row["objects_present"]) for row in rows], finder)
+        assert stored[answer]["chair_i"]["value"] == expected.chair_i.value
+        assert stored[answer]["recall"]["value"] == expected.recall.value > 0.5
+        assert f"{100 * expected.recall.value:.1f} % (" in said
+    said_by_vig = [sentence for row in rows for sentence in row["conversations"][0]["vig_sentences"]]
+    named = {category for sentence in said_by_vig for category in sentence["objects_named"]}
+    assert named <= set(finder.vocabulary.categories)
+    assert len(named) > 3
