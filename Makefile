@@ -33,8 +33,9 @@ run: $(STAMP)  ## render 200 unseen scenes and make instruction data for them wi
 	@$(BIN)/vigc scenes $(OUT)/scenes --num 200 --seed 7
 	@$(BIN)/vigc generate $(OUT)/scenes --out $(OUT)/data --kinds conversation,detail,reasoning
 
+# Two files at a time, since most tests wait for processes; in the order of their names, which has the long ones early.
 test: $(STAMP)  ## run all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 soak: $(STAMP)  ## the long proofs: every way of being killed, one after the other
 	@$(BIN)/python -m pytest -m soak
