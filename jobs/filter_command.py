@@ -39,13 +39,13 @@ def filter_(
         typer.Option(
             metavar="SHARE", help="Of an answer's runs of six words, were there before.", rich_help_panel=CONVERSATION
         ),
-    ] = DEFAULTS.max_repetition or 0.0,
+    ] = DEFAULTS.max_repetition,
     max_absent: Annotated[
         int,
         typer.Option(
             help="Different objects that an answer names and that are not there.", rich_help_panel=CONVERSATION
         ),
-    ] = DEFAULTS.max_absent or 0,
+    ] = DEFAULTS.max_absent,
     min_grounding: Annotated[
         Share,
         typer.Option(help="Of each sentence, where it was measured.", show_default=NEVER, rich_help_panel=CONVERSATION),
@@ -78,7 +78,7 @@ def filter_(
         typer.Option(
             metavar="SHARE", help="Of their words, from which two questions are the same.", rich_help_panel=TOGETHER
         ),
-    ] = DEFAULTS.similar_question or 0.0,
+    ] = DEFAULTS.similar_question,
     similar_meaning: Annotated[
         Share,
         typer.Option(
@@ -93,7 +93,7 @@ def filter_(
         typer.Option(
             metavar="SHARE", help="Of a kind, may ask the same; a hundred always may.", rich_help_panel=TOGETHER
         ),
-    ] = DEFAULTS.max_same_question or 0.0,
+    ] = DEFAULTS.max_same_question,
     max_opening: Annotated[
         Share,
         typer.Option(metavar="SHARE", help="Of a kind, may begin alike.", show_default=NEVER, rich_help_panel=TOGETHER),

@@ -148,11 +148,11 @@ class YesNo(CorpusFilter):
 
 
 def corpus_filters(settings: FilterSettings) -> list[CorpusFilter]:
-    found: list[CorpusFilter] = []
-    if settings.similar_question is not None:
-        found += [SameQuestion(), SameQuestionOfSimilarImage(settings.max_distance)]
-        if settings.max_same_question is not None:
-            found.append(AskedTooOften(settings.max_same_question))
+    found: list[CorpusFilter] = [
+        SameQuestion(),
+        SameQuestionOfSimilarImage(settings.max_distance),
+        AskedTooOften(settings.max_same_question),
+    ]
     if settings.max_opening is not None:
         found.append(SameOpening(settings.max_opening))
     if settings.max_yes_no is not None:

@@ -226,29 +226,25 @@ class _Held:
         image, kind, form, opening, says = (
             np.array(values, np.int64)[order] for values in (self.image, self.kind, self.form, self.opening, self.says)
         )
-        question, similar = form, image
-        if settings.similar_question is not None:
-            counts = np.bincount(np.array(self.form, np.int64)[left], minlength=len(self.forms))
-            meaning = settings.similar_meaning
-            same = same_questions(
-                list(self.forms),
-                counts.tolist(),
-                settings.similar_question,
-                embed=embed if meaning is not None else None,
-                meaning=1.0 if meaning is None else meaning,
-            )
-            question = same[form]
-            similar = self._similar_images(settings.max_distance)[image]
+        counts = np.bincount(np.array(self.form, np.int64)[left], minlength=len(self.forms))
+        meaning = settings.similar_meaning
+        same = same_questions(
+            list(self.forms),
+            counts.tolist(),
+            settings.similar_question,
+            embed=embed if meaning is not None else None,
+            meaning=1.0 if meaning is None else meaning,
+        )
         chance = [
             int.from_bytes(hashlib.blake2b(f"{settings.seed}/{self.image_ids[i]}/{k}".encode(), digest_size=8).digest())
             for i, k in zip(image.tolist(), kind.tolist(), strict=True)
         ]
         return Conversations(
             image=image,
-            similar_image=similar,
+            similar_image=self._similar_images(settings.max_distance)[image],
             kind=kind,
             is_description=kind == self.kinds.index(Kind.DETAIL),
-            question=question,
+            question=same[form],
             opening=opening,
             says=says,
             chance=np.array(chance, np.uint64),

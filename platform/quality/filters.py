@@ -185,14 +185,17 @@ class Language(Filter):
 
 def filters_for(settings: FilterSettings) -> list[Filter]:
     """Raises ConfigError where one of them cannot be had."""
-    found: list[Filter] = [Empty(), Truncated(), NoQuestion(), Length(settings.min_words, settings.max_words)]
-    if settings.max_repetition is not None:
-        found.append(Repetitive(settings.max_repetition))
-    found.append(QuestionRepeated())
+    found: list[Filter] = [
+        Empty(),
+        Truncated(),
+        NoQuestion(),
+        Length(settings.min_words, settings.max_words),
+        Repetitive(settings.max_repetition),
+        QuestionRepeated(),
+        Absent(settings.max_absent),
+    ]
     if settings.language is not None:
         found.append(Language(settings.language))
-    if settings.max_absent is not None:
-        found.append(Absent(settings.max_absent))
     if settings.min_grounding is not None:
         found.append(LowGrounding(settings.min_grounding))
     if settings.words:
