@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-ANSWERS = {"vig": "VIG", "vic": "VIC", "kept": "VIC, kept"}
+ANSWERS = {"vig": "VIG", "vic": "VIC", "kept": "kept"}  # kept: VIC's, where verdicts left it
 
 
 def hallucination_tables(figures: Mapping[str, Any] | None, title: str = "") -> Iterator[RenderableType]:
@@ -26,11 +26,17 @@ def hallucination_tables(figures: Mapping[str, Any] | None, title: str = "") -> 
 
 def table_of_kinds(kinds: Mapping[str, Any], title: str = "") -> Table:
     """For each kind VIG's answer and the final one; those that are kept where some are not."""
-    table = Table(box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, 1, 0, 0))
     headings = (title, "", "texts", "name an absent object", "absent of those named", "present ones named", "words")
     for number, heading in enumerate(headings):
-        style = "bold" if not number else "dim"
-        table.add_column(heading, header_style=style, justify="left" if number < 2 else "right")
+        is_name = number < 2
+        table.add_column(
+            heading,
+            header_style="bold" if not number else "dim",
+            justify="left" if is_name else "right",
+            no_wrap=is_name,
+            overflow="fold",
+        )
     for kind, answers in kinds.items():
         name = kind
         for answer, label in ANSWERS.items():
@@ -46,8 +52,8 @@ def table_of_kinds(kinds: Mapping[str, Any], title: str = "") -> Table:
 def _share(estimate: Mapping[str, float] | None) -> str:
     if estimate is None:
         return "-"
-    return f"{100 * estimate['value']:.1f} % ({100 * estimate['low']:.1f} to {100 * estimate['high']:.1f})"
+    return f"{estimate['value']:.1%} ({100 * estimate['low']:.1f}–{100 * estimate['high']:.1f})"
 
 
 def _words(estimate: Mapping[str, float]) -> str:
-    return f"{estimate['value']:.1f} ({estimate['low']:.1f} to {estimate['high']:.1f})"
+    return f"{estimate['value']:.1f} ({estimate['low']:.1f}–{estimate['high']:.1f})"

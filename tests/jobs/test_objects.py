@@ -116,7 +116,7 @@ def test_a_run_over_annotated_images_prints_and_stores_what_its_texts_name_befor
         expected = chair([(row["conversations"][0][name], row["objects_present"]) for row in rows], finder)
         assert stored[answer]["chair_i"]["value"] == expected.chair_i.value
         assert stored[answer]["recall"]["value"] == expected.recall.value > 0.5
-        assert f"{100 * expected.recall.value:.1f} % (" in said
+        assert f" {expected.recall.value:.1%} " in said
     said_by_vig = [sentence for row in rows for sentence in row["conversations"][0]["vig_sentences"]]
     named = {category for sentence in said_by_vig for category in sentence["objects_named"]}
     assert named <= set(finder.vocabulary.categories)
