@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +17,7 @@ from vigc.jobs.hallucination_tables import hallucination_tables, table_of_kinds
 from vigc.jobs.run_report import counts_of_kinds, counts_of_rows
 from vigc.jobs.verdict_tables import verdict_tables
 from vigc.platform.quality.hallucination import COLUMNS, Hallucination
-from vigc.platform.records import ConfigError, InputError
+from vigc.platform.records import ConfigError, InputError, Verdict
 from vigc.platform.sources.addresses import open_stream, readable
 from vigc.platform.store import Store
 from vigc.platform.summary import summarise, vocabularies_of
@@ -28,11 +30,11 @@ Grouping = Callable[[Sequence[str], Sequence[str]], list[str]]  # image_ids and 
 
 
 def run_summary(out: str, by: str | None = None) -> dict[str, Any]:
-    """The figures of summary.json, and with `by` also `groups`: for each part its hallucination.
+    """The figures of summary.json, and with `by` also `groups`: for each part its hallucination, and what is kept.
 
     Raises:
         StoreError: there is no data set at `out`.
-        ConfigError: its objects are not named, or there are too many parts.
+        ConfigError: there are too many parts.
         InputError: the file that says what belongs where cannot be read.
     """
     store = Store(out)
@@ -48,9 +50,13 @@ def say_summary(console: Console, found: dict[str, Any]) -> None:
     if (hallucination := found["hallucination"]) and (pairs := hallucination["pairs_named_more_than_annotated"]):
         console.print()
         console.print(_table_of_pairs(pairs))
-    for group, kinds in found.get("groups", {}).items():
+    for name, group in found.get("groups", {}).items():
         console.print()
-        console.print(table_of_kinds(kinds, group))
+        if group["hallucination"]:
+            console.print(table_of_kinds(group["hallucination"], name))
+        reasons = ", ".join(f"{reason} {num}" for reason, num in group["rejected_by_reason"].items())
+        rejected = f"{group['num_rejected']} rejected{f' ({reasons})' if reasons else ''}"
+        console.print(f"{name}: {group['num_kept']} kept, {rejected}", soft_wrap=True)
     console.print()
     counts_of_rows(console, found)
 
@@ -67,20 +73,45 @@ def _table_of_pairs(pairs: Sequence[dict[str, Any]]) -> Table:
 
 def _groups(store: Store, by: str) -> dict[str, Any]:
     grouping = _grouping(by)
-    vocabularies = vocabularies_of(store.existing_passes())
-    if not vocabularies:
-        raise ConfigError(f"{store}: its objects are not named, so there is nothing to compare. See --objects.")
-    tally, verdicts = Hallucination(vocabularies), store.verdicts()
-    groups: set[str] = set()
+    tally, verdicts = Hallucination(vocabularies_of(store.existing_passes())), store.verdicts()
+    groups: dict[str, _Counts] = {}
     for committed in store.undecided_batches([*NEEDED, *COLUMNS[:1]]):
         of = grouping(committed["image_id"].to_pylist(), committed["request"].to_pylist())
-        groups.update(of)
+        decided = verdicts.applied(committed)
+        for group, conversations in zip(of, decided["conversations"].to_pylist(), strict=True):
+            groups.setdefault(group, _Counts()).add(conversations)
         if len(groups) > MAX_GROUPS:
             raise ConfigError(
                 f"--by {by}: more than {MAX_GROUPS} parts. Give a file that says which domain each is of."
             )
-        tally.add(committed, verdicts.applied(committed), of)
-    return tally.figures_of_groups()
+        tally.add(committed, decided, of)
+    hallucination = tally.figures_of_groups()
+    return {
+        group: {
+            "num_kept": counts.num_kept,
+            "num_rejected": counts.num_rejected,
+            "rejected_by_reason": dict(counts.reasons.most_common()),
+            "hallucination": hallucination.get(group, {}),
+        }
+        for group, counts in sorted(groups.items())
+    }
+
+
+@dataclass
+class _Counts:
+    """Of the conversations of a part."""
+
+    num_kept: int = 0
+    num_rejected: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def add(self, conversations: Sequence[Mapping[str, Any]]) -> None:
+        for one in conversations:
+            if one["status"] == Verdict.KEPT:
+                self.num_kept += 1
+            else:
+                self.num_rejected += 1
+                self.reasons.update(one["reasons"])
 
 
 def _grouping(by: str) -> Grouping:

@@ -35,11 +35,13 @@ def test_each_part_has_a_table_of_its_own(vigc_here, out, tmp_path):
     domains.write_text("image_id,domain\nim0.png,animals\nim1.png,traffic\n")
     groups = vigc_here("summary", out, "--by", domains, "--json").json()["groups"]
 
-    assert {name: kinds["detail"]["vig"]["chair_s"]["value"] for name, kinds in groups.items()} == {
+    assert {name: group["hallucination"]["detail"]["vig"]["chair_s"]["value"] for name, group in groups.items()} == {
         "animals": 1.0,
         "traffic": 0.0,
         "(not listed)": 1.0,
     }
+    assert [(group["num_kept"], group["rejected_by_reason"]) for group in groups.values()] == [(1, {})] * 3
+    assert "traffic: 1 kept, 0 rejected" in vigc_here("summary", out, "--by", domains).out
     assert list(vigc_here("summary", out, "--by", "pass", "--json").json()["groups"]) == ["001"]
     assert list(vigc_here("summary", out, "--by", "folder", "--json").json()["groups"]) == ["."]
 
