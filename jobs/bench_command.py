@@ -85,6 +85,27 @@ def bench_engine(
     )
 
 
+@bench.command("vllm", epilog=help_end("vigc bench vllm", "vigc bench vllm --rounds 3 --json figures.json"))
+def bench_vllm(
+    kind: Annotated[Kind, typer.Option(help="What is talked about.")] = Kind.DETAIL,
+    vllm_python: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="As of vigc generate.", show_default="VIGC_VLLM_PYTHON, or .venv-vllm"),
+    ] = None,
+    slots: Annotated[int, typer.Option(min=1, help="Of each engine.")] = 64,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of each engine.", show_default="all cores")] = None,
+    num: Annotated[int, typer.Option(min=1, help="Rendered scenes.")] = 256,
+    rounds: Annotated[int, typer.Option(min=1, help="Of each, alternating.")] = 3,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there.")] = None,
+) -> None:
+    """The vllm engine beside the default one, on the embedded model: images/s of both, and whether texts are equal."""
+    from vigc.jobs.bench_vllm import beside_vllm
+
+    beside_vllm(
+        kind=kind, vllm_python=vllm_python, slots=slots, threads=threads, num=num, rounds=rounds, json_file=json_file
+    )
+
+
 @bench.command("train", epilog=help_end("vigc bench train", "vigc bench train --precision bf16 --json figures.json"))
 def bench_train(
     rounds: Annotated[int, typer.Option(min=1, help="Of each, alternating.")] = 5,

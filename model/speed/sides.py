@@ -11,7 +11,7 @@ import numpy as np
 
 from vigc.model.completion import Complete, Request
 from vigc.model.conversation import Policy, converse
-from vigc.model.engines import ContinuousEngine, Engine, ReferenceEngine
+from vigc.model.engines import ContinuousEngine, Engine, ReferenceEngine, VllmEngine
 from vigc.model.network import Network
 from vigc.model.prompts import PromptPack
 from vigc.model.speed.shapes import Script
@@ -56,7 +56,7 @@ def by_reference(network: Network, images: Sequence[np.ndarray], talk: Talk, bea
         engine.close()
 
 
-def by_engine(engine: ContinuousEngine, images: Sequence[np.ndarray], talk: Talk) -> Side:
+def by_engine(engine: ContinuousEngine | VllmEngine, images: Sequence[np.ndarray], talk: Talk) -> Side:
     before, began = engine.meter.num_decoded, time.perf_counter()
     made = asyncio.run(_together(engine, images, talk, 1))
     return _side(made, time.perf_counter() - began, engine.meter.num_decoded - before)
