@@ -21,6 +21,8 @@ VERBS = (
     "scenes",
     "export",
     "validate",
+    "report",
+    "audit",
     "show",
     "summary",
     "filter",
