@@ -30,6 +30,7 @@ from vigc.platform.summary import summarise, vocabularies_of
 __all__ = ["REPORT_FILE", "Sizes", "write_report"]
 
 REPORT_FILE = "report.html"
+MAX_MATCHES = 200  # images that are like evaluation images, listed in the page
 TEMPLATES = Path(__file__).with_name("templates")
 
 
@@ -77,6 +78,8 @@ def render(store: Store, summary: Mapping[str, Any], found: Gathered) -> str:
             tiles=figures.tiles(summary),
             passes=[_facts(one) for one in passes],
             funnel=figures.funnel(summary),
+            decisions=[{"evaluation_images": None, **one} for one in summary["verdicts"] if "filters" in one],
+            max_matches=MAX_MATCHES,
             metrics=figures.metrics(summary),
             has_kept=figures.has_kept(summary),
             num_texts=_num_texts(hallucination),
@@ -88,8 +91,9 @@ def render(store: Store, summary: Mapping[str, Any], found: Gathered) -> str:
             coverage=covered,
             coverage_note=coverage_note,
             untrue=figures.untrue(found),
-            pairs=(hallucination or {}).get("pairs_named_more_than_annotated", [])[: figures.NUM_PAIRS],
+            pairs=figures.habits(summary),
             tabs=tabs,
+            first_tab=next((tab["id"] for tab in tabs if tab["num"]), "random"),
             has_grounding=_has_grounding(tabs),
             sample_note=f"Some of {summary['num_rows']:,} rows; all figures above are of all of them.",
         )

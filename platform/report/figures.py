@@ -15,6 +15,7 @@ from vigc.platform.report.gather import MAX_WORDS, Gathered
 
 NUM_OPENINGS, NUM_CATEGORIES, NUM_UNTRUE, NUM_PAIRS, NUM_REASONS = 12, 16, 10, 6, 8
 NUM_BARS = 24
+MIN_EXCESS = 1.25  # of a pair's lift in answers over that in images
 LABELS = {"vig": "VIG", "vic": "final", "kept": "final, kept"}
 
 Summary = Mapping[str, Any]
@@ -232,6 +233,12 @@ def untrue(found: Gathered) -> list[Bar]:
     top = most[0][1] if most else 1
     left = found.absent["vic"]
     return [Bar(category, 100 * num / top, f"{num:,} → {left[category]:,}", "bad") for category, num in most]
+
+
+def habits(summary: Summary) -> list[Mapping[str, Any]]:
+    """Pairs of objects that answers name together clearly more often than images have them together."""
+    found = (summary["hallucination"] or {}).get("pairs_named_more_than_annotated", [])
+    return [one for one in found if one["lift_vic"] >= MIN_EXCESS * one["lift_annotated"]][:NUM_PAIRS]
 
 
 def tiles(summary: Summary) -> Sequence[Mapping[str, str]]:

@@ -20,7 +20,7 @@ from vigc.platform.records import RowError, Verdict
 THUMBNAIL_SIDE = 448  # pixels of the longer side
 MAX_BOXES = 60
 NUM_COLOURS = 8
-GROUNDED = 2.0  # nats per token at which the tint is that of a well grounded sentence
+GROUNDED = 1.0  # nats per token from which on a sentence has no tint
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class SentenceView:
     is_measured: bool  # whether it is known which objects are absent
     is_new: bool  # not in the other answer
     grounding: float | None
-    tint: int | None  # 0 (owes nothing to the picture) to 100
+    tint: int | None  # 0 (owes nothing to the picture) to 100 (no tint)
 
 
 @dataclass(frozen=True, slots=True)

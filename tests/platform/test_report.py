@@ -15,6 +15,7 @@ from vigc.platform.report.audit import Mark, agreement, audit, read_marks
 from vigc.platform.report.gallery import Piece, pieces_with
 from vigc.platform.report.gather import gather
 from vigc.platform.store import Store
+from vigc.platform.summary import summarise
 
 
 def page_of(store, **sizes):
@@ -58,6 +59,21 @@ def test_the_page_holds_everything_and_asks_nobody(tmp_path):
     assert "url(" not in page
     assert page.count('src="data:image/jpeg;base64,') == 5  # two images among the worst, the random, and one rejected
     assert "missing: no file at /nowhere/im4.png" in page
+
+
+def test_what_filters_decided_and_which_images_are_like_evaluation_images_is_there(tmp_path):
+    store = measured(tmp_path)
+    filter_ = {"name": "too_short", "rule": "fewer than 3 words", "judged": 5, "rejected": 1, "alone": 1}
+    match = {"image_id": "im1.png", "like": "val2014/7.jpg", "distance": 2}
+    evaluation = {"source": "folder val2014", "num_images": 9, "num_unreadable": 0, "matches": [match]}
+    account = {"filters": [filter_], "judged": 5, "kept": 4, "rejected": 1, "made_since": 0}
+    summary = summarise(store) | {"verdicts": [account | {"evaluation_images": evaluation}, {"by": "someone"}]}
+    write_report(store, summary)
+    page = " ".join(store.folder.read_text("report.html").split())
+    assert "4 of 5 conversations kept" in page
+    assert 'too short <span class="muted rule">fewer than 3 words' in page
+    assert "1 images are like one of the 9 evaluation images in folder val2014" in page
+    assert "<td>im1.png</td><td>val2014/7.jpg</td>" in page
 
 
 def test_texts_of_models_are_text(tmp_path):

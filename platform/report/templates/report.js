@@ -27,8 +27,7 @@
     for (const cards of all(".cards")) cards.hidden = cards.dataset.tab !== name;
   };
   for (const tab of all(".tab")) tab.addEventListener("click", () => show(tab.dataset.tab));
-  const first = all(".tab")[0];
-  if (first) show(first.dataset.tab);
+  show(document.querySelector('.tab[aria-pressed="true"]').dataset.tab);
   document.getElementById("show-boxes").addEventListener("change", (event) => {
     page.classList.toggle("no-boxes", !event.target.checked);
   });
