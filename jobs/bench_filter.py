@@ -30,6 +30,7 @@ from vigc.platform.quality.presence import NameObjects
 from vigc.platform.quality.settings import FilterSettings
 from vigc.platform.quality.vocabulary import load_vocabulary
 from vigc.platform.records import Conversation, CorrectionStep, ImageRecord, Kind, ObjectBox, RowStatus, Sentence, Stop
+from vigc.platform.report import write_report
 from vigc.platform.schema import ROW, to_dict
 from vigc.platform.sources.base import Source, in_tables
 from vigc.platform.store import Store
@@ -82,6 +83,7 @@ def filter_(*, rows: int, work: Path | None, json_file: Path | None) -> None:
             "filter again": _filter,
             "filter with balance": _balance,
             "summary after": _summary,
+            "report": _report,
             "verify": _verify,
         }
         table = Table(box=None, padding=(0, 3, 0, 0))
@@ -150,6 +152,13 @@ def _filter(out: Path, _: int) -> float:
 def _balance(out: Path, _: int) -> float:
     began = time.monotonic()
     run_filter(str(out), FilterSettings(max_absent=0, max_opening=0.3, max_yes_no=0.5))
+    return time.monotonic() - began
+
+
+def _report(out: Path, _: int) -> float:
+    """All of it, the summary included."""
+    began = time.monotonic()
+    write_report(Store(out))
     return time.monotonic() - began
 
 

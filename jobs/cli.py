@@ -19,6 +19,7 @@ from vigc.jobs.export_command import EXPORT_EXAMPLES, VALIDATE_EXAMPLES, export,
 from vigc.jobs.filter_command import FILTER_EXAMPLES, filter_
 from vigc.jobs.generate_command import GENERATE_EXAMPLES, generate
 from vigc.jobs.pope_command import POPE_EXAMPLES, pope
+from vigc.jobs.report_command import AUDIT_EXAMPLES, REPORT_EXAMPLES, audit, report
 from vigc.jobs.terminal import FAULT, NOT_OK, WRONG_USE, Json, help_end, make_console, print_json
 from vigc.jobs.train_command import TRAIN_EXAMPLES, train
 from vigc.jobs.weights_command import weights
@@ -254,6 +255,8 @@ def digest(out: Out, json_: Json = False) -> None:
 
 app.command(epilog=EXPORT_EXAMPLES)(export)
 app.command(epilog=VALIDATE_EXAMPLES)(validate)
+app.command(epilog=REPORT_EXAMPLES)(report)
+app.command(epilog=AUDIT_EXAMPLES)(audit)
 
 
 @app.command(epilog=help_end("vigc doctor", "vigc doctor --ray"))

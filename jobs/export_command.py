@@ -17,7 +17,7 @@ EXPORT_EXAMPLES = help_end(
 VALIDATE_EXAMPLES = help_end(
     "vigc validate llava_v1_5_mix665k.json --images images",
     "vigc validate train.jsonl --open 1000 --tokenizer vicuna --max-tokens 2048 --tokens-per-image 576",
-    "vigc validate train.json --images coco --open all --evaluation mmbench_images --findings findings.jsonl",
+    "vigc validate train.json --images coco --open all --exclude-like coco/val2014 --findings findings.jsonl",
 )
 
 
@@ -90,12 +90,12 @@ def validate(
     ] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Longer rows are faults.")] = None,
     tokens_per_image: Annotated[int, typer.Option(min=0, help="What an image takes of the context.")] = 0,
-    evaluation: Annotated[
+    exclude: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Ids of images not to train on: lines, JSON, Parquet or CSV.")
+    ] = None,
+    exclude_like: Annotated[
         str | None,
-        typer.Option(
-            metavar="PLACE",
-            help="Images not to train on: a folder (compared by looks, with --open), or a list of ids or hashes.",
-        ),
+        typer.Option(metavar="IMAGES", help="Evaluation images, any source; needs --open."),
     ] = None,
     findings: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write every finding there, as JSON Lines.")
@@ -115,7 +115,8 @@ def validate(
             tokenizer=tokenizer,
             max_tokens=max_tokens,
             tokens_per_image=tokens_per_image,
-            evaluation=evaluation,
+            exclude=exclude,
+            exclude_like=exclude_like,
             findings=findings,
             on_progress=counting.report,
         )

@@ -24,6 +24,7 @@ from vigc.platform.pipeline import Progress
 from vigc.platform.quality.presence import NameObjects
 from vigc.platform.quality.vocabulary import SHIPPED
 from vigc.platform.records import ConfigError, InputError, ModelError
+from vigc.platform.report import REPORT_FILE, write_report
 from vigc.platform.sources import Source
 from vigc.platform.summary import write_summary
 
@@ -39,6 +40,7 @@ class Outcome:
     num_made_by_all_runs: int
     seconds_of_all_runs: float
     summary: dict[str, Any]  # as in summary.json
+    report: str  # the address of report.html
     note: str | None  # for the user
     is_idle: bool  # nothing was asked; `note` says why
 
@@ -84,6 +86,9 @@ def run_generate(
 
 def _outcome(plan: Plan, pass_: Pass, num_made: int, seconds: float) -> Outcome:
     summary = write_summary(plan.store)
+    report = f"{plan.store}/{REPORT_FILE}"
+    if num_made or REPORT_FILE not in plan.store.folder.names():
+        write_report(plan.store, summary)
     ended = [run for run in runs_of(pass_) if run.get("seconds")]
     return Outcome(
         out=str(plan.store),
@@ -93,6 +98,7 @@ def _outcome(plan: Plan, pass_: Pass, num_made: int, seconds: float) -> Outcome:
         num_made_by_all_runs=sum(run["num_made"] for run in ended),
         seconds_of_all_runs=sum(run["seconds"] for run in ended),
         summary=summary,
+        report=report,
         note=plan.note,
         is_idle=plan.is_idle,
     )

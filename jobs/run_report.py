@@ -134,6 +134,7 @@ def say_outcome(console: Console, outcome: Outcome) -> None:
         console,
         ("files", f"{outcome.out}/passes/{outcome.number}/rows/*.parquet"),
         ("summary", f"{outcome.out}/summary.json"),
+        ("report", outcome.report),
         *(
             ("try", command)
             for command in (f"vigc show {out}", f"vigc verify {out}", f"vigc export {out} --format llava")
@@ -218,6 +219,7 @@ def outcome_as_json(outcome: Outcome) -> dict[str, Any]:
         "num_made_by_all_runs": outcome.num_made_by_all_runs,
         "seconds_of_all_runs": outcome.seconds_of_all_runs,
         "images_per_s": outcome.images_per_s,
+        "report": outcome.report,
         "note": outcome.note,
         "summary": outcome.summary,
     }

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO
 
+from vigc.jobs.filter import read_evaluation
 from vigc.platform.exports.validate import NOTES, Checks, EvaluationImages, Rule, Validation, validate
 from vigc.platform.exports.validate.rules import MEANINGS
 from vigc.platform.records import ConfigError, ModelError
@@ -23,7 +24,8 @@ def run_validate(
     tokenizer: str | None = None,
     max_tokens: int | None = None,
     tokens_per_image: int = 0,
-    evaluation: str | None = None,
+    exclude: str | None = None,
+    exclude_like: str | None = None,
     findings: str | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Validation:
@@ -33,20 +35,23 @@ def run_validate(
         images: the folder that relative paths of images start from.
         open_images: how many images to open, or "all".
         tokenizer: folder or hub id of a transformers tokenizer.
-        evaluation: images that must not be in the data; see `EvaluationImages`.
+        exclude: a file of ids of images that must not be in the data.
+        exclude_like: pictures, any source, that those of the data must not look like.
         findings: a file that gets every finding, as JSON Lines.
     Raises:
         VigcError: the file, or one of these, cannot be used.
     """
     if max_tokens is not None and tokenizer is None:
         raise ConfigError("--max-tokens needs --tokenizer: lengths differ from one to another.")
+    if exclude_like is not None and open_images == "0":
+        raise ConfigError("--exclude-like compares pictures that are opened. Add --open all, or a number of them.")
     checks = Checks(
         folder=images,
         num_open=_number(open_images),
         count_tokens=None if tokenizer is None else token_counter(tokenizer),
         max_tokens=max_tokens,
         tokens_per_image=tokens_per_image,
-        evaluation=None if evaluation is None else EvaluationImages(evaluation),
+        evaluation=_evaluation(exclude, exclude_like),
     )
     with _lines(findings) as lines:
 
@@ -55,6 +60,12 @@ def run_validate(
                 lines.write(json.dumps({"row": row, "found": rule.value, "words": words}, ensure_ascii=False) + "\n")
 
         return validate(file, checks, write, on_progress)
+
+
+def _evaluation(exclude: str | None, exclude_like: str | None) -> EvaluationImages | None:
+    if exclude is None and exclude_like is None:
+        return None
+    return EvaluationImages(exclude, None if exclude_like is None else read_evaluation(exclude_like).hashes)
 
 
 def _number(open_images: str) -> int | None:

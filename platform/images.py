@@ -341,6 +341,22 @@ def decode_crop(uri: str, image_size: int, rng: random.Random, min_scale: float,
     return (small.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else small).tobytes()
 
 
+def thumbnail(uri: str, side: int) -> bytes | RowError:
+    """A JPEG of the upright picture, its longer side at most `side` pixels; or why there is none. In this process."""
+    try:
+        small = _open_upright(fetch(uri), MAX_PIXELS)
+        small.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=3.0)
+        file = io.BytesIO()
+        small.save(file, "JPEG", quality=82, optimize=True)
+    except Refused as refused:
+        return refused.error
+    except MemoryError:
+        return _OUT_OF_MEMORY.error
+    except Exception as error:  # noqa: BLE001  as in `decode_bytes`
+        return _damaged(error).error
+    return file.getvalue()
+
+
 def _random_box(rng: random.Random, width: int, height: int, min_scale: float) -> tuple[float, float, float, float]:
     for _ in range(10):
         area = width * height * rng.uniform(min_scale, 1.0)

@@ -9,6 +9,7 @@ from typing import Any
 
 from datasets import REQUEST, commit, draw
 
+from vigc.platform.quality.vocabulary import load_vocabulary
 from vigc.platform.records import (
     Conversation,
     ImageRecord,
@@ -93,11 +94,12 @@ def row_without_picture(number: int, conversations: Sequence[Conversation] = ())
     )
 
 
-def store_of(out: Path | str, rows: Sequence[Row], request: dict[str, Any] = REQUEST) -> Store:
-    """One block with these rows."""
+def store_of(out: Path | str, rows: Sequence[Row]) -> Store:
+    """One block with these rows, whose objects are named in COCO's vocabulary."""
     store = Store(out)
     records = [ImageRecord(one.image_id, one.uri, one.width, one.height, one.objects) for one in rows]
-    pass_ = store.create_pass(request, Records(records), rows_per_block=len(rows))
+    vocabulary = load_vocabulary("coco")
+    pass_ = store.create_pass(REQUEST, Records(records), rows_per_block=len(rows), vocabulary=vocabulary)
     commit(pass_, rows, 0)
     return store
 

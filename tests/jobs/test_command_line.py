@@ -21,6 +21,8 @@ VERBS = (
     "scenes",
     "export",
     "validate",
+    "report",
+    "audit",
     "show",
     "summary",
     "filter",
@@ -183,6 +185,7 @@ def test_validate_counts_the_tokens_of_a_tokenizer(vigc_here, tmp_path):
     assert (found.code, found.json()["found"]["too long"]["num"]) == (1, 1)
     assert vigc_here("validate", tmp_path / "x.json", "--tokenizer", tmp_path).code == 2
     assert vigc_here("validate", tmp_path / "x.json", "--max-tokens", "3").code == 2
+    assert vigc_here("validate", tmp_path / "x.json", "--exclude-like", tmp_path).code == 2  # without --open
     assert vigc_here("validate", tmp_path / "none.json").code == 2
 
 

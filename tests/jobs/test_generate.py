@@ -95,6 +95,8 @@ def test_the_command_ends_with_figures_samples_paths_and_what_to_try_next(undist
     assert f"{kept} conversations" in result.out
     assert "images/s" in result.out
     assert result.out.count(" x 320 ─") + result.out.count(" x 97 ─") == 5
+    assert f"{out}/report.html" in result.out
+    assert 'loading="lazy"' in (out / "report.html").read_text()  # with pictures
     for command in (f"vigc show {out}", f"vigc verify {out}", f"vigc export {out} --format llava"):
         assert command in result.out
     assert result.err == ""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,17 +20,15 @@ from numpy.typing import NDArray
 
 from vigc.platform.exports.validate.reading import Picture
 from vigc.platform.images import decode_batch
-from vigc.platform.records import ConfigError
+from vigc.platform.quality.settings import FilterSettings
+from vigc.platform.quality.similar_images import Hashes, hashes_of, nearest
 from vigc.platform.schema import MANIFEST
-from vigc.platform.sources.addresses import absolute, is_folder
-from vigc.platform.sources.folder import FolderSource
+from vigc.platform.sources.addresses import absolute
 from vigc.platform.sources.selection import IdList, read_ids
 
 AT_ONCE = 64
 SMALL = 32  # pixels; `perceptual_hash` needs no more
-MAX_DISTANCE = 4  # bits of 64 in which two pictures of the same scene may differ
-
-_PHASH = r"^[0-9a-f]{16}$"
+MAX_DISTANCE = FilterSettings().max_distance  # as `vigc filter` has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,29 +80,18 @@ def _opened(uris: list[str]) -> Iterator[Opened]:
 
 
 class EvaluationImages:
-    """Images that must not be trained on: a folder of pictures, or a list of ids, perceptual hashes, or both."""
+    """Images that must not be trained on, by their names, by their looks, or both."""
 
-    def __init__(self, place: str) -> None:
-        """Raises InputError where it cannot be read, ConfigError where a folder holds no picture that opens."""
-        place = absolute(place)
-        if is_folder(place):
-            source = FolderSource(place)
-            uris = [uri for table in source.tables() for uri in table["uri"].to_pylist()]
-            hashes = [one.phash for n in range(0, len(uris), AT_ONCE) for one in _opened(uris[n : n + AT_ONCE])]
-            entries = [one for one in hashes if one is not None]
-            self._ids: IdList | None = None
-            if not entries:
-                raise ConfigError(f"{place}: no picture in it opens, so nothing can be compared with it.")
-        else:
-            listed = read_ids(place)
-            entries = [one for one in listed.to_pylist() if re.match(_PHASH, one)]
-            ids = [one for one in listed.to_pylist() if not re.match(_PHASH, one)]
-            self._ids = IdList(pa.array(ids, pa.string())) if ids else None
-        self._hashes = np.array([int(one, 16) for one in entries], np.uint64)
-
-    @property
-    def has_hashes(self) -> bool:
-        return len(self._hashes) > 0
+    def __init__(self, names: str | None = None, hashes: Hashes | None = None) -> None:
+        """
+        Args:
+            names: a file of ids, as `read_ids` takes it.
+            hashes: perceptual hashes of pictures.
+        Raises:
+            InputError: the file cannot be read.
+        """
+        self._ids = None if names is None else IdList(read_ids(absolute(names)))
+        self._hashes = np.empty(0, np.uint64) if hashes is None else hashes
 
     def named(self, names: list[str]) -> NDArray[np.bool_]:
         """Which of these paths are on the list."""
@@ -115,7 +101,4 @@ class EvaluationImages:
 
     def like(self, phash: str | None) -> bool:
         """Whether an evaluation image looks like this."""
-        if phash is None or not self.has_hashes:
-            return False
-        distances = np.bitwise_count(self._hashes ^ np.uint64(int(phash, 16)))
-        return bool((distances <= MAX_DISTANCE).any())
+        return phash is not None and any(nearest(hashes_of([phash]), self._hashes, MAX_DISTANCE))
