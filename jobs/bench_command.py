@@ -44,6 +44,13 @@ def bench_engine(
         typer.Option(help="embedded; or with random weights: frozen, vicuna-7b, vicuna-13b."),
     ] = "embedded",
     kind: Annotated[Kind, typer.Option(help="What is talked about.")] = Kind.DETAIL,
+    extent: Annotated[
+        str,
+        typer.Option(
+            help="Of a conversation about random weights: loop (as much as the paper's), lean (no answer of VIG's), or "
+            "full (all answers whole)."
+        ),
+    ] = "loop",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     slots: Annotated[int | None, typer.Option(help="Of the engine.", show_default="as memory suggests")] = None,
@@ -72,6 +79,7 @@ def bench_engine(
     bench_engine.engine(
         shape=shape,
         kind=kind,
+        extent=extent,
         device=device,
         dtype=dtype,
         slots=slots,

@@ -28,6 +28,7 @@ def engine(
     *,
     shape: str,
     kind: Kind,
+    extent: str,
     device: str,
     dtype: str,
     slots: int | None,
@@ -53,6 +54,7 @@ def engine(
         device=str(chosen_device),
         dtype=dtype,
         kind=kind,
+        extent=extent,
         num_slots=slots,
         num_threads=threads,
         num_images=num,
@@ -70,7 +72,8 @@ def engine(
         table.add_row(name, value)
     console.print(table)
     write_figures(
-        json_file, figures | {"shape": shape, "kind": str(kind), "device": str(chosen_device), "dtype": dtype}
+        json_file,
+        figures | {"shape": shape, "kind": str(kind), "extent": extent, "device": str(chosen_device), "dtype": dtype},
     )
 
 

@@ -200,8 +200,10 @@ class Engine(ABC):
     def _release(self, handle: ImageHandle) -> None:
         handle.memory = None
 
-    def _pixels(self, image: ImageHandle | Blank) -> Tensor:
-        if isinstance(image, Blank):
-            mean = torch.tensor(self.network.image_mean) * 255
-            return mean.round().to(torch.uint8).expand(self.image_size, self.image_size, 3)
-        return torch.from_numpy(np.array(image.pixels))
+
+def pixels_of(network: Network, image: ImageHandle | Blank) -> Tensor:
+    """(size, size, 3), uint8."""
+    if isinstance(image, Blank):
+        mean = torch.tensor(network.image_mean) * 255
+        return mean.round().to(torch.uint8).expand(network.image_size, network.image_size, 3)
+    return torch.from_numpy(np.array(image.pixels))

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from vigc.model.completion import Request, seeds_of
-from vigc.model.engines.base import BLANK, NUDGE, Blank, Encode, Engine, ImageHandle, Job
+from vigc.model.engines.base import NUDGE, Encode, Engine, ImageHandle, Job
 from vigc.model.engines.batch import Asked, Batch
 from vigc.model.engines.capacity import is_out_of_memory, num_slots_for
-from vigc.model.engines.meter import PREFILL, QFORMER, VISION, Meter
-from vigc.model.engines.qformer import QFormer
+from vigc.model.engines.images import Images
+from vigc.model.engines.meter import PREFILL, Meter
 from vigc.model.engines.scoring import Reading, Score, of_like_length, read, score
 from vigc.model.engines.text import banned_sequences
 from vigc.model.network import Network
@@ -80,13 +80,10 @@ class ContinuousEngine(Engine):
         self._looks_late = network.device.type == "cuda" if looks_late is None else looks_late
         with torch.inference_mode():
             self._batch = Batch(network, num_slots, length, self.meter, looks_late=self._looks_late)
-            self._qformer = QFormer(network)
+        self._images = Images(network, self.meter, most_held=2 * self._batch.num_slots)
         self._limits = _Limits(self._batch.num_slots)
-        self._encodes: deque[Job] = deque()
         self._waiting: list[Asked] = []
         self._scores: list[tuple[Job, Reading]] = []
-        self._held: set[ImageHandle] = set()
-        self._blank: Tensor | None = None
         self._patience = self._score_patience = 0
         self._is_nudged = False
         super().__init__(network, num_slots=self._batch.num_slots, num_threads=num_threads)
@@ -99,7 +96,7 @@ class ContinuousEngine(Engine):
 
     def new_meter(self) -> Meter:
         """Counts from now on; for an engine that has nothing to do."""
-        self.meter = self._batch.meter = Meter(self.network.device)
+        self.meter = self._batch.meter = self._images.meter = Meter(self.network.device)
         return self.meter
 
     def check(self, request: Request) -> None:
@@ -111,12 +108,12 @@ class ContinuousEngine(Engine):
 
     def _release(self, handle: ImageHandle) -> None:
         super()._release(handle)
-        self._held.discard(handle)
+        self._images.release(handle)
         self._inbox.put(NUDGE)
 
     def _run(self) -> None:
         while True:
-            idle = not (self._batch or self._waiting or self._scores or self._can_encode())
+            idle = not (self._batch or self._waiting or self._scores or self._images.room > 0)
             if not self._read_inbox(block=idle):
                 break
             if self._is_nudged:
@@ -128,7 +125,7 @@ class ContinuousEngine(Engine):
             if self._batch:
                 self._attempt(self._batch.jobs, self._batch.step, self._decode_less)
         for job in {
-            *self._encodes,
+            *self._images.waiting,
             *(job for job, _ in self._scores),
             *self._batch.jobs,
             *(asked.job for asked in self._waiting),
@@ -148,7 +145,7 @@ class ContinuousEngine(Engine):
                 self._is_nudged = True
                 continue
             if isinstance(job.work, Encode):
-                self._encodes.append(job)
+                self._images.waiting.append(job)
             elif isinstance(job.work, Score):
                 self._attempt([job], partial(self._read_text, job))
             else:
@@ -204,8 +201,7 @@ class ContinuousEngine(Engine):
         cancelled |= {job for job, _ in self._scores if job.cancelled.is_set()}
         if cancelled:
             self._drop(cancelled)
-        if any(job.cancelled.is_set() for job in self._encodes):
-            self._encodes = deque(job for job in self._encodes if not job.cancelled.is_set())
+        self._images.drop_cancelled()
 
     def _drop(self, jobs: set[Job]) -> None:
         """Forgets what these have in slots and in line."""
@@ -215,53 +211,18 @@ class ContinuousEngine(Engine):
 
     # Images.
 
-    def _can_encode(self) -> bool:
-        return bool(self._encodes) and len(self._held) < 2 * self.num_slots
-
     def _encode_some(self) -> None:
-        room = min(self._limits.images, 2 * self.num_slots - len(self._held), len(self._encodes))
-        waits = self._batch and len(self._held) >= self.num_slots and room < self._limits.images
+        room = min(self._limits.images, self._images.room)
+        waits = self._batch and len(self._images.held) >= self.num_slots and room < self._limits.images
         if room > 0 and not waits:  # while others keep the slots busy, a picture waits for company
-            jobs = [self._encodes.popleft() for _ in range(room)]
-            self._attempt(jobs, partial(self._encode, jobs), partial(self._encode_less, jobs))
-
-    def _encode(self, jobs: list[Job]) -> None:
-        memory = self._remembered([job.image for job in jobs])
-        for job, one in zip(jobs, memory, strict=True):
-            if isinstance(job.image, ImageHandle):
-                job.image.memory = one.clone()  # else it would hold those of all others
-                self._held.add(job.image)
-            job.answer(None)
+            jobs = self._images.take(room)
+            self._attempt(jobs, partial(self._images.see, jobs), partial(self._encode_less, jobs))
 
     def _encode_less(self, jobs: list[Job]) -> bool:
         self._limits.images = max(1, len(jobs) // 2)
         if len(jobs) > 1:
-            self._encodes.extendleft(reversed(jobs))
+            self._images.waiting.extendleft(reversed(jobs))
         return len(jobs) > 1
-
-    def _remembered(self, images: list[ImageHandle | Blank]) -> Tensor:
-        """What the Q-Former remembers of these, computed now."""
-        with self.meter.part(VISION):
-            self.meter.num_images += len(images)
-            pixels = torch.stack([self._pixels(image) for image in images])
-            return self._qformer.memory(self.network.encode_images(pixels))
-
-    def _memory(self, image: ImageHandle | Blank) -> Tensor:
-        if isinstance(image, ImageHandle):
-            if image.memory is None:
-                raise ModelError("The image was closed before its request was answered.")
-            return image.memory
-        if self._blank is None:
-            self._blank = self._remembered([BLANK])[0]
-        return self._blank
-
-    def _visual(self, memory: list[Tensor], texts: list[str]) -> Tensor:
-        """(batch, num_queries, language_width)."""
-        with self.meter.part(QFORMER):
-            ids, mask = self.network.qformer_ids(texts)
-            self.meter.num_calls += len(texts)
-            self.meter.num_qformer += mask.numel() + len(texts) * self.network.num_queries
-            return self._qformer.visual_tokens(torch.stack(memory), ids, mask).to(self.network.dtype)
 
     # Given texts.
 
@@ -288,7 +249,7 @@ class ContinuousEngine(Engine):
         if not alive:
             return
         readings = [reading for _, reading, _ in alive]
-        visual = self._visual([memory for *_, memory in alive], [one.work.qformer_text for one in readings])
+        visual = self._images.visual([memory for *_, memory in alive], [one.work.qformer_text for one in readings])
         with self.meter.part(PREFILL):
             scored = score(self.network, visual, readings)
             self.meter.num_passes += 1
@@ -297,7 +258,7 @@ class ContinuousEngine(Engine):
             job.answer(tokens)
 
     def _recall(self, job: Job, reading: Reading, alive: list[tuple[Job, Reading, Tensor]]) -> None:
-        alive.append((job, reading, self._memory(job.image)))  # it may have been closed this very moment
+        alive.append((job, reading, self._images.memory(job.image)))  # it may have been closed this very moment
 
     def _score_less(self, group: list[tuple[Job, Reading]]) -> bool:
         self._limits.scored = max(1, max(len(one) for _, one in group) * len(group) // 2)
@@ -327,7 +288,7 @@ class ContinuousEngine(Engine):
         """Those at the head of the line, as many as there are free slots for."""
         for asked in list(self._waiting):
             try:
-                memory = self._memory(asked.job.image)
+                memory = self._images.memory(asked.job.image)
             except ModelError as error:  # closed this very moment
                 self._drop({asked.job})
                 asked.job.fail(error)
@@ -339,7 +300,7 @@ class ContinuousEngine(Engine):
                 return
 
     def _prefill(self, group: list[_Admitted]) -> None:
-        visual = self._visual([one.memory for one in group], [one.asked.request.qformer_text for one in group])
+        visual = self._images.visual([one.memory for one in group], [one.asked.request.qformer_text for one in group])
         self._batch.prefill([one.asked for one in group], [one.number for one in group], visual)
 
     def _prefill_less(self, group: list[_Admitted]) -> bool:

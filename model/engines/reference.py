@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vigc.model.completion import Completion, Request, ScoredToken, seeds_of
-from vigc.model.engines.base import NUDGE, Blank, Encode, Engine, ImageHandle, Job
+from vigc.model.engines.base import NUDGE, Blank, Encode, Engine, ImageHandle, Job, pixels_of
 from vigc.model.engines.scoring import Score, read, score
 from vigc.model.engines.text import banned_sequences
 from vigc.model.network import Network
@@ -80,7 +80,7 @@ class ReferenceEngine(Engine):
 
     def _visual(self, images: list[ImageHandle | Blank], texts: list[str]) -> Tensor:
         network = self.network
-        features = network.encode_images(torch.stack([self._pixels(image) for image in images]))
+        features = network.encode_images(torch.stack([pixels_of(network, image) for image in images]))
         return network.visual_tokens(features, *network.qformer_ids(texts)).to(network.dtype)
 
     def _generate(self, jobs: list[Job], requests: list[Request]) -> list[Completion]:

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from vigc.model.completion import Completion, Request, ScoredToken, seeds_of
-from vigc.model.engines.base import BLANK, NUDGE, Blank, Encode, Engine, EngineLost, ImageHandle, Job
+from vigc.model.engines.base import BLANK, NUDGE, Encode, Engine, EngineLost, ImageHandle, Job
 from vigc.model.engines.capacity import num_slots_for, slot_bytes
-from vigc.model.engines.meter import QFORMER, VISION, Meter
-from vigc.model.engines.qformer import QFormer
+from vigc.model.engines.images import Images
+from vigc.model.engines.meter import Meter
 from vigc.model.engines.scoring import Reading, Score, read
 from vigc.model.engines.text import Pieces, Transcript, banned_sequences
 from vigc.model.engines.vllm_connection import Connection
@@ -103,19 +103,15 @@ class VllmEngine(Engine):
         on_gpu = network.device.type == "cuda"
         self.meter = Meter(network.device)
         folder = language_model_folder(network)
-        with torch.inference_mode():
-            self._qformer = QFormer(network)
+        self._images = Images(network, self.meter, most_held=2 * num_slots)
         if on_gpu:
             network.language_model.model.layers.to("cpu")
             torch.cuda.empty_cache()
         self._pieces = Pieces(network.tokenizer)
         self._dtype = next(name for name, dtype in DTYPES.items() if dtype == network.dtype)
         self._numbers = itertools.count()
-        self._encodes: deque[Job] = deque()
         self._waiting: deque[Job] = deque()
         self._under_way: dict[int, _Answer | _Scoring] = {}
-        self._held: set[ImageHandle] = set()
-        self._blank: Tensor | None = None
         self._lost: str | None = None
         self._is_nudged = False
         settings = {
@@ -151,17 +147,19 @@ class VllmEngine(Engine):
 
     def _release(self, handle: ImageHandle) -> None:
         super()._release(handle)
-        self._held.discard(handle)
+        self._images.release(handle)
         self._inbox.put(NUDGE)
 
     def _run(self) -> None:
-        while self._read_inbox(block=not (self._waiting or self._can_encode())):
+        while self._read_inbox(block=not (self._waiting or self._images.room > 0)):
             if self._is_nudged:
                 self._is_nudged = False
                 self._drop_cancelled()
             if self._lost is not None:
                 self._fail_all(EngineLost(f"vLLM is gone. {self._lost}"))
-            self._encode_some()
+            if (room := min(_AT_ONCE, self._images.room)) > 0:
+                jobs = self._images.take(room)
+                self._attempt(jobs, partial(self._images.see, jobs))
             jobs = [self._waiting.popleft() for _ in range(min(_AT_ONCE, len(self._waiting)))]
             if jobs:
                 self._attempt(jobs, partial(self._hand_over, jobs))
@@ -181,7 +179,7 @@ class VllmEngine(Engine):
             elif isinstance(job.work, _Heard):
                 self._hear(job.work.message)
             elif isinstance(job.work, Encode):
-                self._encodes.append(job)
+                self._images.waiting.append(job)
             else:
                 self._waiting.append(job)
 
@@ -197,10 +195,8 @@ class VllmEngine(Engine):
 
     def _drop_cancelled(self) -> None:
         self._take_back({number for number, one in self._under_way.items() if _job(one).cancelled.is_set()})
-        for line in (self._encodes, self._waiting):
-            alive = [job for job in line if not job.cancelled.is_set()]
-            line.clear()
-            line.extend(alive)
+        self._waiting = deque(job for job in self._waiting if not job.cancelled.is_set())
+        self._images.drop_cancelled()
 
     def _take_back(self, numbers: set[int]) -> None:
         for number in numbers:
@@ -209,64 +205,30 @@ class VllmEngine(Engine):
             self._vllm.send({"drop": sorted(numbers)})
 
     def _fail_all(self, error: ModelError) -> None:
-        for job in {*self._encodes, *self._waiting, *map(_job, self._under_way.values())}:
+        for job in {*self._images.waiting, *self._waiting, *map(_job, self._under_way.values())}:
             job.fail(error)
-        self._encodes.clear()
+        self._images.waiting.clear()
         self._waiting.clear()
         self._under_way.clear()
-
-    # Images.
-
-    def _can_encode(self) -> bool:
-        return bool(self._encodes) and len(self._held) < 2 * self.num_slots
-
-    def _encode_some(self) -> None:
-        room = min(_AT_ONCE, 2 * self.num_slots - len(self._held), len(self._encodes))
-        if room > 0:
-            jobs = [self._encodes.popleft() for _ in range(room)]
-            self._attempt(jobs, partial(self._encode, jobs))
-
-    def _encode(self, jobs: list[Job]) -> None:
-        memory = self._remembered([job.image for job in jobs])
-        for job, one in zip(jobs, memory, strict=True):
-            if isinstance(job.image, ImageHandle):
-                job.image.memory = one.clone()  # else it would hold those of all others
-                self._held.add(job.image)
-            job.answer(None)
-
-    def _remembered(self, images: list[ImageHandle | Blank]) -> Tensor:
-        """What the Q-Former remembers of these, computed now."""
-        with self.meter.part(VISION):
-            self.meter.num_images += len(images)
-            pixels = torch.stack([self._pixels(image) for image in images])
-            return self._qformer.memory(self.network.encode_images(pixels))
-
-    def _memory(self, image: ImageHandle | Blank) -> Tensor | None:
-        """None for an image that was closed."""
-        if isinstance(image, ImageHandle):
-            return image.memory
-        if self._blank is None:
-            self._blank = self._remembered([BLANK])[0]
-        return self._blank
 
     # To vLLM.
 
     def _hand_over(self, jobs: list[Job]) -> None:
         """Visual tokens of these, computed together, and their prompts, one by one."""
-        remembered = [(job, memory) for job in jobs if (memory := self._memory(job.image)) is not None]
-        for job in {*jobs} - {job for job, _ in remembered}:
-            job.fail(ModelError("The image was closed before its request was answered."))
+        remembered: list[tuple[Job, Tensor]] = []
+        for job in jobs:
+            self._attempt([job], partial(self._recall, job, remembered))
         if not remembered:
             return
-        with self.meter.part(QFORMER):
-            ids, mask = self.network.qformer_ids([job.work.qformer_text for job, _ in remembered])
-            self.meter.num_calls += len(remembered)
-            self.meter.num_qformer += int(mask.sum()) + len(remembered) * self.network.num_queries
-            memory = torch.stack([memory for _, memory in remembered])
-            visual = self._qformer.visual_tokens(memory, ids, mask).to(self.network.dtype)
+        visual = self._images.visual(
+            [memory for _, memory in remembered], [job.work.qformer_text for job, _ in remembered]
+        )
         for (job, _), tokens in zip(remembered, visual, strict=True):
             ask = self._ask_score if isinstance(job.work, Score) else self._ask
             self._attempt([job], partial(ask, job, tokens))
+
+    def _recall(self, job: Job, remembered: list[tuple[Job, Tensor]]) -> None:
+        remembered.append((job, self._images.memory(job.image)))  # it may have been closed this very moment
 
     def _ask(self, job: Job, visual: Tensor) -> None:
         request: Request = job.work

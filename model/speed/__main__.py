@@ -11,6 +11,7 @@ import torch
 
 from vigc.model.speed.measure import Settings, lines, measure, profile
 from vigc.model.speed.shapes import EMBEDDED, SHAPES
+from vigc.model.speed.sides import EXTENTS
 from vigc.platform.records import Kind
 
 
@@ -25,7 +26,7 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=Settings.num_images)
     parser.add_argument("--num-greedy", type=int, default=Settings.num_greedy)
     parser.add_argument("--num-beams", type=int, default=Settings.num_beams)
-    parser.add_argument("--extent", choices=("loop", "lean", "full"), default="loop")
+    parser.add_argument("--extent", choices=tuple(EXTENTS), default="loop")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--profile", type=Path, metavar="TRACE.json", help="the engine alone, operator by operator")

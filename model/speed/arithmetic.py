@@ -1,4 +1,6 @@
-"""The arithmetic of a network, counted from its shape, and what this machine can do of it."""
+"""The arithmetic of a network and the bytes it has to move, counted from its shape, and what this machine can do of
+both: together the least time that the work can take.
+"""
 
 from __future__ import annotations
 
@@ -67,6 +69,28 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, size: int = 2048) -> f
         (a @ b).flatten()[0].item()  # waits for the GPU
         best = max(best, 2 * size**3 / (time.perf_counter() - began))
     return best
+
+
+def bandwidth(device: torch.device) -> float:
+    """Bytes a second that this machine reads and writes in a large copy, the best of five."""
+    source = torch.ones(2**28 if device.type == "cuda" else 2**26, device=device)
+    target, best = torch.empty_like(source), 0.0
+    for _ in range(5):
+        began = time.perf_counter()
+        target.copy_(source)
+        target[-1].item()  # waits for the GPU
+        best = max(best, 2 * source.nbytes / (time.perf_counter() - began))
+    return best
+
+
+def least_seconds(work: Work, moved: float, peak: float, bytes_per_s: float) -> float:
+    """What the work takes at least: all but decoding is arithmetic, decoding the longer of arithmetic and memory.
+
+    Args:
+        moved: bytes that decoding has to read.
+        peak: operations a second.
+    """
+    return (work.vision + work.qformer + work.prefill) / peak + max(work.decode / peak, moved / bytes_per_s)
 
 
 def bytes_per_step(network: Network, slots: float, context: float) -> float:

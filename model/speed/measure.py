@@ -16,7 +16,7 @@ from vigc.model.engines.meter import PARTS, Meter
 from vigc.model.network import Network
 from vigc.model.prompts import load_pack
 from vigc.model.scenes import render
-from vigc.model.speed.arithmetic import bytes_per_step, count, matmul_peak
+from vigc.model.speed.arithmetic import bandwidth, bytes_per_step, count, least_seconds, matmul_peak
 from vigc.model.speed.shapes import EMBEDDED, FROZEN_SCRIPT, SCRIPTS, make_network
 from vigc.model.speed.sides import BEAMS, Side, Talk, by_engine, by_reference, scripted, spoken
 from vigc.platform.records import Kind
@@ -113,6 +113,8 @@ def _figures(network: Network, beams: Side, greedy: Side, ours: Side, meter: Met
     peak = matmul_peak(network.device, network.dtype)
     work = count(network, meter)
     slots = meter.num_occupied / max(1, meter.num_steps)
+    step_bytes, bytes_per_s = bytes_per_step(network, slots, meter.mean_context), bandwidth(network.device)
+    least = least_seconds(work, step_bytes * meter.num_steps, peak, bytes_per_s)
     parts = {f"share_{part}": meter.seconds[part] / ours.seconds for part in PARTS}
     return {
         "images_per_s": ours.images_per_s,
@@ -132,7 +134,11 @@ def _figures(network: Network, beams: Side, greedy: Side, ours: Side, meter: Met
         "share_of_peak": work.total / ours.seconds / peak,
         "ms_per_step": 1e3 * meter.seconds["decode"] / max(1, meter.num_steps),
         "mean_context": meter.mean_context,
-        "mb_per_step": bytes_per_step(network, slots, meter.mean_context) / 1e6,
+        "mb_per_step": step_bytes / 1e6,
+        "ms_per_step_at_least": 1e3 * step_bytes / bytes_per_s,
+        "gb_per_s": bytes_per_s / 1e9,
+        "images_per_s_at_most": ours.num_images / least,
+        "share_of_roofline": least / ours.seconds,
         **parts,
     }
 
@@ -180,5 +186,11 @@ def lines(figures: dict[str, float]) -> list[tuple[str, str]]:
             "arithmetic",
             f"{figures['gflop_per_image']:.2f} GFLOP an image, {figures['share_of_peak']:.0%} of this machine's "
             f"{figures['matmul_peak_gflop_per_s']:.0f} GFLOP/s on large products",
+        ),
+        (
+            "roofline",
+            f"{figures['images_per_s_at_most']:.1f} images/s at most, {figures['share_of_roofline']:.0%} reached; a "
+            f"step reads {figures['mb_per_step']:.0f} MB, {figures['ms_per_step_at_least']:.2f} ms at "
+            f"{figures['gb_per_s']:.0f} GB/s",
         ),
     ]

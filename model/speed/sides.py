@@ -15,9 +15,11 @@ from vigc.model.engines import ContinuousEngine, Engine, ReferenceEngine, VllmEn
 from vigc.model.network import Network
 from vigc.model.prompts import PromptPack
 from vigc.model.speed.shapes import Script
-from vigc.platform.records import Conversation, Kind
+from vigc.platform.records import ConfigError, Conversation, Kind
 
 BATCH, BEAMS = 8, 5  # the authors' (facts §1.7)
+
+EXTENTS = {"loop": 1, "lean": 0, "full": 2}  # whole answers that an engine is asked for; see `scripted`
 
 # One conversation, with whole answers or not: what was said, and how many tokens of it were kept.
 Talk = Callable[[Complete, bool], Awaitable[tuple[list[str], int]]]
@@ -97,7 +99,11 @@ def scripted(network: Network, script: Script, extent: str = "loop") -> Talk:
     Args:
         extent: what an engine is asked for. "loop": VIG's answer and so many sentences as the loop; "lean": no answer
             of VIG's; "full": VIG's answer, VIC's first answer whole, and sentences up to the answer's end.
+    Raises:
+        ConfigError: another extent.
     """
+    if extent not in EXTENTS:
+        raise ConfigError(f"The extent {extent!r} is unknown; there are {', '.join(EXTENTS)}.")
     words = next(_words(network))
 
     async def talk(complete: Complete, whole: bool) -> tuple[list[str], int]:
@@ -115,8 +121,7 @@ def scripted(network: Network, script: Script, extent: str = "loop") -> Talk:
             )
             said.append(done.text)
             left = max(script.sentence + 1, left - script.sentence)
-        kept_answers = {"loop": 1, "lean": 0, "full": 2}[extent]
-        return said, script.question + script.sentence * num + script.answer * kept_answers
+        return said, script.question + script.sentence * num + script.answer * EXTENTS[extent]
 
     return talk
 

@@ -7,6 +7,7 @@ the rows lie.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -36,19 +37,24 @@ class Conversations:
     chance: NDArray[np.uint64]
 
 
-class CorpusFilter:
-    name: ClassVar[str]
-    rule: str
+class CorpusFilter(ABC):
+    name: ClassVar[str]  # in tables and, as the reason, in verdicts
+
+    @property
+    @abstractmethod
+    def rule(self) -> str:
+        """What it rejects, in words."""
 
     def judges(self, all_of: Conversations) -> Mask:
+        """Those that it looks at."""
         return np.ones(len(all_of.image), bool)
 
+    @abstractmethod
     def rejects(self, all_of: Conversations, left: Mask) -> Mask:
         """
         Args:
             left: those that are left, of which some are to go.
         """
-        raise NotImplementedError
 
 
 class SameQuestion(CorpusFilter):
@@ -59,26 +65,26 @@ class SameQuestion(CorpusFilter):
         return _repeated(all_of.image, all_of.question, left)
 
 
-@dataclass
+@dataclass(frozen=True)
 class SameQuestionOfSimilarImage(CorpusFilter):
-    name: ClassVar[str] = "similar_image"
+    name = "similar_image"
     max_distance: int
 
     @property
-    def rule(self) -> str:  # type: ignore[override]
+    def rule(self) -> str:
         return f"the same is asked of an image that differs by at most {self.max_distance} of 64 bits"
 
     def rejects(self, all_of: Conversations, left: Mask) -> Mask:
         return _repeated(all_of.similar_image, all_of.question, left)
 
 
-@dataclass
+@dataclass(frozen=True)
 class AskedTooOften(CorpusFilter):
-    name: ClassVar[str] = "asked_too_often"
+    name = "asked_too_often"
     share: float
 
     @property
-    def rule(self) -> str:  # type: ignore[override]
+    def rule(self) -> str:
         return f"more than {self.share:.1%} of the kind ask the same; {ALWAYS_ALLOWED} always may"
 
     def judges(self, all_of: Conversations) -> Mask:
@@ -90,13 +96,13 @@ class AskedTooOften(CorpusFilter):
         return _beyond(_joint(all_of.kind, all_of.question), most[all_of.kind], all_of.chance, left)
 
 
-@dataclass
+@dataclass(frozen=True)
 class SameOpening(CorpusFilter):
-    name: ClassVar[str] = "opening"
+    name = "opening"
     share: float
 
     @property
-    def rule(self) -> str:  # type: ignore[override]
+    def rule(self) -> str:
         return f"more than {self.share:.1%} of the kind begin with the same two words"
 
     def judges(self, all_of: Conversations) -> Mask:
@@ -124,13 +130,13 @@ class SameOpening(CorpusFilter):
         return most
 
 
-@dataclass
+@dataclass(frozen=True)
 class YesNo(CorpusFilter):
-    name: ClassVar[str] = "yes_no"
+    name = "yes_no"
     share: float
 
     @property
-    def rule(self) -> str:  # type: ignore[override]
+    def rule(self) -> str:
         return f"of the answers that begin with yes or no, more than {self.share:.0%} say the same"
 
     def judges(self, all_of: Conversations) -> Mask:

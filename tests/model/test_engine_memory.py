@@ -17,6 +17,7 @@ from vigc.model.engines import ContinuousEngine
 from vigc.model.engines import batch as batches
 from vigc.model.engines.capacity import image_bytes, slot_bytes
 from vigc.model.engines.decoder import Decoder
+from vigc.model.engines.images import Images
 from vigc.model.network import Network
 from vigc.model.prompts import load_pack
 from vigc.platform.records import ConfigError, Kind, ModelError
@@ -57,7 +58,7 @@ def allocator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 
 
 LIMITS: dict[str, Callable[[Callable[..., None]], None]] = {
-    "images": lambda limit: limit(ContinuousEngine, "_remembered", lambda engine, images: len(images), 3),
+    "images": lambda limit: limit(Images, "remembered", lambda held, images: len(images), 3),
     "prompts": lambda limit: limit(Decoder, "prefill", lambda decoder, x, prompts, cache: len(prompts.starts) - 1, 5),
     "steps": lambda limit: limit(Decoder, "step", lambda decoder, tokens, *rest: len(tokens), 6),
     "slots": lambda limit: limit(batches, "SlotCache", lambda network, num_slots, length: num_slots, 7),

@@ -247,7 +247,7 @@ def test_admission_is_bounded_by_twice_the_slots(network: Network) -> None:
             waiting = not third.done()
             await engine.complete(first, replace(ASK, max_tokens=3))
         await asyncio.wait_for(third, timeout=10)
-        held = len(engine._held)
+        held = len(engine._images.held)
         await opening.__aexit__(None, None, None)
         return held, waiting
 
