@@ -110,9 +110,11 @@ def test_completions_are_the_default_engines(
 def test_scores_are_the_default_engines(vllm: VllmEngine, continuous: ContinuousEngine) -> None:
     text = answered(vllm, lambda image: vllm.complete(image, replace(ASK, max_tokens=30))).text
     scores = answered(vllm, lambda image: vllm.score(image, DETAIL, text))
-    assert np.allclose(scores, answered(continuous, lambda image: continuous.score(image, DETAIL, text)), atol=1e-3)
+    expected = answered(continuous, lambda image: continuous.score(image, DETAIL, text))
+    assert [one.end for one in scores] == [one.end for one in expected]
+    assert np.allclose([one.logprob for one in scores], [one.logprob for one in expected], atol=1e-3)
     blank = answered(vllm, lambda image: vllm.score(BLANK, DETAIL, text))
-    assert sum(blank) < sum(scores)
+    assert sum(one.logprob for one in blank) < sum(one.logprob for one in scores)
 
 
 @pytest.mark.slow
