@@ -61,12 +61,11 @@ def engine(
         num_greedy=num_greedy,
         num_beams=num_beams,
         rounds=rounds,
-        on_progress=lambda line: console.print(line, style="dim"),
     )
     if profile_file is not None:
         console.print(profile(settings, profile_file), soft_wrap=True)
         return
-    figures = measure(settings)
+    figures = measure(settings, lambda line: console.print(line, style="dim"))
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, value in lines(figures):
         table.add_row(name, value)

@@ -27,7 +27,7 @@ from vigc.model.engines.slots import SlotCache
 from vigc.model.engines.text import Pieces, Transcript, banned_tokens
 from vigc.model.network import Network, upload
 
-_FULL_ENOUGH = 0.75  # share of the slots of a step that are to be occupied; else those at the end move into the gaps
+_FULL_ENOUGH = 0.9  # share of the slots of a step that are to be occupied; else those at the end move into the gaps
 
 
 @dataclass(eq=False)

@@ -42,12 +42,11 @@ def main() -> None:
         num_beams=given.num_beams,
         extent=given.extent,
         rounds=given.rounds,
-        on_progress=lambda line: print(line, file=sys.stderr, flush=True),  # noqa: T201
     )
     if given.profile:
         print(profile(settings, given.profile))  # noqa: T201
         return
-    figures = measure(settings)
+    figures = measure(settings, lambda line: print(line, file=sys.stderr, flush=True))  # noqa: T201
     for name, value in lines(figures):
         print(f"{name:<36}{value}")  # noqa: T201
     if given.json:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -39,20 +41,23 @@ class Settings:
     num_beams: int = 16  # and with beams
     rounds: int = 1
     extent: str = "loop"  # of random weights: see `scripted`
-    on_progress: Callable[[str], None] = field(default=lambda line: None, compare=False)
 
 
-def measure(settings: Settings) -> dict[str, float]:
-    """Rates, ratios and shares; see the keys."""
-    network = make_network(settings.shape, settings.device, settings.dtype)
-    images, talk = _images(network, settings.num_images), _talk(network, settings)
-    rounds = [_round(network, images, talk, settings, number) for number in range(settings.rounds)]
+def measure(settings: Settings, on_progress: Callable[[str], None] = lambda line: None) -> dict[str, float]:
+    """Rates, ratios and shares, medians of the rounds; see the keys.
+
+    Each round has a process of its own: the threads that torch leaves behind when an engine ends would slow down the
+    paper's loop of the next.
+    """
+    rounds = []
+    for number in range(settings.rounds):
+        on_progress(
+            f"round {number + 1} of {settings.rounds}: the paper's loop with {BEAMS} beams, greedily, the engine"
+        )
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+            rounds.append(process.submit(_round, settings).result())
     figures = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
-    return figures | {
-        "num_images": settings.num_images,
-        "rounds": settings.rounds,
-        "num_parameters": sum(weight.numel() for weight in network.model.parameters()),
-    }
+    return figures | {"num_images": settings.num_images, "rounds": settings.rounds}
 
 
 def profile(settings: Settings, trace: Path) -> str:
@@ -81,14 +86,12 @@ def profile(settings: Settings, trace: Path) -> str:
     return str(profiled.key_averages().table(sort_by=longest, row_limit=20, max_name_column_width=40))
 
 
-def _round(network: Network, images: list[np.ndarray], talk: Talk, settings: Settings, number: int) -> dict[str, float]:
+def _round(settings: Settings) -> dict[str, float]:
     """Beams, greedy and the engine, one after the other, so that what else the machine does falls on all."""
-    about = f"round {number + 1} of {settings.rounds}"
-    settings.on_progress(f"{about}: the paper's loop, {BEAMS} beams")
+    network = make_network(settings.shape, settings.device, settings.dtype)
+    images, talk = _images(network, settings.num_images), _talk(network, settings)
     beams = by_reference(network, images[: settings.num_beams], talk, BEAMS, settings.num_threads)
-    settings.on_progress(f"{about}: the paper's loop, greedy")
     greedy = by_reference(network, images[: settings.num_greedy], talk, 1, settings.num_threads)
-    settings.on_progress(f"{about}: the engine")
     engine = ContinuousEngine(network, num_slots=settings.num_slots, num_threads=settings.num_threads)
     try:
         by_engine(engine, images[:WARM_UP], talk)
@@ -117,6 +120,7 @@ def _figures(network: Network, beams: Side, greedy: Side, ours: Side, meter: Met
     least = least_seconds(work, step_bytes * meter.num_steps, peak, bytes_per_s)
     parts = {f"share_{part}": meter.seconds[part] / ours.seconds for part in PARTS}
     return {
+        "num_parameters": sum(weight.numel() for weight in network.model.parameters()),
         "images_per_s": ours.images_per_s,
         "images_per_s_reference": beams.images_per_s,
         "images_per_s_greedy_reference": greedy.images_per_s,
