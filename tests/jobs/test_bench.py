@@ -21,6 +21,7 @@ from vigc.jobs.bench_data import (
 )
 from vigc.jobs.bench_decode import draw_photographs
 from vigc.jobs.memory import MB, Sample, Watch, draw, growth
+from vigc.model.engines.meter import PARTS
 from vigc.platform import images
 from vigc.platform.isolation import Child
 from vigc.platform.layout import Block
@@ -217,12 +218,8 @@ def test_bench_engine_has_the_same_conversations_on_all_sides(vigc_here, tmp_pat
         assert figures[f"speedup_over_{name}"] == pytest.approx(ratio)
     assert 1 <= figures["tokens_decoded_per_token_kept"] < figures["tokens_decoded_per_token_kept_greedy_reference"]
     assert figures["tokens_decoded_per_token_kept_reference"] > 5
-    assert 0 < figures["share_of_peak"] < 1
-    assert (
-        0.5
-        < sum(value for name, value in figures.items() if name.startswith("share_") and name != "share_of_peak")
-        <= 1
-    )
+    assert 0 < figures["share_of_peak"] < figures["share_of_roofline"] < 1
+    assert 0.5 < sum(figures[f"share_{part}"] for part in PARTS) <= 1
 
 
 def test_a_profile_is_a_table_and_a_trace_of_the_engine_s_thread(vigc_here, tmp_path):
