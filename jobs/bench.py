@@ -57,7 +57,6 @@ def embedded(*, model: str | None, num: int, seed: int, json_file: Path | None) 
 
 
 def _measure(engine: Engine, scenes: list[Scene], title: str) -> dict[str, float]:
-    from vigc.model.conversation import make_policy
     from vigc.model.embedded.evaluate import (
         compare,
         generate,
@@ -66,6 +65,7 @@ def _measure(engine: Engine, scenes: list[Scene], title: str) -> dict[str, float
         score_descriptions,
         score_questions,
     )
+    from vigc.model.policy import make_policy
     from vigc.model.prompts import load_pack
 
     pack, policy = load_pack(), make_policy("paper", one_shot=True)

@@ -122,8 +122,9 @@ async def _many(engine: ContinuousEngine, num: int, note: Callable[[int], None])
     """Short conversations about rendered scenes, four times as many at once as there are slots."""
     import numpy as np
 
-    from vigc.model.conversation import converse, make_policy
+    from vigc.model.conversation import converse
     from vigc.model.embedded.evaluate import held_out_scenes
+    from vigc.model.policy import make_policy
     from vigc.model.prompts import load_pack
     from vigc.model.scenes import render
 

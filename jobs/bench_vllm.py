@@ -30,10 +30,10 @@ def beside_vllm(
         threads: of each engine; None: all cores.
     """
     from vigc.model import embedded
-    from vigc.model.conversation import make_policy
     from vigc.model.embedded.evaluate import held_out_scenes
     from vigc.model.engines import ContinuousEngine, VllmEngine
     from vigc.model.network import load_network
+    from vigc.model.policy import make_policy
     from vigc.model.prompts import load_pack
     from vigc.model.scenes import render
     from vigc.model.speed.measure import WARM_UP

@@ -41,6 +41,8 @@ class GenerateConfig(BaseModel):
     prompts: str | None = None  # None: the project's own pack
     policy: str = "paper"
     policy_options: dict[str, PolicyValue] = Field({}, alias="set")
+    grounding: Literal["none", "asked", "blank"] | None = None  # None: the policy's
+    correct: list[Literal["verify", "choose", "candidates"]] = []
     objects: str = "auto"  # none, coco, objects365, or a file: the vocabulary that objects are named in
     temperature: float | None = None  # None: the policy's
     top_p: float | None = None  # None: the policy's
@@ -91,9 +93,9 @@ class GenerateConfig(BaseModel):
             raise ValueError(f"there is no device {value!r}; use auto, cpu or cuda")
         return value
 
-    @field_validator("kinds", mode="before")
+    @field_validator("kinds", "correct", mode="before")
     @classmethod
-    def _split_kinds(cls, value: object) -> object:
+    def _split_names(cls, value: object) -> object:
         return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
     @field_validator("kinds", mode="after")

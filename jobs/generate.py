@@ -145,6 +145,7 @@ def worker_settings(plan: Plan, pass_: Pass) -> WorkerSettings:
         kinds=tuple(plan.config.kinds),
         seed=plan.config.seed,
         request=pass_.number,
+        vocabulary=plan.vocabulary,
         vllm_python=plan.vllm_python,
     )
 

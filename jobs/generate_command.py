@@ -107,7 +107,9 @@ def generate(
     policy: Annotated[
         str | None,
         typer.Option(
-            help="How VIC iterates: paper, lean or shipped.", show_default=default_of("policy"), rich_help_panel=MODEL
+            help="How VIC iterates: paper, verified, lean or shipped.",
+            show_default=default_of("policy"),
+            rich_help_panel=MODEL,
         ),
     ] = None,
     policy_options: Annotated[
@@ -125,6 +127,26 @@ def generate(
             metavar="auto|none|coco|objects365|FILE",
             help="What objects are named in, to count those that are absent; auto: in the annotations' categories.",
             show_default=default_of("objects"),
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    grounding: Annotated[
+        str | None,
+        typer.Option(
+            metavar="none|asked|blank",
+            help="Measure what each sentence owes to the image: ask about each object it names, or compare with "
+            "a blank image.",
+            show_default="the policy's",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    correct: Annotated[
+        str | None,
+        typer.Option(
+            metavar="verify,choose,candidates",
+            help="Let grounding correct beyond VIC: say anew what the model denies, keep VIG's answer where it is "
+            "better grounded, choose among sampled sentences.",
+            show_default="VIC alone",
             rich_help_panel=MODEL,
         ),
     ] = None,

@@ -16,7 +16,8 @@ from typing import Any, get_type_hints
 from vigc.jobs.config import GenerateConfig, PolicyValue
 from vigc.jobs.identity import ModelIdentity, identify
 from vigc.jobs.machine import num_cores, num_gpus
-from vigc.model.conversation import Policy, make_policy
+from vigc.model.grounding import NO_OBJECTS, Grounding
+from vigc.model.policy import Policy, make_policy
 from vigc.model.prompts import PromptPack, load_pack
 from vigc.model.vllm_environment import find_python
 from vigc.platform.again import FailedImages, SameImages
@@ -29,6 +30,7 @@ from vigc.platform.sources.selection import Selection
 from vigc.platform.store import Pass, Store
 
 OPTIONS = {name: hint for name, hint in get_type_hints(Policy).items() if name != "name"}
+NUM_CANDIDATES = 4  # of `--correct candidates`
 TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -97,6 +99,8 @@ def make_plan(config: GenerateConfig, mode: Mode = Mode.CONTINUE) -> Plan:
         "seed": config.seed,
     }
     vocabulary = _vocabulary(config, mode, store, source)
+    if policy.grounding is Grounding.ASKED and vocabulary is None:
+        raise ConfigError(NO_OBJECTS)
     if vocabulary is not None:
         request["objects"] = {"vocabulary": vocabulary.name, "hash": vocabulary.hash}
     if config.max_pixels is not None:
@@ -203,7 +207,10 @@ def _existing_pass(store: Store, mode: Mode, request: dict[str, Any], source: So
 def policy_of(config: GenerateConfig) -> Policy:
     """The preset with the options that were set, each read as the type of its field."""
     options = {name: _read_option(name, value) for name, value in config.policy_options.items()}
-    for name, value in (("temperature", config.temperature), ("top_p", config.top_p)):
+    flags: dict[str, object] = {"temperature": config.temperature, "top_p": config.top_p}
+    flags["grounding"] = None if config.grounding is None else Grounding(config.grounding)
+    flags |= {way: NUM_CANDIDATES if way == "candidates" else True for way in config.correct}
+    for name, value in flags.items():
         if value is None:
             continue
         if name in options:

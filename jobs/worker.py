@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from vigc.model.conversation import Policy, converse
+from vigc.model.conversation import converse
+from vigc.model.grounding import FindObjects, Grounding, make_grounder
+from vigc.model.policy import Policy
 from vigc.model.prompts import PromptPack
+from vigc.platform.quality.vocabulary import Vocabulary
 from vigc.platform.records import ConfigError, Conversation, Kind, RowStatus
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ class WorkerSettings:
     kinds: tuple[Kind, ...]
     seed: int
     request: str  # the number of the pass
+    vocabulary: Vocabulary | None = None  # of the objects that the model is asked about
     vllm_python: str | None = None  # of its environment, where the engine is vllm
 
 
@@ -62,6 +66,11 @@ class Worker:
             num_threads=settings.num_threads,
             vllm_python=settings.vllm_python,
         )
+        self._find_objects: FindObjects | None = None
+        if settings.vocabulary is not None and settings.policy.grounding is Grounding.ASKED:
+            from vigc.platform.quality.mentions import ObjectFinder
+
+            self._find_objects = ObjectFinder(settings.vocabulary).named
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
         import pyarrow as pa
@@ -100,16 +109,21 @@ class Worker:
         """All kinds at once; when one fails, the others are cancelled and free their slots."""
         import numpy as np
 
-        settings, engine = self._settings, self._engine
+        settings, engine, policy = self._settings, self._engine, self._settings.policy
         picture = np.frombuffer(pixels, dtype=np.uint8).reshape(engine.image_size, engine.image_size, 3)
         seed_key = f"{settings.seed}/{image_id}"
         try:
             async with engine.image(picture) as image, asyncio.TaskGroup() as group:
-                complete = partial(engine.complete, image)
-                tasks = [
-                    group.create_task(converse(complete, settings.pack, kind, settings.policy, seed_key=seed_key))
-                    for kind in settings.kinds
-                ]
+                talk = partial(
+                    converse,
+                    partial(engine.complete, image),
+                    settings.pack,
+                    policy=policy,
+                    seed_key=seed_key,
+                    candidates=partial(engine.candidates, image),
+                    grounder=make_grounder(policy.grounding, engine, image, settings.pack, self._find_objects),
+                )
+                tasks = [group.create_task(talk(kind=kind)) for kind in settings.kinds]
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None  # the first to fail; the others were cancelled for it
         return [task.result() for task in tasks]

@@ -50,6 +50,7 @@ class ScoredToken:
 
 
 Complete = Callable[[Request], Awaitable[Completion]]
+Candidates = Callable[[Request], Awaitable[list[Completion]]]  # `Request.n` of them
 
 
 def derive_seed(*parts: object) -> int:

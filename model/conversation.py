@@ -4,6 +4,9 @@ VIG asks a question and answers it. VIC answers again, one unit at a time: each 
 answer so far back through the Q-Former, so the model looks at the image anew before it goes on (arXiv 2308.12714 §3.2).
 There is no batching and no torch here: `complete` belongs to one image and is answered by an engine, which runs
 hundreds of these at once.
+
+Beyond the paper, a policy may let the grounding of what was said decide: `verify` takes back a sentence that the model
+denies when asked, `candidates` chooses among several continuations, `choose` between VIG's answer and VIC's.
 """
 
 from __future__ import annotations
@@ -11,96 +14,14 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from enum import StrEnum
 
-from vigc.model.completion import Complete, Completion, Request, derive_seed
+from vigc.model.completion import Candidates, Complete, Completion, derive_seed
+from vigc.model.dialogue import Dialogue
+from vigc.model.grounding import Grounder
+from vigc.model.policy import Policy, PromptStyle
 from vigc.model.prompts import PromptPack
-from vigc.model.sentences import Unit, find_end, split_sentences
-from vigc.platform.records import ConfigError, Conversation, CorrectionStep, Kind, Sentence, Stop, Verdict
-
-
-class PromptStyle(StrEnum):
-    """What VIC reads in front of the answer so far."""
-
-    VIG = "vig"  # instruction and tagged question, as the authors' generation does
-    VIC = "vic"  # the bare question, as VIC was trained (quirk Q6)
-
-
-class QformerReads(StrEnum):
-    """The ablations of the iterative Q-Former: only PROMPT makes VIC look anew at each step."""
-
-    PROMPT = "prompt"  # all that the language model reads, answer so far included
-    QUESTION = "question"  # the prompt without the answer so far
-    NOTHING = "nothing"
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """Every choice the method leaves open (facts §1.8 lists the quirks). The defaults are the preset `paper`."""
-
-    name: str = "paper"
-    unit: Unit = Unit.SENTENCE
-    max_steps: int = 16
-    stop_when_done: bool = True  # False: always `max_steps` calls, as the authors' code (Q3)
-    keep_tail: bool = True  # an end without an end mark is kept; False: it is an empty unit (Q2)
-    last_step_keeps_all: bool = False  # Q23
-    keep_empty_answers: bool = False  # True: a record whose answer is empty still counts (Q2)
-    vig_answer: bool = True  # False: VIG stops where its answer begins, which saves most of its tokens
-    one_shot: bool = False  # also keep VIC's whole first answer (Q5), at the cost of decoding it
-    prompt_style: PromptStyle = PromptStyle.VIG
-    qformer_reads: QformerReads = QformerReads.PROMPT
-    max_tokens: int = 250  # per call
-    max_tokens_short: int = 10  # of a knowledge answer
-    temperature: float = 0.0
-    top_p: float = 1.0
-    num_beams: int = 1
-    repetition_penalty: float = 1.0
-    length_penalty: float = 1.0
-
-
-POLICIES = {
-    "paper": Policy(),
-    # The least that gives a question and a corrected answer: no answer of VIG's to compare with, four sentences.
-    "lean": Policy(name="lean", vig_answer=False, max_steps=4),
-    # Bug for bug what the authors' generation configs do (facts §1.7): 249 new tokens are what max_len 250 gave (Q10).
-    "shipped": Policy(
-        name="shipped",
-        unit=Unit.REFERENCE_SENTENCE,
-        max_steps=4,
-        stop_when_done=False,
-        keep_tail=False,
-        keep_empty_answers=True,
-        one_shot=True,
-        max_tokens=249,
-        max_tokens_short=9,
-        num_beams=5,
-        repetition_penalty=1.5,
-    ),
-}
-
-
-def make_policy(name: str, **changes: object) -> Policy:
-    """A preset with changes.
-
-    Raises:
-        ConfigError: an unknown preset or option, or a value out of range.
-    """
-    if name not in POLICIES:
-        raise ConfigError(f"The policy {name!r} is unknown; there are {', '.join(POLICIES)}.")
-    try:
-        policy = replace(POLICIES[name], **changes)  # type: ignore[arg-type]
-    except TypeError as error:
-        raise ConfigError(
-            f"Policy option unknown: {error}. Options are {', '.join(Policy.__dataclass_fields__)}."
-        ) from error
-    if policy.max_steps < 1 or policy.max_tokens < 1 or policy.max_tokens_short < 1 or policy.num_beams < 1:
-        raise ConfigError("max_steps, max_tokens, max_tokens_short and num_beams must be at least 1.")
-    if policy.temperature < 0 or not 0 < policy.top_p <= 1:
-        raise ConfigError(
-            f"temperature must be at least 0 and top_p in (0, 1], not {policy.temperature} and {policy.top_p}."
-        )
-    return policy
+from vigc.model.sentences import Unit, find_end
+from vigc.platform.records import Conversation, CorrectionStep, Kind, Stop
 
 
 def parse(text: str, pack: PromptPack) -> tuple[str, str] | None:
@@ -128,15 +49,19 @@ async def converse(
     policy: Policy,
     *,
     seed_key: str = "",
+    candidates: Candidates | None = None,
+    grounder: Grounder | None = None,
     on_step: Callable[[CorrectionStep], None] | None = None,
 ) -> Conversation:
     """Runs one conversation to its end.
 
     Args:
         seed_key: makes sampling depend on the run, image and kind only, e.g. "0/train/a.jpg".
+        candidates: as `complete`, for several at once; needed where the policy wants several.
+        grounder: of the image; needed where the policy measures grounding. All kinds of an image may share it.
         on_step: called with each VIC step as it is made.
     """
-    dialogue = _Dialogue(complete, policy, f"{seed_key}/{kind}", on_step)
+    dialogue = Dialogue(complete, candidates, grounder, policy, f"{seed_key}/{kind}", on_step)
     if kind is Kind.KNOWLEDGE:
         return await _knowledge(dialogue, pack)
     instruction = pack.vig_prompt(kind)
@@ -146,7 +71,9 @@ async def converse(
     question, vig_answer = pair
     prompt = pack.vic_prompt(instruction, question) if policy.prompt_style is PromptStyle.VIG else question
     answer = await _correct(dialogue, prompt)
-    return dialogue.conversation(kind, instruction, question, vig_answer, answer)
+    if policy.choose:
+        answer = await dialogue.choose(prompt, vig_answer, answer)
+    return await dialogue.conversation(kind, instruction, question, vig_answer, answer, prompt)
 
 
 async def answer_question(
@@ -157,17 +84,20 @@ async def answer_question(
     *,
     kind: Kind = Kind.CONVERSATION,
     seed_key: str = "",
+    candidates: Candidates | None = None,
+    grounder: Grounder | None = None,
+    on_step: Callable[[CorrectionStep], None] | None = None,
 ) -> Conversation:
     """VIC alone, for a question that is already there; the VIG answer stays empty."""
-    dialogue = _Dialogue(complete, policy, f"{seed_key}/{kind}/{question}", None)
+    dialogue = Dialogue(complete, candidates, grounder, policy, f"{seed_key}/{kind}/{question}", on_step)
     instruction = pack.vig_prompt(kind)
     prompt = pack.vic_prompt(instruction, question) if policy.prompt_style is PromptStyle.VIG else question
     answer = await _correct(dialogue, prompt)
-    return dialogue.conversation(kind, instruction, question, "", answer)
+    return await dialogue.conversation(kind, instruction, question, "", answer, prompt)
 
 
 async def _vig(
-    dialogue: _Dialogue, pack: PromptPack, instruction: str, begun: str = ""
+    dialogue: Dialogue, pack: PromptPack, instruction: str, begun: str = ""
 ) -> tuple[str, tuple[str, str] | None]:
     """VIG's text, behind what the instruction began, and its question and answer, if it holds them."""
     wants_answer = dialogue.policy.vig_answer
@@ -176,25 +106,51 @@ async def _vig(
     return text, parse(text, pack) if wants_answer else parse_question(text, pack)
 
 
-async def _correct(dialogue: _Dialogue, prompt: str) -> str:
+async def _correct(dialogue: Dialogue, prompt: str) -> str:
     """VIC: the answer, unit by unit."""
     policy = dialogue.policy
-    answer = ""  # raw: every unit with the blank it was decoded with
+    said = ""  # raw: every unit with the blank it was decoded with; denied ones too, behind which the model goes on
+    answer = ""
+    denied: tuple[str, ...] = ()  # words of objects that are denied, not to be said any more
     for number in range(policy.max_steps):
         keep_all = policy.last_step_keeps_all and number == policy.max_steps - 1
         whole = keep_all or (policy.one_shot and number == 0)
-        piece = await dialogue.ask(prompt, answer, Unit.WHOLE if whole else policy.unit)
+        until = Unit.WHOLE if whole else policy.unit
+        piece, kept, goes_on = await _next(dialogue, prompt, said, until, denied, keep_all=keep_all)
         if policy.one_shot and number == 0:
             dialogue.one_shot_answer = piece.text.strip()
-        kept, goes_on = (piece.text, False) if keep_all else _cut(piece, policy)
+        is_denied = policy.verify and await dialogue.is_denied(prompt, said, kept)
+        if is_denied and (words := await dialogue.denied_words(kept)):
+            dialogue.record(CorrectionStep(piece.text, "", piece.stop, piece.num_tokens, piece.mean_logprob))
+            denied += words
+            piece, kept, goes_on = await _next(dialogue, prompt, said, until, denied, keep_all=keep_all)
+            is_denied = await dialogue.is_denied(prompt, said, kept)
         if policy.stop_when_done and kept.strip() and [s.kept for s in dialogue.steps[-2:]] == [kept.strip()] * 2:
             kept, goes_on = "", False  # the same for the third time: decoding has run into a loop
+        said += kept
+        kept = "" if is_denied else kept
         answer += kept
         stop = (Stop.PARAGRAPH if policy.unit is Unit.PARAGRAPH else Stop.SENTENCE) if goes_on else piece.stop
         dialogue.record(CorrectionStep(piece.text, kept.strip(), stop, piece.num_tokens, piece.mean_logprob))
         if policy.stop_when_done and not goes_on:
             break
     return answer.strip()
+
+
+async def _next(
+    dialogue: Dialogue, prompt: str, said: str, until: Unit, denied: tuple[str, ...], *, keep_all: bool
+) -> tuple[Completion, str, bool]:
+    """The next unit: what the model said, what of it is kept, and whether it has more to say."""
+
+    def cut(piece: Completion) -> tuple[str, bool]:
+        return (piece.text, False) if keep_all else _cut(piece, dialogue.policy)
+
+    if dialogue.policy.candidates == 1:
+        piece = await dialogue.ask(prompt, said, until, suppress=denied)
+    else:
+        pieces = await dialogue.ask_several(prompt, said, until, suppress=denied)
+        piece = pieces[await dialogue.best(prompt, said, [cut(one)[0] for one in pieces], pieces)]
+    return piece, *cut(piece)
 
 
 def _cut(piece: Completion, policy: Policy) -> tuple[str, bool]:
@@ -207,7 +163,7 @@ def _cut(piece: Completion, policy: Policy) -> tuple[str, bool]:
     return piece.text[:end], goes_on
 
 
-async def _knowledge(dialogue: _Dialogue, pack: PromptPack) -> Conversation:
+async def _knowledge(dialogue: Dialogue, pack: PromptPack) -> Conversation:
     """The knowledge route (facts §1.3): a question from a sampled first word, then one short answer to it; VIC does not
     iterate here.
     """
@@ -219,86 +175,8 @@ async def _knowledge(dialogue: _Dialogue, pack: PromptPack) -> Conversation:
     if pair is None:
         return dialogue.rejected(Kind.KNOWLEDGE, instruction, text)
     question, vig_answer = pair
-    piece = await dialogue.ask(pack.short_answer.format(question=question), max_tokens=dialogue.policy.max_tokens_short)
+    short = pack.short_answer.format(question=question)
+    piece = await dialogue.ask(short, max_tokens=dialogue.policy.max_tokens_short)
     answer = re.sub(r"^\s*answer:", "", piece.text, flags=re.IGNORECASE).strip()
     dialogue.record(CorrectionStep(piece.text, answer, piece.stop, piece.num_tokens, piece.mean_logprob))
-    return dialogue.conversation(Kind.KNOWLEDGE, instruction, question, vig_answer, answer)
-
-
-class _Dialogue:
-    """One conversation's bookkeeping: numbers its requests, counts its tokens, keeps its steps."""
-
-    def __init__(
-        self, complete: Complete, policy: Policy, key: str, on_step: Callable[[CorrectionStep], None] | None
-    ) -> None:
-        self.complete, self.policy, self.key, self.on_step = complete, policy, key, on_step
-        self.steps: list[CorrectionStep] = []
-        self.one_shot_answer: str | None = None
-        self.num_requests = self.num_tokens = 0
-
-    async def ask(
-        self,
-        prompt: str,
-        answer: str = "",
-        until: Unit = Unit.WHOLE,
-        max_tokens: int | None = None,
-        stop_at: str = "",
-    ) -> Completion:
-        policy = self.policy
-        seen = {QformerReads.PROMPT: prompt + answer, QformerReads.QUESTION: prompt, QformerReads.NOTHING: ""}[
-            policy.qformer_reads
-        ]
-        request = Request(
-            qformer_text=seen,
-            prompt=prompt,
-            prefix=answer,
-            until=until,
-            max_tokens=max_tokens or policy.max_tokens,
-            temperature=policy.temperature,
-            top_p=policy.top_p,
-            seed=derive_seed(self.key, self.num_requests),
-            num_beams=policy.num_beams,
-            repetition_penalty=policy.repetition_penalty,
-            length_penalty=policy.length_penalty,
-            stop_at=stop_at,
-        )
-        self.num_requests += 1
-        completion = await self.complete(request)
-        self.num_tokens += completion.num_tokens
-        return completion
-
-    def record(self, step: CorrectionStep) -> None:
-        self.steps.append(step)
-        if self.on_step is not None:
-            self.on_step(step)
-
-    def conversation(self, kind: Kind, instruction: str, question: str, vig_answer: str, answer: str) -> Conversation:
-        empty = not answer and not self.policy.keep_empty_answers
-        return Conversation(
-            kind=kind,
-            instruction=instruction,
-            question=question,
-            vig_answer=vig_answer,
-            one_shot_answer=self.one_shot_answer,
-            answer=answer,
-            steps=self.steps,
-            sentences=[Sentence(text) for text in split_sentences(answer)],
-            vig_sentences=[Sentence(text) for text in split_sentences(vig_answer)],
-            num_tokens=self.num_tokens,
-            status=Verdict.REJECTED if empty else Verdict.KEPT,
-            reasons=["empty_answer"] if empty else [],
-        )
-
-    def rejected(self, kind: Kind, instruction: str, text: str) -> Conversation:
-        """VIG's output was no question with an answer; it is kept as it came, so that somebody can look at it."""
-        return Conversation(
-            kind=kind,
-            instruction=instruction,
-            question="",
-            vig_answer=text.strip(),
-            one_shot_answer=None,
-            answer="",
-            num_tokens=self.num_tokens,
-            status=Verdict.REJECTED,
-            reasons=["unparsed"],
-        )
+    return await dialogue.conversation(Kind.KNOWLEDGE, instruction, question, vig_answer, answer, short)

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import torch
 
-from vigc.model.conversation import make_policy
 from vigc.model.embedded.evaluate import compare, generate, held_out_scenes, score_descriptions
 from vigc.model.embedded.files import fresh_network
 from vigc.model.embedded.rows import TextMixture, make_words_row
@@ -29,6 +28,7 @@ from vigc.model.embedded.shape import SMALL
 from vigc.model.embedded.words import WordsObjective
 from vigc.model.engines import make_engine
 from vigc.model.network import Network, load_network
+from vigc.model.policy import make_policy
 from vigc.model.prompts import PromptPack, load_pack
 from vigc.model.training.loop import Report, State, train
 from vigc.model.training.objective import Batch

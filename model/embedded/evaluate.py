@@ -19,8 +19,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from vigc.model.conversation import Policy, answer_question, converse
+from vigc.model.conversation import answer_question, converse
 from vigc.model.engines import Engine, ImageHandle
+from vigc.model.policy import Policy
 from vigc.model.prompts import PromptPack
 from vigc.model.scenes.drawing import render
 from vigc.model.scenes.wording import CONVERSATION, QuestionAnswer, ask

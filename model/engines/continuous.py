@@ -249,11 +249,15 @@ class ContinuousEngine(Engine):
         if not alive:
             return
         readings = [reading for _, reading, _ in alive]
-        visual = self._images.visual([memory for *_, memory in alive], [one.work.qformer_text for one in readings])
+        keys = [(job.image, reading.key) for job, reading, _ in alive]
+        first = {key: place for place, key in reversed(list(enumerate(keys)))}  # of those with the same key
+        row_of = {key: row for row, key in enumerate(first)}
+        chosen = [alive[place] for place in first.values()]
+        visual = self._images.visual([memory for *_, memory in chosen], [one.work.qformer_text for _, one, _ in chosen])
         with self.meter.part(PREFILL):
-            scored = score(self.network, visual, readings)
+            scored = score(self.network, visual, readings, [row_of[key] for key in keys])
             self.meter.num_passes += 1
-            self.meter.num_scored += sum(self.network.num_queries + len(one) for one in readings)
+            self.meter.num_scored += sum(self.network.num_queries + len(one) for _, one, _ in chosen)
         for (job, *_), tokens in zip(alive, scored, strict=True):
             job.answer(tokens)
 

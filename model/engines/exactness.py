@@ -19,10 +19,11 @@ import numpy as np
 
 from vigc.model import embedded
 from vigc.model.completion import Completion, Request
-from vigc.model.conversation import converse, make_policy
+from vigc.model.conversation import converse
 from vigc.model.embedded.evaluate import held_out_scenes
 from vigc.model.engines import Engine, ReferenceEngine
 from vigc.model.network import load_network
+from vigc.model.policy import make_policy
 from vigc.model.prompts import load_pack
 from vigc.model.scenes import render
 from vigc.model.sentences import find_end

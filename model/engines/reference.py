@@ -73,7 +73,7 @@ class ReferenceEngine(Engine):
             (job,) = jobs
             if isinstance(job.work, Score):
                 visual = self._visual([job.image], [job.work.qformer_text])
-                return score(self.network, visual, [read(self.network, job.work)])
+                return score(self.network, visual, [read(self.network, job.work)], [0])
             requests = [replace(job.work, n=1, seed=seed) for seed in seeds_of(job.work)]
             return [[self._generate([job], [request])[0] for request in requests]]
         return [[one] for one in self._generate(jobs, [job.work for job in jobs])]

@@ -1,7 +1,8 @@
 """How likely given texts are: teacher-forced passes, many at a time.
 
 Texts of like length are read together. They are padded on the right, where causal attention does not look, so a text's
-scores do not depend on its company.
+scores do not depend on its company. A text's last token is foretold and never read, so "yes" and "no" behind the same
+question share one reading.
 """
 
 from __future__ import annotations
@@ -37,7 +38,13 @@ class Reading:
     ends: list[int]  # where the tokens from `start` on end, in characters of the text
 
     def __len__(self) -> int:
-        return len(self.ids)
+        """Tokens that are read."""
+        return len(self.ids) - 1
+
+    @property
+    def key(self) -> tuple[str, tuple[int, ...]]:
+        """What is read: equal where one reading, of the same image, serves both."""
+        return self.work.qformer_text, tuple(self.ids[:-1])
 
 
 def read(network: Network, work: Score) -> Reading:
@@ -49,21 +56,27 @@ def read(network: Network, work: Score) -> Reading:
     return Reading(work, whole, start, [end - len(work.prompt) for end in ends[start:]])
 
 
-def score(network: Network, visual: Tensor, readings: Sequence[Reading]) -> list[list[ScoredToken]]:
+def score(
+    network: Network, visual: Tensor, readings: Sequence[Reading], rows: Sequence[int]
+) -> list[list[ScoredToken]]:
     """One pass over all.
 
     Args:
-        visual: (len(readings), num_queries, language_width).
+        visual: (number of rows, num_queries, language_width).
+        rows: of each reading; those with the same row are about the same image and have the same key.
     """
+    read_by = dict(zip(rows, readings, strict=True))
     longest = max(map(len, readings))
-    ids = torch.tensor([one.ids + [network.eos_id] * (longest - len(one)) for one in readings]).to(network.device)
+    padded = [read_by[row].ids[:-1] for row in range(len(visual))]
+    ids = torch.tensor([one + [network.eos_id] * (longest - len(one)) for one in padded]).to(network.device)
     embeds = torch.cat([visual, network.embed(ids)], dim=1)
     hidden = network.language_model.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
-    rows = torch.tensor([row for row, one in enumerate(readings) for _ in one.ends], device=network.device)
-    places = torch.tensor([i for one in readings for i in range(one.start, len(one))], device=network.device)
+    pairs = list(zip(rows, readings, strict=True))
+    places = [(row, place, one.ids[place]) for row, one in pairs for place in range(one.start, len(one.ids))]
+    row, place, token = torch.tensor(places, dtype=torch.long, device=network.device).reshape(-1, 3).T
     # Only what is asked for goes through the vocabulary, which is wide; a token is foretold one position before it.
-    logits = network.language_model.lm_head(hidden[rows, visual.shape[1] + places - 1]).float()
-    chosen = logits.gather(1, ids[rows, places][:, None])[:, 0] - logits.logsumexp(dim=-1)
+    logits = network.language_model.lm_head(hidden[row, visual.shape[1] + place - 1]).float()
+    chosen = logits.gather(1, token[:, None])[:, 0] - logits.logsumexp(dim=-1)
     logprobs = iter(chosen.tolist())
     return [[ScoredToken(end, next(logprobs)) for end in one.ends] for one in readings]
 

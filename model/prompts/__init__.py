@@ -32,6 +32,20 @@ class KindPrompts:
 
 
 @dataclass(frozen=True, slots=True)
+class PresencePrompt:
+    """How the model is asked whether an object is there. The defaults suit models that were taught short answers."""
+
+    question: str = "Question: Is there {object} in the picture? Short answer:"
+    yes: str = "yes"
+    no: str = "no"
+
+    def about(self, category: str) -> str:
+        """The prompt for one category; "monitor/tv" is asked for by its first name."""
+        name = category.partition("/")[0]
+        return self.question.format(object=f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}")
+
+
+@dataclass(frozen=True, slots=True)
 class PromptPack:
     """All prompts of one run."""
 
@@ -40,6 +54,7 @@ class PromptPack:
     answer_tag: str
     short_answer: str  # holds {question}
     kinds: dict[Kind, KindPrompts]
+    presence: PresencePrompt = PresencePrompt()
 
     @property
     def hash(self) -> str:
@@ -98,7 +113,10 @@ class _Reader:
 
     def pack(self, root: yaml.Node | None) -> PromptPack:
         fields = self.mapping(
-            root, "the pack", {"name", "question_tag", "answer_tag", "short_answer", "kinds"}, optional={"short_answer"}
+            root,
+            "the pack",
+            {"name", "question_tag", "answer_tag", "short_answer", "presence", "kinds"},
+            optional={"short_answer", "presence"},
         )
         short_node = fields.get("short_answer")
         short = (
@@ -117,7 +135,17 @@ class _Reader:
             answer_tag=self.text(fields["answer_tag"], "answer_tag"),
             short_answer=short,
             kinds=kinds,
+            presence=self.presence(fields.get("presence")),
         )
+
+    def presence(self, node: yaml.Node | None) -> PresencePrompt:
+        if node is None:
+            return PresencePrompt()
+        fields = self.mapping(node, "presence", {"question", "yes", "no"})
+        texts = {name: self.text(value, f"presence.{name}") for name, value in fields.items()}
+        if "{object}" not in texts["question"]:
+            raise self.fail(fields["question"], "presence.question must hold {object}, where 'a dog' goes.")
+        return PresencePrompt(**texts)
 
     def kind(self, name: str, node: yaml.Node) -> KindPrompts:
         fields = self.mapping(

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from vigc.model.conversation import make_policy
 from vigc.model.embedded.evaluate import held_out_scenes
 from vigc.model.engines import ContinuousEngine
 from vigc.model.engines.meter import PARTS, Meter
 from vigc.model.network import Network
+from vigc.model.policy import make_policy
 from vigc.model.prompts import load_pack
 from vigc.model.scenes import render
 from vigc.model.speed.arithmetic import bandwidth, bytes_per_step, count, least_seconds, matmul_peak

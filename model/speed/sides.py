@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vigc.model.completion import Complete, Request
-from vigc.model.conversation import Policy, converse
+from vigc.model.conversation import converse
 from vigc.model.engines import ContinuousEngine, Engine, ReferenceEngine, VllmEngine
 from vigc.model.network import Network
+from vigc.model.policy import Policy
 from vigc.model.prompts import PromptPack
 from vigc.model.speed.shapes import Script
 from vigc.platform.records import ConfigError, Conversation, Kind

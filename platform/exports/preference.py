@@ -89,8 +89,8 @@ def difference(final: Sentences, vig: Sentences) -> str | None:
     absent_final, absent_vig = huggingface.absent(final), huggingface.absent(vig)
     if absent_final is not None and absent_vig is not None:
         return "objects" if set(absent_final) < set(absent_vig) else None
-    grounded = [[sentence["grounding"] for sentence in text] for text in (final, vig)]
-    if not all(grounded) or any(value is None for text in grounded for value in text):
+    grounded = [[s["grounding"] for s in text if s["grounding"] is not None] for text in (final, vig)]
+    if not all(grounded):
         return NOT_MEASURED
     return "grounding" if min(grounded[0]) - min(grounded[1]) >= MIN_GAIN else None
 

@@ -84,6 +84,10 @@ class ObjectFinder:
             if end - 1 not in outside
         ]
 
+    def named(self, text: str) -> list[tuple[str, str]]:
+        """The same as category and the words that name it."""
+        return [(one.category, text[one.start : one.end]) for one in self.find_objects(text)]
+
     def categories(self, text: str) -> list[str]:
         """The different categories that a text names, in the order of their first mention."""
         return distinct(self.find_objects(text))

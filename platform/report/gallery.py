@@ -20,7 +20,7 @@ from vigc.platform.records import RowError, Verdict
 THUMBNAIL_SIDE = 448  # pixels of the longer side
 MAX_BOXES = 60
 NUM_COLOURS = 8
-GROUNDED = 1.0  # nats per token from which on a sentence has no tint
+GROUNDED = 1.0  # nats from which on a sentence has no tint
 
 
 @dataclass(frozen=True, slots=True)

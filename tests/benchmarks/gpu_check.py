@@ -10,10 +10,10 @@ import asyncio
 import torch
 
 from vigc.model import embedded
-from vigc.model.conversation import make_policy
 from vigc.model.embedded.evaluate import generate, held_out_scenes
 from vigc.model.engines import ContinuousEngine, kernels
 from vigc.model.network import load_network
+from vigc.model.policy import make_policy
 from vigc.model.prompts import load_pack
 from vigc.platform.records import Kind
 

@@ -11,8 +11,8 @@ import pytest
 
 from vigc.jobs.worker import Worker, WorkerSettings
 from vigc.model.completion import Completion
-from vigc.model.conversation import POLICIES
 from vigc.model.engines.base import EngineLost
+from vigc.model.policy import POLICIES
 from vigc.model.prompts import load_pack
 from vigc.platform.images import DECODED
 from vigc.platform.records import ConfigError, Kind, ModelError, Stop

@@ -7,16 +7,8 @@ from typing import Any
 import pytest
 
 from vigc.model.completion import Completion, Request
-from vigc.model.conversation import (
-    POLICIES,
-    Policy,
-    PromptStyle,
-    QformerReads,
-    answer_question,
-    converse,
-    make_policy,
-    parse,
-)
+from vigc.model.conversation import answer_question, converse, parse
+from vigc.model.policy import POLICIES, Policy, PromptStyle, QformerReads, make_policy
 from vigc.model.prompts import load_pack
 from vigc.model.sentences import Unit, find_end
 from vigc.platform.records import ConfigError, Conversation, Kind, Stop, Verdict
@@ -263,7 +255,7 @@ def test_a_given_question_is_answered_by_vic_alone() -> None:
 
 
 def test_policies_refuse_what_they_do_not_know() -> None:
-    with pytest.raises(ConfigError, match="unknown; there are paper, lean, shipped"):
+    with pytest.raises(ConfigError, match="unknown; there are paper, lean, verified, shipped"):
         make_policy("best")
     with pytest.raises(ConfigError, match="option unknown"):
         make_policy("paper", colour="red")

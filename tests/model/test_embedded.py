@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from vigc.model import embedded
-from vigc.model.conversation import make_policy
 from vigc.model.embedded.evaluate import (
     Change,
     compare,
@@ -20,6 +19,7 @@ from vigc.model.embedded.evaluate import (
     score_questions,
 )
 from vigc.model.engines import ContinuousEngine
+from vigc.model.policy import make_policy
 from vigc.model.prompts import load_pack
 from vigc.model.scenes import Split, make_scene
 from vigc.model.scenes.world import CATEGORIES

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from vigc.model.conversation import make_policy
 from vigc.model.embedded.evaluate import generate, held_out_scenes
 from vigc.model.embedded.shape import SHIPPED
 from vigc.model.engines import ContinuousEngine
@@ -19,6 +18,7 @@ from vigc.model.engines.capacity import image_bytes, slot_bytes
 from vigc.model.engines.decoder import Decoder
 from vigc.model.engines.images import Images
 from vigc.model.network import Network
+from vigc.model.policy import make_policy
 from vigc.model.prompts import load_pack
 from vigc.platform.records import ConfigError, Kind, ModelError
 

@@ -14,11 +14,12 @@ import pytest
 import torch
 
 from vigc.model.completion import Completion, Request
-from vigc.model.conversation import QformerReads, converse, make_policy
+from vigc.model.conversation import converse
 from vigc.model.embedded.evaluate import generate, held_out_scenes
 from vigc.model.embedded.shape import SHIPPED
 from vigc.model.engines import BLANK, ContinuousEngine, Engine, ReferenceEngine, make_engine
 from vigc.model.network import Network
+from vigc.model.policy import QformerReads, make_policy
 from vigc.model.prompts import load_pack
 from vigc.model.scenes import render
 from vigc.model.sentences import Unit

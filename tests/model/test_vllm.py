@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from vigc.model.completion import Completion, Request
-from vigc.model.conversation import make_policy
 from vigc.model.embedded.evaluate import generate, held_out_scenes
 from vigc.model.engines import BLANK, ContinuousEngine, Engine, VllmEngine
 from vigc.model.engines.base import EngineLost
 from vigc.model.engines.exactness import compare, load
 from vigc.model.network import Network
+from vigc.model.policy import make_policy
 from vigc.model.prompts import load_pack
 from vigc.model.scenes import render
 from vigc.model.sentences import Unit
