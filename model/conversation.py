@@ -121,6 +121,17 @@ def parse_question(text: str, pack: PromptPack) -> tuple[str, str] | None:
     return (question.strip(), "") if tag and asked and question.strip() else None
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What VIG made: VIC begins with it."""
+
+    question: str
+    vig_answer: str  # "" where nobody asked for one
+
+
+Listener = Callable[[Question | CorrectionStep], None]
+
+
 async def converse(
     complete: Complete,
     pack: PromptPack,
@@ -128,15 +139,15 @@ async def converse(
     policy: Policy,
     *,
     seed_key: str = "",
-    on_step: Callable[[CorrectionStep], None] | None = None,
+    listen: Listener | None = None,
 ) -> Conversation:
     """Runs one conversation to its end.
 
     Args:
         seed_key: makes sampling depend on the run, image and kind only, e.g. "0/train/a.jpg".
-        on_step: called with each VIC step as it is made.
+        listen: called with the question and then with each VIC step, as they are made.
     """
-    dialogue = _Dialogue(complete, policy, f"{seed_key}/{kind}", on_step)
+    dialogue = _Dialogue(complete, policy, f"{seed_key}/{kind}", listen)
     if kind is Kind.KNOWLEDGE:
         return await _knowledge(dialogue, pack)
     instruction = pack.vig_prompt(kind)
@@ -144,6 +155,7 @@ async def converse(
     if pair is None:
         return dialogue.rejected(kind, instruction, text)
     question, vig_answer = pair
+    dialogue.tell(Question(question, vig_answer))
     prompt = pack.vic_prompt(instruction, question) if policy.prompt_style is PromptStyle.VIG else question
     answer = await _correct(dialogue, prompt)
     return dialogue.conversation(kind, instruction, question, vig_answer, answer)
@@ -157,9 +169,11 @@ async def answer_question(
     *,
     kind: Kind = Kind.CONVERSATION,
     seed_key: str = "",
+    listen: Listener | None = None,
 ) -> Conversation:
     """VIC alone, for a question that is already there; the VIG answer stays empty."""
-    dialogue = _Dialogue(complete, policy, f"{seed_key}/{kind}/{question}", None)
+    dialogue = _Dialogue(complete, policy, f"{seed_key}/{kind}/{question}", listen)
+    dialogue.tell(Question(question, ""))
     instruction = pack.vig_prompt(kind)
     prompt = pack.vic_prompt(instruction, question) if policy.prompt_style is PromptStyle.VIG else question
     answer = await _correct(dialogue, prompt)
@@ -219,6 +233,7 @@ async def _knowledge(dialogue: _Dialogue, pack: PromptPack) -> Conversation:
     if pair is None:
         return dialogue.rejected(Kind.KNOWLEDGE, instruction, text)
     question, vig_answer = pair
+    dialogue.tell(Question(question, vig_answer))
     piece = await dialogue.ask(pack.short_answer.format(question=question), max_tokens=dialogue.policy.max_tokens_short)
     answer = re.sub(r"^\s*answer:", "", piece.text, flags=re.IGNORECASE).strip()
     dialogue.record(CorrectionStep(piece.text, answer, piece.stop, piece.num_tokens, piece.mean_logprob))
@@ -228,10 +243,8 @@ async def _knowledge(dialogue: _Dialogue, pack: PromptPack) -> Conversation:
 class _Dialogue:
     """One conversation's bookkeeping: numbers its requests, counts its tokens, keeps its steps."""
 
-    def __init__(
-        self, complete: Complete, policy: Policy, key: str, on_step: Callable[[CorrectionStep], None] | None
-    ) -> None:
-        self.complete, self.policy, self.key, self.on_step = complete, policy, key, on_step
+    def __init__(self, complete: Complete, policy: Policy, key: str, listen: Listener | None) -> None:
+        self.complete, self.policy, self.key, self.listen = complete, policy, key, listen
         self.steps: list[CorrectionStep] = []
         self.one_shot_answer: str | None = None
         self.num_requests = self.num_tokens = 0
@@ -269,8 +282,11 @@ class _Dialogue:
 
     def record(self, step: CorrectionStep) -> None:
         self.steps.append(step)
-        if self.on_step is not None:
-            self.on_step(step)
+        self.tell(step)
+
+    def tell(self, news: Question | CorrectionStep) -> None:
+        if self.listen is not None:
+            self.listen(news)
 
     def conversation(self, kind: Kind, instruction: str, question: str, vig_answer: str, answer: str) -> Conversation:
         empty = not answer and not self.policy.keep_empty_answers
