@@ -14,9 +14,9 @@ from enum import StrEnum
 from typing import Any, get_type_hints
 
 from vigc.jobs.config import GenerateConfig, PolicyValue
-from vigc.jobs.identity import ModelIdentity, identify
 from vigc.jobs.machine import num_cores, num_gpus
 from vigc.model.grounding import NO_OBJECTS, Grounding
+from vigc.model.identity import ModelIdentity, identify
 from vigc.model.policy import Policy, make_policy
 from vigc.model.prompts import PromptPack, load_pack
 from vigc.model.vllm_environment import find_python

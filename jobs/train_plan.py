@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vigc.jobs.identity import ModelIdentity, identify
 from vigc.jobs.machine import num_gpus
 from vigc.jobs.train_data import Records, Scenes, make_order, read_records
+from vigc.model.identity import ModelIdentity, identify
 from vigc.model.prompts import PromptPack, load_pack
 from vigc.model.training.recipe import Recipe
 from vigc.platform.instructions import open_instructions

@@ -11,15 +11,14 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from vigc.model.conversation import converse
-from vigc.model.grounding import FindObjects, Grounding, make_grounder
+from vigc.model.grounding import FindObjects, Grounding
 from vigc.model.policy import Policy
 from vigc.model.prompts import PromptPack
+from vigc.model.talk import Talk, start_engine, talk_about
 from vigc.platform.quality.vocabulary import Vocabulary
-from vigc.platform.records import ConfigError, Conversation, Kind, RowStatus
+from vigc.platform.records import ConfigError, Kind, RowStatus
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,28 +48,23 @@ class Worker:
     """See the module."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-        # Read when torch and transformers are imported. A thread that waits for its partner gives its core away, or
-        # two engines on the same cores, or an engine and anything else, mostly wait for each other.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-        from vigc.model.engines import make_engine
-        from vigc.model.network import load_network
-
         self._settings = settings
-        network = load_network(settings.model, device=settings.device, dtype=settings.dtype)
-        self._engine = make_engine(
+        find_objects: FindObjects | None = None
+        if settings.vocabulary is not None and settings.policy.grounding is Grounding.ASKED:
+            from vigc.platform.quality.mentions import ObjectFinder
+
+            find_objects = ObjectFinder(settings.vocabulary).named
+        self._talk = Talk(settings.pack, settings.policy, settings.kinds, settings.seed, find_objects=find_objects)
+        self._engine = start_engine(
             settings.engine,
-            network,
+            model=settings.model,
+            device=settings.device,
+            dtype=settings.dtype,
             num_slots=settings.num_slots,
             memory_bytes=settings.memory_bytes,
             num_threads=settings.num_threads,
             vllm_python=settings.vllm_python,
         )
-        self._find_objects: FindObjects | None = None
-        if settings.vocabulary is not None and settings.policy.grounding is Grounding.ASKED:
-            from vigc.platform.quality.mentions import ObjectFinder
-
-            self._find_objects = ObjectFinder(settings.vocabulary).named
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
         import pyarrow as pa
@@ -94,7 +88,7 @@ class Worker:
         if values["error_kind"] is not None:
             return row | {"error": {"kind": values["error_kind"], "message": values["error_message"]}}
         try:
-            conversations = await self._converse(values["image_id"], values["pixels"])
+            conversations = await talk_about(self._engine, values["image_id"], values["pixels"], self._talk)
         except ConfigError:
             raise  # a setting that the engine refuses would fail every image alike
         except EngineLost as error:
@@ -104,26 +98,3 @@ class Worker:
         except Exception as error:  # noqa: BLE001  the engine's, about this image; it becomes data, the others go on
             return row | {"error": {"kind": "engine", "message": f"{type(error).__name__}: {error}"}}
         return row | {"status": RowStatus.OK.value, "conversations": [to_dict(spoken) for spoken in conversations]}
-
-    async def _converse(self, image_id: str, pixels: bytes) -> list[Conversation]:
-        """All kinds at once; when one fails, the others are cancelled and free their slots."""
-        import numpy as np
-
-        settings, engine, policy = self._settings, self._engine, self._settings.policy
-        picture = np.frombuffer(pixels, dtype=np.uint8).reshape(engine.image_size, engine.image_size, 3)
-        seed_key = f"{settings.seed}/{image_id}"
-        try:
-            async with engine.image(picture) as image, asyncio.TaskGroup() as group:
-                talk = partial(
-                    converse,
-                    partial(engine.complete, image),
-                    settings.pack,
-                    policy=policy,
-                    seed_key=seed_key,
-                    candidates=partial(engine.candidates, image),
-                    grounder=make_grounder(policy.grounding, engine, image, settings.pack, self._find_objects),
-                )
-                tasks = [group.create_task(talk(kind=kind)) for kind in settings.kinds]
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None  # the first to fail; the others were cancelled for it
-        return [task.result() for task in tasks]

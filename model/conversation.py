@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable
 
 from vigc.model.completion import Candidates, Complete, Completion, derive_seed
-from vigc.model.dialogue import Dialogue
+from vigc.model.dialogue import Dialogue, Listener, Question
 from vigc.model.grounding import Grounder
 from vigc.model.policy import Policy, PromptStyle
 from vigc.model.prompts import PromptPack
@@ -51,7 +50,7 @@ async def converse(
     seed_key: str = "",
     candidates: Candidates | None = None,
     grounder: Grounder | None = None,
-    on_step: Callable[[CorrectionStep], None] | None = None,
+    listen: Listener | None = None,
 ) -> Conversation:
     """Runs one conversation to its end.
 
@@ -59,9 +58,9 @@ async def converse(
         seed_key: makes sampling depend on the run, image and kind only, e.g. "0/train/a.jpg".
         candidates: as `complete`, for several at once; needed where the policy wants several.
         grounder: of the image; needed where the policy measures grounding. All kinds of an image may share it.
-        on_step: called with each VIC step as it is made.
+        listen: called with the question and then with each VIC step, as they are made.
     """
-    dialogue = Dialogue(complete, candidates, grounder, policy, f"{seed_key}/{kind}", on_step)
+    dialogue = Dialogue(complete, candidates, grounder, policy, f"{seed_key}/{kind}", listen)
     if kind is Kind.KNOWLEDGE:
         return await _knowledge(dialogue, pack)
     instruction = pack.vig_prompt(kind)
@@ -69,6 +68,7 @@ async def converse(
     if pair is None:
         return dialogue.rejected(kind, instruction, text)
     question, vig_answer = pair
+    dialogue.tell(Question(question, vig_answer))
     prompt = pack.vic_prompt(instruction, question) if policy.prompt_style is PromptStyle.VIG else question
     answer = await _correct(dialogue, prompt)
     if policy.choose:
@@ -86,10 +86,11 @@ async def answer_question(
     seed_key: str = "",
     candidates: Candidates | None = None,
     grounder: Grounder | None = None,
-    on_step: Callable[[CorrectionStep], None] | None = None,
+    listen: Listener | None = None,
 ) -> Conversation:
     """VIC alone, for a question that is already there; the VIG answer stays empty."""
-    dialogue = Dialogue(complete, candidates, grounder, policy, f"{seed_key}/{kind}/{question}", on_step)
+    dialogue = Dialogue(complete, candidates, grounder, policy, f"{seed_key}/{kind}/{question}", listen)
+    dialogue.tell(Question(question, ""))
     instruction = pack.vig_prompt(kind)
     prompt = pack.vic_prompt(instruction, question) if policy.prompt_style is PromptStyle.VIG else question
     answer = await _correct(dialogue, prompt)
@@ -175,6 +176,7 @@ async def _knowledge(dialogue: Dialogue, pack: PromptPack) -> Conversation:
     if pair is None:
         return dialogue.rejected(Kind.KNOWLEDGE, instruction, text)
     question, vig_answer = pair
+    dialogue.tell(Question(question, vig_answer))
     short = pack.short_answer.format(question=question)
     piece = await dialogue.ask(short, max_tokens=dialogue.policy.max_tokens_short)
     answer = re.sub(r"^\s*answer:", "", piece.text, flags=re.IGNORECASE).strip()

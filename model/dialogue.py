@@ -7,13 +7,24 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from vigc.model.completion import Candidates, Complete, Completion, Request, derive_seed
 from vigc.model.grounding import Grounder, Grounding
 from vigc.model.policy import Policy, QformerReads
 from vigc.model.sentences import Unit, split_sentences
 from vigc.platform.records import ConfigError, Conversation, CorrectionStep, Kind, Sentence, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What VIG made: VIC begins with it."""
+
+    question: str
+    vig_answer: str  # "" where nobody asked for one
+
+
+Listener = Callable[[Question | CorrectionStep], None]
 
 
 class Dialogue:
@@ -26,14 +37,14 @@ class Dialogue:
         grounder: Grounder | None,
         policy: Policy,
         key: str,
-        on_step: Callable[[CorrectionStep], None] | None,
+        listen: Listener | None,
     ) -> None:
         if policy.grounding is not Grounding.NONE and grounder is None:
             raise ConfigError("The policy measures grounding, and there is no grounder.")
         if policy.candidates > 1 and candidates is None:
             raise ConfigError("The policy wants several candidates, and nothing gives them.")
         self._complete, self._candidates, self._grounder = complete, candidates, grounder
-        self.policy, self.key, self.on_step = policy, key, on_step
+        self.policy, self.key, self._listen = policy, key, listen
         self.steps: list[CorrectionStep] = []
         self.one_shot_answer: str | None = None
         self.num_requests = self.num_tokens = 0
@@ -141,8 +152,11 @@ class Dialogue:
 
     def record(self, step: CorrectionStep) -> None:
         self.steps.append(step)
-        if self.on_step is not None:
-            self.on_step(step)
+        self.tell(step)
+
+    def tell(self, news: Question | CorrectionStep) -> None:
+        if self._listen is not None:
+            self._listen(news)
 
     async def conversation(
         self, kind: Kind, instruction: str, question: str, vig_answer: str, answer: str, prompt: str

@@ -15,12 +15,14 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 
 from vigc.model.conversation import answer_question, converse
 from vigc.model.engines import Engine, ImageHandle
+from vigc.model.grounding import FindObjects, make_grounder
 from vigc.model.policy import Policy
 from vigc.model.prompts import PromptPack
 from vigc.model.scenes.drawing import render
@@ -76,15 +78,27 @@ def held_out_scenes(num: int, seed: int, *, debiased: bool = False, hard: bool =
     ]
 
 
-async def score_questions(engine: Engine, pack: PromptPack, policy: Policy, scenes: list[Scene]) -> list[TopicScore]:
+async def score_questions(
+    engine: Engine,
+    pack: PromptPack,
+    policy: Policy,
+    scenes: list[Scene],
+    find_objects: FindObjects | None = None,
+) -> list[TopicScore]:
     """One gold question of every topic per scene, answered by VIC."""
 
     async def answers(scene: Scene, image: ImageHandle) -> list[tuple[QuestionAnswer, bool]]:
         rng = random.Random(scene.seed + "/gold")
         questions = [qa for topic in CONVERSATION if (qa := ask(scene, topic, rng)) is not None]
-        made = await asyncio.gather(
-            *(answer_question(lambda r: engine.complete(image, r), pack, qa.question, policy) for qa in questions)
+        answer = partial(
+            answer_question,
+            partial(engine.complete, image),
+            pack,
+            policy=policy,
+            candidates=partial(engine.candidates, image),
+            grounder=make_grounder(policy.grounding, engine, image, pack, find_objects),
         )
+        made = await asyncio.gather(*(answer(question=qa.question) for qa in questions))
         return [(qa, qa.is_right(conversation.answer)) for qa, conversation in zip(questions, made, strict=True)]
 
     by_topic: dict[str, list[tuple[QuestionAnswer, bool]]] = defaultdict(list)
@@ -107,17 +121,26 @@ def _topic_score(topic: str, scored: list[tuple[QuestionAnswer, bool]]) -> Topic
 
 
 async def generate(
-    engine: Engine, pack: PromptPack, policy: Policy, scenes: list[Scene], kinds: list[Kind]
+    engine: Engine,
+    pack: PromptPack,
+    policy: Policy,
+    scenes: list[Scene],
+    kinds: list[Kind],
+    find_objects: FindObjects | None = None,
 ) -> list[list[Conversation]]:
     """VIG and VIC about each scene, one conversation per kind."""
 
     async def talk(scene: Scene, image: ImageHandle) -> list[Conversation]:
-        return await asyncio.gather(
-            *(
-                converse(lambda r: engine.complete(image, r), pack, kind, policy, seed_key=f"0/{scene.seed}")
-                for kind in kinds
-            )
+        speak = partial(
+            converse,
+            partial(engine.complete, image),
+            pack,
+            policy=policy,
+            seed_key=f"0/{scene.seed}",
+            candidates=partial(engine.candidates, image),
+            grounder=make_grounder(policy.grounding, engine, image, pack, find_objects),
         )
+        return await asyncio.gather(*(speak(kind=kind) for kind in kinds))
 
     return await _for_each(engine, scenes, talk)
 

@@ -51,8 +51,17 @@ class NameObjects:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Rows of the schema ROW."""
+        return pa.Table.from_pylist([to_dict(self.of_row(row_from_dict(row))) for row in rows.to_pylist()], ROW)
+
+    def of_row(self, row: Row) -> Row:
+        return _named(row, _finder_of(self.vocabulary))
+
+    def of_sentences(self, sentences: list[Sentence], record: ImageRecord | Row) -> list[Sentence]:
+        """The same for a part of an answer."""
         finder = _finder_of(self.vocabulary)
-        return pa.Table.from_pylist([to_dict(_named(row_from_dict(row), finder)) for row in rows.to_pylist()], ROW)
+        present = present_categories(finder, record)
+        may_be_named = None if present is None else finder.vocabulary.true_of(present)
+        return [_measured(one, finder, may_be_named) for one in sentences]
 
 
 def _named(row: Row, finder: ObjectFinder) -> Row:
@@ -68,16 +77,17 @@ def _named(row: Row, finder: ObjectFinder) -> Row:
 def _with_objects(
     conversation: Conversation, finder: ObjectFinder, may_be_named: Container[str] | None
 ) -> Conversation:
-    def measured(sentence: Sentence) -> Sentence:
-        named = [mention.category for mention in finder.find_objects(sentence.text)]
-        absent = None if may_be_named is None else [category for category in named if category not in may_be_named]
-        return replace(sentence, objects_named=named, objects_absent=absent)
-
     return replace(
         conversation,
-        sentences=[measured(one) for one in conversation.sentences],
-        vig_sentences=[measured(one) for one in conversation.vig_sentences],
+        sentences=[_measured(one, finder, may_be_named) for one in conversation.sentences],
+        vig_sentences=[_measured(one, finder, may_be_named) for one in conversation.vig_sentences],
     )
+
+
+def _measured(sentence: Sentence, finder: ObjectFinder, may_be_named: Container[str] | None) -> Sentence:
+    named = [mention.category for mention in finder.find_objects(sentence.text)]
+    absent = None if may_be_named is None else [category for category in named if category not in may_be_named]
+    return replace(sentence, objects_named=named, objects_absent=absent)
 
 
 _finders: dict[str, ObjectFinder] = {}

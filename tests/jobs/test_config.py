@@ -96,7 +96,7 @@ def test_an_option_of_the_policy_is_read_as_the_type_of_its_field(option, name, 
         ({"policy_options": ["steps=2"]}, "no such option; it has unit, max_steps"),
         ({"policy_options": ["name=mine"]}, "no such option"),
         ({"policy_options": ["temperature=1"], "temperature": 0.5}, "given twice"),
-        ({"policy": "wishful"}, "there are paper, lean, shipped"),
+        ({"policy": "wishful"}, "there are paper, lean, verified, shipped"),
         ({"temperature": -1.0}, "temperature must be at least 0"),
     ],
 )

@@ -24,7 +24,7 @@ from source_files import (
     write_tar,
 )
 
-from vigc.jobs.identity import identify
+from vigc.model.identity import identify
 from vigc.platform.images import decode
 from vigc.platform.store import Store
 from vigc.platform.verify import verify

@@ -42,7 +42,7 @@ class ScriptedEngine:
         finally:
             self.open -= 1
 
-    async def complete(self, image, request):
+    async def candidates(self, image, request):
         self.seeds.append(request.seed)
         if image == 13:
             if "full description" in request.prompt:
@@ -54,8 +54,8 @@ class ScriptedEngine:
                 raise
         await asyncio.sleep(0)
         if "Question:" not in request.prompt:
-            return Completion(f" Question: What is {image}? Answer: A number. And more.", Stop.END, 9, -0.5)
-        return Completion("" if request.prefix else " A number.", Stop.END, 3, -0.5)
+            return [Completion(f" Question: What is {image}? Answer: A number. And more.", Stop.END, 9, -0.5)]
+        return [Completion("" if request.prefix else " A number.", Stop.END, 3, -0.5)]
 
 
 @pytest.fixture
