@@ -204,3 +204,24 @@ def bench_pipeline(
     from vigc.jobs.bench_pipeline import pipeline_beside_engine
 
     pipeline_beside_engine(num=num, rounds=rounds, slots=slots, threads=threads, json_file=json_file)
+
+
+@bench.command("quality", epilog=help_end("vigc bench quality", "vigc bench quality --num 100 --json figures.json"))
+def bench_quality(
+    num: Annotated[int, typer.Option(min=1, help="Held-out scenes to describe, of each of two sets.")] = 500,
+    num_questions: Annotated[int, typer.Option(min=0, help="Scenes to answer gold questions about.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Of the scenes.")] = 1,
+    labelled: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Sentences labelled with the objects they name: JSON Lines with text, vocabulary, named.",
+            show_default="the project's own",
+        ),
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there.")] = None,
+) -> None:
+    """How true descriptions are: VIG, VIC and every correction beyond it; how well grounding finds what is untrue."""
+    from vigc.jobs.bench_quality import quality
+
+    quality(num=num, num_questions=num_questions, seed=seed, labelled=labelled, json_file=json_file)
