@@ -20,11 +20,9 @@ from starlette.types import ASGIApp
 
 from vigc.model.identity import find_model, identify
 from vigc.model.prompts import load_pack
-from vigc.model.scenes import CATEGORIES
-from vigc.platform.quality.presence import NameObjects
-from vigc.platform.quality.vocabulary import load_vocabulary, vocabulary_of
 from vigc.platform.records import ConfigError
 from vigc.serve.asking import AskReplicas
+from vigc.serve.checked import check, find_objects
 from vigc.serve.errors import unavailable
 from vigc.serve.figures import RayFigures
 from vigc.serve.gateway import BATCH_TYPES, Parts, make_app
@@ -47,9 +45,7 @@ def build(settings: Settings) -> Application:
     Raises:
         VigcError: a setting that cannot be used.
     """
-    find_model(settings.model)
-    load_pack(settings.prompts)
-    find_objects(settings)
+    check(settings)
     least, most = settings.replica_range
     # `serve.deployment` is untyped; its options are checked by Ray.
     talker = serve.deployment(Talker).options(  # type: ignore[attr-defined]
@@ -89,21 +85,6 @@ def build(settings: Settings) -> Application:
     )
     application: Application = gateway.bind(settings, talker.bind(settings))
     return application
-
-
-def find_objects(settings: Settings) -> NameObjects | None:
-    """What objects are named in.
-
-    Raises:
-        ConfigError: no such vocabulary.
-    """
-    if settings.objects == "none":
-        return None
-    if settings.objects != "auto":
-        return NameObjects(load_vocabulary(settings.objects))
-    # The embedded model knows the words of its scenes and no others.
-    vocabulary = vocabulary_of(CATEGORIES) if settings.model is None else load_vocabulary("coco")
-    return None if vocabulary is None else NameObjects(vocabulary)
 
 
 class Gateway:
