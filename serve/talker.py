@@ -72,6 +72,10 @@ class Talker:
         if self._lost is not None or not self._engine.is_alive:
             raise RuntimeError(self._lost or "The engine's thread has ended.")
 
+    def close(self) -> None:
+        """Ends the engine; what still waits fails."""
+        self._engine.close()
+
     def _failure(self, work: asyncio.Task[object]) -> Failed | None:
         from vigc.model.engines.base import EngineLost
 
