@@ -39,8 +39,17 @@ def serve(
     policy: Annotated[
         str | None,
         typer.Option(
-            help="Where a request names none: paper, lean or shipped.",
+            help="Where a request names none: paper, verified, lean or shipped.",
             show_default=_default("policy"),
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    grounding: Annotated[
+        str | None,
+        typer.Option(
+            metavar="none|asked|blank",
+            help="Where a request names none; as of vigc generate.",
+            show_default="the policy's",
             rich_help_panel=WHAT,
         ),
     ] = None,

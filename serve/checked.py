@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from vigc.model.conversation import make_policy
+from vigc.model.grounding import Grounding
 from vigc.model.identity import find_model
+from vigc.model.policy import make_policy
 from vigc.model.prompts import load_pack
 from vigc.platform.quality.presence import NameObjects
 from vigc.platform.quality.vocabulary import load_vocabulary, vocabulary_of
@@ -19,7 +20,10 @@ def check(settings: Settings) -> None:
     find_model(settings.model)
     load_pack(settings.prompts)
     find_objects(settings)
-    if make_policy(settings.policy).num_beams > 1 and settings.engine != "reference":
+    policy = make_policy(settings.policy)
+    if Grounding.ASKED in (policy.grounding, settings.grounding) and settings.objects == "none":
+        raise ConfigError("Grounding asks about objects, and --objects none has no words for any. Name a vocabulary.")
+    if policy.num_beams > 1 and settings.engine != "reference":
         raise ConfigError(f"The policy {settings.policy!r} decodes with beams; only the engine `reference` can.")
 
 

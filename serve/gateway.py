@@ -26,8 +26,10 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 
 import vigc
-from vigc.model.conversation import POLICIES, Question
+from vigc.model.dialogue import Question
+from vigc.model.grounding import Grounding
 from vigc.model.identity import ModelPlace
+from vigc.model.policy import POLICIES, Policy
 from vigc.platform.records import Conversation, Kind
 from vigc.platform.schema import to_dict
 from vigc.serve import documents
@@ -113,6 +115,11 @@ def _add_state(app: FastAPI, parts: Parts) -> None:
     async def metrics() -> PlainTextResponse:
         return PlainTextResponse(await scrape(), media_type="text/plain; version=0.0.4")
 
+    def can_follow(policy: Policy) -> bool:
+        has_beams = parts.rows.settings.engine == "reference"
+        asks = policy.grounding is Grounding.ASKED
+        return (policy.num_beams == 1 or has_beams) and not (asks and parts.rows.objects is None)
+
     def model() -> dict[str, Any]:
         settings, pack, objects = parts.rows.settings, parts.rows.pack, parts.rows.objects
         about = {
@@ -120,10 +127,10 @@ def _add_state(app: FastAPI, parts: Parts) -> None:
             "image_size": parts.model.image_size,
             "prompts": {"name": pack.name, "hash": pack.hash},
             "kinds": [str(kind) for kind in Kind if kind in pack.kinds],
-            "policies": [
-                name for name, policy in POLICIES.items() if policy.num_beams == 1 or settings.engine == "reference"
-            ],
+            "policies": [name for name, policy in POLICIES.items() if can_follow(policy)],
             "policy": settings.policy,
+            "groundings": [method for method in Grounding if objects is not None or method is not Grounding.ASKED],
+            "grounding": settings.grounding,
             "objects": None if objects is None else objects.vocabulary.name,
             "engine": settings.engine,
             "max_upload_bytes": settings.max_upload_bytes,

@@ -18,7 +18,7 @@ from openai.types.chat.chat_completion_chunk import Choice as ChunkChoice
 from openai.types.chat.chat_completion_chunk import ChoiceDelta
 from pydantic import BaseModel, ConfigDict, Field
 
-from vigc.model.conversation import Policy
+from vigc.model.policy import Policy
 from vigc.platform.records import Conversation, CorrectionStep, Kind, Stop
 from vigc.platform.schema import to_dict
 from vigc.serve.errors import ApiError, wrong

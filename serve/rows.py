@@ -11,7 +11,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from vigc.model.conversation import POLICIES, Policy, Question, make_policy
+from vigc.model.dialogue import Question
+from vigc.model.grounding import Grounding
+from vigc.model.policy import POLICIES, Policy, make_policy
 from vigc.model.prompts import PromptPack
 from vigc.model.sentences import split_sentences
 from vigc.platform.quality.presence import NameObjects
@@ -55,19 +57,26 @@ class Choices(BaseModel):
     top_p: Annotated[FiniteFloat | None, Field(gt=0, le=1)] = None
     seed: Annotated[int | None, Field(ge=0, lt=2**63, description="Of words that are sampled; 0 unless given.")] = None
 
+    grounding: Annotated[
+        Grounding | None, Field(description="How it is measured what each sentence owes to the image.")
+    ] = None
+
     def chosen_policy(self, settings: Settings, **more: object) -> Policy:
         """
         Raises:
             ApiError: no such policy.
         """
         name = self.policy or settings.policy
-        given = {"temperature": self.temperature, "top_p": self.top_p, **more}
+        grounding = self.grounding or settings.grounding
+        given = {"temperature": self.temperature, "top_p": self.top_p, "grounding": grounding, **more}
         try:
             policy = make_policy(name, **{option: value for option, value in given.items() if value is not None})
         except ConfigError as error:
             raise wrong(str(error), "policy") from error
         if policy.num_beams > 1 and settings.engine != "reference":
             raise wrong(f"The policy {name!r} needs beams, which this service's engine has not.", "policy")
+        if policy.grounding is Grounding.ASKED and settings.objects == "none":
+            raise wrong("This service knows no words of objects to ask about; grounding may be blank.", "grounding")
         return policy
 
 

@@ -8,6 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from vigc.model.grounding import Grounding
+
 KEYS_VARIABLE = "VIGC_API_KEYS"  # bearer keys, with commas between them; read where the gateway runs
 MIB = 2**20
 
@@ -20,6 +22,7 @@ class Settings(BaseModel):
     model: str | None = None  # None: the embedded model
     prompts: str | None = None  # None: the project's own pack
     policy: str = "paper"  # where a request names none
+    grounding: Grounding | None = None  # where a request names none; None: the policy's
     objects: str = "auto"  # auto, none, coco, objects365, or a file: the vocabulary that objects are named in
     samples: bool = True  # whether the page offers rendered scenes to try
 

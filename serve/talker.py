@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 from vigc.model.identity import find_model
 from vigc.model.prompts import load_pack
 from vigc.model.talk import Talk, start_engine, talk_about
+from vigc.platform.quality.mentions import ObjectFinder
 from vigc.platform.records import ConfigError
+from vigc.serve.checked import find_objects
 from vigc.serve.settings import Settings
 from vigc.serve.wire import Begun, Event, Failed, Fault, Said, Task
 
@@ -30,6 +32,8 @@ class Talker:
 
     def __init__(self, settings: Settings) -> None:
         self._pack = load_pack(settings.prompts)
+        named_in = find_objects(settings)
+        self._find_objects = None if named_in is None else ObjectFinder(named_in.vocabulary).named
         self._engine: Engine = start_engine(
             settings.engine,
             model=find_model(settings.model).location,
@@ -46,7 +50,15 @@ class Talker:
     async def talk(self, task: Task) -> AsyncIterator[Event | Failed]:
         """What is said of the image, as it is said. Leaving the iterator early frees the slots."""
         self._gauge()
-        talk = Talk(self._pack, task.policy, task.kinds, task.seed, task.question, task.max_tokens)
+        talk = Talk(
+            self._pack,
+            task.policy,
+            task.kinds,
+            task.seed,
+            question=task.question,
+            find_objects=self._find_objects,
+            max_tokens=task.max_tokens,
+        )
         yield Begun(self._num_prompt_tokens(talk))
         said: asyncio.Queue[Said | None] = asyncio.Queue()
         work = asyncio.create_task(

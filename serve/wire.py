@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from vigc.model.conversation import Policy
+from vigc.model.policy import Policy
 from vigc.model.talk import News
 from vigc.platform.records import Kind
 

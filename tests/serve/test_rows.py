@@ -11,7 +11,8 @@ from local_service import data_uri, sse
 
 from vigc.jobs.worker import Worker, WorkerSettings
 from vigc.model import embedded
-from vigc.model.conversation import make_policy
+from vigc.model.grounding import Grounding
+from vigc.model.policy import make_policy
 from vigc.model.prompts import load_pack
 from vigc.platform.images import decode_batch
 from vigc.platform.quality.presence import NameObjects
@@ -43,8 +44,9 @@ def job_rows(scenes):
     manifest = next(iter(source.tables())).slice(0, 3)
     settings = WorkerSettings(
         model=str(embedded.PATH), device="cpu", dtype="float32", engine="continuous", num_slots=8, memory_bytes=None,
-        num_threads=2, pack=load_pack(), policy=make_policy("paper", temperature=0.7),
+        num_threads=2, pack=load_pack(), policy=make_policy("paper", temperature=0.7, grounding=Grounding.ASKED),
         kinds=(Kind.CONVERSATION, Kind.DETAIL, Kind.REASONING), seed=3, request="001",
+        vocabulary=vocabulary_of(source.categories()),
     )  # fmt: skip
     worker = Worker(settings)
     batch = decode_batch(manifest, worker._engine.image_size)
@@ -57,9 +59,13 @@ def job_rows(scenes):
     return NameObjects(vocabulary_of(source.categories()))(table).to_pylist()
 
 
-def logprobs(row):
-    """Those of all steps, taken out of the row."""
-    return [step.pop("mean_logprob") for spoken in row["conversations"] for step in spoken["steps"]]
+def measures(row):
+    """Log-probabilities of all steps and the grounding of all sentences, taken out of the row."""
+    spoken = row["conversations"]
+    sentences = [one for c in spoken for one in (*c["sentences"], *c["vig_sentences"])]
+    grounding = [value for one in sentences if (value := one.pop("grounding")) is not None]
+    assert grounding
+    return [step.pop("mean_logprob") for c in spoken for step in c["steps"]] + grounding
 
 
 def test_a_row_of_the_endpoint_equals_the_row_of_a_run(client, job_rows):
@@ -70,9 +76,16 @@ def test_a_row_of_the_endpoint_equals_the_row_of_a_run(client, job_rows):
     for row in job_rows:
         with open(row["uri"], "rb") as file:
             image = data_uri(file.read())
-        body = {"image_id": row["image_id"], "objects": row["objects"], "seed": 3, "temperature": 0.7}
+        body = {
+            "image_id": row["image_id"],
+            "objects": row["objects"],
+            "seed": 3,
+            "temperature": 0.7,
+            "grounding": "asked",
+        }
         found = ask(client, image=image, **body).json()
-        assert logprobs(found) == pytest.approx(logprobs(row), abs=1e-4)  # the last bits go with who else is decoded
+        # The last bits go with who else is decoded.
+        assert measures(found) == pytest.approx(measures(row), abs=1e-3)
         assert found | {"uri": row["uri"], "request": "001"} == row
 
 
