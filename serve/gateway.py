@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -41,6 +42,7 @@ from vigc.serve.rows import Event, Rows, VigcRequest, check_picture, last
 from vigc.serve.samples import samples
 from vigc.serve.wire import Begun, Said
 
+log = logging.getLogger("ray.serve")
 PAGE = Path(__file__).with_name("page")
 BATCH_TYPES = ("application/jsonl", "application/x-ndjson", "application/x-jsonlines")
 BATCH_AT_ONCE = 16  # lines of one batch
@@ -230,10 +232,11 @@ async def _stream(
                     yield write(item)
             except ApiError as error:
                 yield write(error)
-            except Exception:
+            except Exception as error:
+                log.exception("A fault in a stream: %s", error)
                 yield write(internal())
-                raise  # to the log
-        yield end
+            else:
+                yield end
 
     return StreamingResponse(body(), media_type="text/event-stream", headers=STREAM_HEADERS)
 

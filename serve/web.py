@@ -11,10 +11,11 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.connector import AddrInfoType
+from yarl import URL
 
 from vigc import __version__
 from vigc.serve.errors import ApiError, wrong
@@ -83,7 +84,9 @@ class WebImages:
             raise _refused(f"The picture could not be fetched ({type(error).__name__}).", "image_url_failed") from error
 
     async def _fetch(self, url: str) -> bytes:
-        connector = aiohttp.TCPConnector(resolver=_Checked(self._addresses), use_dns_cache=False, force_close=True)
+        connector = aiohttp.TCPConnector(
+            resolver=_Checked(self._addresses), socket_factory=self._socket, use_dns_cache=False, force_close=True
+        )
         async with aiohttp.ClientSession(
             connector=connector,
             auto_decompress=False,
@@ -92,34 +95,43 @@ class WebImages:
             headers={"User-Agent": f"vigc/{__version__}", "Accept": "image/*", "Accept-Encoding": "identity"},
         ) as session:
             for _ in range(MAX_REDIRECTS + 1):
-                await self._check(url)
-                async with session.get(url, allow_redirects=False) as response:
+                address = self._checked(url)
+                async with session.get(address, allow_redirects=False) as response:
                     if response.status in _REDIRECTS and (target := response.headers.get("Location")):
-                        url = urljoin(url, target)
+                        url = str(address.join(URL(target)))
                         continue
                     if response.status != 200:
                         raise _refused(f"The picture's server answers {response.status}.", "image_url_failed")
                     return await self._body(response)
         raise _refused(f"The address leads on more than {MAX_REDIRECTS} times.", "image_url_failed")
 
-    async def _check(self, url: str) -> None:
+    def _checked(self, url: str) -> URL:
+        """The address as the client will understand it: what is checked is what is asked."""
         if len(url) > MAX_URL_CHARS:
             raise _refused(f"The address has more than {MAX_URL_CHARS} characters.", "image_url_invalid")
-        parts = urlsplit(url)
-        if parts.scheme not in _PORTS or not parts.hostname or "@" in parts.netloc:
+        address = URL(url)
+        host, port = address.raw_host, address.port
+        if address.scheme not in _PORTS or not host or port is None or address.user is not None:
             raise _refused("The address must be http(s)://host/… without a user's name.", "image_url_invalid")
-        port = parts.port or _PORTS[parts.scheme]
-        is_usual = port == _PORTS[parts.scheme]
-        if not any(pattern.allows(parts.hostname, port, is_usual) for pattern in self._allowed):
+        is_usual = port == _PORTS[address.scheme]
+        if not any(pattern.allows(host, port, is_usual) for pattern in self._allowed):
             remedy = "Its operator can allow it with --allow-host." if self._allowed else "This service fetches none."
-            raise _refused(f"Pictures are not fetched from {parts.hostname}. {remedy}", "image_url_not_allowed")
-        if _is_address(parts.hostname):  # else it is checked where it is resolved
-            self._addresses_checked([parts.hostname])
+            raise _refused(f"Pictures are not fetched from {host}. {remedy}", "image_url_not_allowed")
+        if _is_address(host):  # else it is checked where it is resolved
+            self._all_public([host])
+        return address
+
+    def _socket(self, where: AddrInfoType) -> socket.socket:
+        """Called for every connection, with the very address that it goes to: the last check, whatever came before."""
+        family, kind, protocol, _, target = where
+        if not self._is_public(str(target[0])):
+            raise OSError("not an address of the internet")
+        return socket.socket(family, kind, protocol)
 
     async def _addresses(self, host: str, port: int) -> list[str]:
-        return self._addresses_checked(await self._resolve(host, port))
+        return self._all_public(await self._resolve(host, port))
 
-    def _addresses_checked(self, addresses: Sequence[str]) -> list[str]:
+    def _all_public(self, addresses: Sequence[str]) -> list[str]:
         if not addresses or not all(map(self._is_public, addresses)):
             raise _refused("The address does not lead to the public internet.", "image_url_not_allowed")
         return list(addresses)
