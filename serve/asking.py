@@ -41,31 +41,37 @@ class AskReplicas:
         from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
         told, give_up = _Told(), asyncio.get_running_loop().time() + self._timeout_s
-        for attempt in range(ATTEMPTS):
+        for attempt in range(1, ATTEMPTS + 1):
             told.again()
             answer = self._talk.remote(task)
+            is_over = False
             try:
                 while (event := await _next(answer, give_up)) is not None:
                     if isinstance(event, Failed):
                         _refuse(event)
+                        log.warning("A replica lost its engine (attempt %s of %s)", attempt, ATTEMPTS)
                         break
                     if told.is_new(event):
                         yield event
-                else:
+                is_over = True
+                if event is None:
                     return
-                log.warning("A replica lost its engine (attempt %s of %s)", attempt + 1, ATTEMPTS)
             except TimeoutError as error:
                 raise ApiError(
                     504, f"There was no answer within {self._timeout_s:g} s.", code="answer_timeout"
                 ) from error
             except BackPressureError as full:
+                is_over = True
                 raise overloaded() from full
             except DeploymentUnavailableError as gone:
+                is_over = True
                 raise unavailable("The model could not be started; the log has the reason.") from gone
             except RayActorError as death:
-                log.warning("A replica died while it answered (attempt %s of %s): %s", attempt + 1, ATTEMPTS, death)
+                is_over = True
+                log.warning("A replica died while it answered (attempt %s of %s): %s", attempt, ATTEMPTS, death)
             finally:
-                answer.cancel()  # does nothing to one that has ended
+                if not is_over:
+                    answer.cancel()
             await asyncio.sleep(PAUSE_S)
         raise unavailable(f"{ATTEMPTS} replicas died one after the other while they answered this. Try again.")
 

@@ -45,6 +45,9 @@ def client(local: LocalService) -> TestClient:
     return local.client
 
 
+SMALL = {"max_ongoing": 4, "max_queued": 4, "body_timeout_s": 2, "drain_s": 30, "allow_hosts": ["*"]}
+
+
 @dataclass
 class Served:
     """An application on Ray Serve."""
@@ -61,14 +64,14 @@ class Served:
         serve.run(build(self.settings), name="vigc", route_prefix="/")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served(shared_ray: None) -> Iterator[Served]:
     """One replica with room for four requests, and a queue for four more."""
     from ray import serve
 
     port = free_port()
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    service = Served(f"http://127.0.0.1:{port}", Settings(max_ongoing=4, max_queued=4, body_timeout_s=2, drain_s=30))
+    service = Served(f"http://127.0.0.1:{port}", Settings(**SMALL))
     service.deploy()
     yield service
     serve.shutdown()
