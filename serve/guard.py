@@ -102,9 +102,6 @@ class Guard:
         with self._figures.open():
             try:
                 await self._answer(request, headers, scope, receive, send)
-            except asyncio.CancelledError:
-                request.outcome = "left by its client"
-                raise
             finally:
                 self._figures.closed(request.route, request.status)
                 request.log()
@@ -118,6 +115,8 @@ class Guard:
                 for name, value in SECURITY.items():
                     out.setdefault(name, value)
             await send(message)
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                request.is_answered = True
 
         try:
             if self._keys and self._is_protected(scope["path"]) and scope["method"] != "OPTIONS":
@@ -144,6 +143,7 @@ class _Request:
 
     def __init__(self, id_: str, scope: Scope) -> None:
         self.id, self.status = id_, 0
+        self.is_answered = False  # to the end; else its client left
         self.outcome: str | None = None
         self._scope, self._began = scope, time.monotonic()
 
@@ -159,7 +159,7 @@ class _Request:
             "method": self._scope["method"],
             "status": self.status or 499,
             "seconds": round(time.monotonic() - self._began, 4),
-            "outcome": self.outcome or "answered",
+            "outcome": self.outcome or ("answered" if self.is_answered else "left by its client"),
             **self._scope["state"].get("log", {}),
         }
         log.info("%s %s %s", fields["method"], self.route, fields["status"], extra=fields)
