@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
-from vigc.platform.records import Kind
+from vigc.platform.records import Conversation, CorrectionStep, Kind
 from vigc.serve.errors import ApiError, internal, overloaded, unavailable, wrong
-from vigc.serve.wire import Begun, Event, Failed, Fault, Said, Task
+from vigc.serve.wire import Event, Failed, Fault, Said, Task
 
-ATTEMPTS = 3
+MAX_DEATHS = 2  # as many as one picture may cost
 PAUSE_S = 0.5  # in which Serve learns that a replica is gone
 log = logging.getLogger("ray.serve")
 
@@ -41,15 +41,17 @@ class AskReplicas:
         from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
         told, give_up = _Told(), asyncio.get_running_loop().time() + self._timeout_s
-        for attempt in range(1, ATTEMPTS + 1):
+        num_deaths = 0  # of replicas that had begun
+        while num_deaths < MAX_DEATHS:
             told.again()
             answer = self._talk.remote(task)
-            is_over = False
+            is_over, has_begun = False, False
             try:
                 while (event := await _next(answer, give_up)) is not None:
+                    has_begun = True
                     if isinstance(event, Failed):
                         _refuse(event)
-                        log.warning("A replica lost its engine (attempt %s of %s)", attempt, ATTEMPTS)
+                        log.warning("A replica lost its engine while it answered: %s", event.message)
                         break
                     if told.is_new(event):
                         yield event
@@ -68,12 +70,13 @@ class AskReplicas:
                 raise unavailable("The model could not be started; the log has the reason.") from gone
             except RayActorError as death:
                 is_over = True
-                log.warning("A replica died while it answered (attempt %s of %s): %s", attempt, ATTEMPTS, death)
+                log.warning("A replica died %s: %s", "while it answered" if has_begun else "before it began", death)
             finally:
                 if not is_over:
                     answer.cancel()
+            num_deaths += has_begun  # one that is dead already, as Serve does not know yet, says nothing of the request
             await asyncio.sleep(PAUSE_S)
-        raise unavailable(f"{ATTEMPTS} replicas died one after the other while they answered this. Try again.")
+        raise unavailable(f"{MAX_DEATHS} replicas died one after the other while they answered this. Try again.")
 
 
 async def _next(answer: AsyncIterator[Event | Failed], give_up: float) -> Event | Failed | None:
@@ -109,6 +112,19 @@ class _Told:
         if place not in self._events:
             self._events[place] = event
             return True
-        if self._events[place] != event and not isinstance(event, Begun):
+        if _words(self._events[place]) != _words(event):
             raise unavailable("A replica died while it answered, and another answers otherwise. Try again.")
         return False
+
+
+def _words(event: Event) -> object:
+    """What was said, without measures: their last bits go with who else is decoded at the time."""
+    match event:
+        case Said(kind, CorrectionStep() as step):
+            return kind, step.text, step.kept
+        case Said(kind, Conversation() as spoken):
+            return kind, spoken.vig_answer, spoken.answer
+        case Said():
+            return event
+        case _:
+            return None

@@ -256,7 +256,7 @@ def test_a_replica_that_dies_under_load_costs_no_answer_and_no_word_of_a_stream(
         text += answer.read()
         wait_until(lambda: len(answers) >= killed_at + 6)
     assert replicas("Talker") != [before]
-    assert Counter(status for status, _ in answers) == {200: len(answers)}
+    assert [text for status, text in answers if status != 200] == []
     assert len({json.loads(text)["conversations"][0]["answer"] for _, text in answers}) == 1
 
     def told(events):
@@ -273,7 +273,7 @@ def test_a_redeploy_loses_no_request(served, uri):
         served.deploy()
         deployed_at = len(answers)
         wait_until(lambda: len(answers) >= deployed_at + 8)
-    assert Counter(status for status, _ in answers) == {200: len(answers)}
+    assert [text for status, text in answers if status != 200] == []
     assert not set(before["Talker"]) & set(replicas("Talker"))
     assert not set(before["Gateway"]) & set(replicas("Gateway"))
 
