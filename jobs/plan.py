@@ -82,7 +82,7 @@ def make_plan(config: GenerateConfig, mode: Mode = Mode.CONTINUE) -> Plan:
             "cannot. Add --engine reference, or --set num_beams=1."
         )
     vllm_python = str(find_python(config.vllm_python)) if config.engine == "vllm" else None
-    device, dtype, gpus_per_actor = _choose_hardware(config)
+    device, dtype, gpus_per_actor = choose_hardware(config.device, config.dtype, config.gpus_per_actor)
     store = Store(config.out)
     model = identify(config.model, (run for one in store.passes() for run in runs_of(one)))
     source, kinds = _source_of(config, mode, store)
@@ -252,16 +252,18 @@ def _expected(hint: type) -> str:
     return names.get(hint, "a text")
 
 
-def _choose_hardware(config: GenerateConfig) -> tuple[str, str, float]:
-    """Device, dtype and GPUs of each actor; decided here, so that all actors agree and the user is told beforehand."""
+def choose_hardware(device: str, dtype: str, gpus: float | None) -> tuple[str, str, float]:
+    """Device, dtype and GPUs of each process that holds the model; decided here, so that all of them agree and the user
+    is told beforehand.
+
+    Args:
+        gpus: None: one where this machine has one to use.
+    """
     on_cluster = bool(os.environ.get("RAY_ADDRESS"))
-    gpus = config.gpus_per_actor
-    if config.device.startswith("cuda") and not num_gpus() and not on_cluster:
-        raise ConfigError(
-            f"--device {config.device}: there is no NVIDIA GPU that this process could use. Use --device cpu."
-        )
+    if device.startswith("cuda") and not num_gpus() and not on_cluster:
+        raise ConfigError(f"--device {device}: there is no NVIDIA GPU that this process could use. Use --device cpu.")
     if gpus is None:
-        gpus = 1 if config.device.startswith("cuda") or (config.device == "auto" and num_gpus()) else 0
-    device = config.device if config.device != "auto" else ("cuda" if gpus else "cpu")
-    dtype = config.dtype if config.dtype != "auto" else ("bfloat16" if device.startswith("cuda") else "float32")
-    return device, dtype, gpus
+        gpus = 1 if device.startswith("cuda") or (device == "auto" and num_gpus()) else 0
+    chosen = device if device != "auto" else ("cuda" if gpus else "cpu")
+    chosen_dtype = dtype if dtype != "auto" else ("bfloat16" if chosen.startswith("cuda") else "float32")
+    return chosen, chosen_dtype, gpus

@@ -101,8 +101,19 @@ class Engine(ABC):
         self._num_threads = num_threads or os.cpu_count() or 1
         self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()  # None ends the thread
         self._closed = False
+        self._num_under_way = 0
         self._thread = threading.Thread(target=self._guard, name=type(self).__name__, daemon=True)
         self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can answer."""
+        return self._thread.is_alive()
+
+    @property
+    def num_under_way(self) -> int:
+        """What it was asked and has not answered yet: above `num_slots`, the rest waits for a slot."""
+        return self._num_under_way
 
     @asynccontextmanager
     async def image(self, pixels: np.ndarray) -> AsyncIterator[ImageHandle]:
@@ -181,12 +192,15 @@ class Engine(ABC):
         loop = asyncio.get_running_loop()
         job = Job(image, work, loop, loop.create_future(), on_text)
         self._inbox.put(job)
+        self._num_under_way += 1
         try:
             return await job.future
         except asyncio.CancelledError:
             job.cancelled.set()
             self._inbox.put(NUDGE)
             raise
+        finally:
+            self._num_under_way -= 1
 
     def _guard(self) -> None:
         torch.set_num_threads(self._num_threads)  # Ray gives a worker's torch one thread

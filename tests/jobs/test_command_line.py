@@ -30,6 +30,7 @@ VERBS = (
     "verify",
     "digest",
     "doctor",
+    "serve",
 )
 
 # Runs the command line in this process and says on stderr which heavy modules it imported.
