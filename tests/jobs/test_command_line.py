@@ -30,6 +30,7 @@ VERBS = (
     "verify",
     "digest",
     "doctor",
+    "submit",
 )
 
 # Runs the command line in this process and says on stderr which heavy modules it imported.
