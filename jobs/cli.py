@@ -21,6 +21,7 @@ from vigc.jobs.generate_command import GENERATE_EXAMPLES, generate
 from vigc.jobs.pope_command import POPE_EXAMPLES, pope
 from vigc.jobs.report_command import AUDIT_EXAMPLES, REPORT_EXAMPLES, audit, report
 from vigc.jobs.serve_command import SERVE_EXAMPLES, serve
+from vigc.jobs.submit_command import SUBMIT_EXAMPLES, submit
 from vigc.jobs.terminal import FAULT, NOT_OK, WRONG_USE, Json, help_end, make_console, print_json
 from vigc.jobs.train_command import TRAIN_EXAMPLES, train
 from vigc.jobs.weights_command import weights
@@ -69,6 +70,7 @@ app.command("filter", epilog=FILTER_EXAMPLES)(filter_)
 app.command(epilog=POPE_EXAMPLES)(pope)
 app.command(epilog=TRAIN_EXAMPLES)(train)
 app.command(epilog=SERVE_EXAMPLES)(serve)
+app.command(epilog=SUBMIT_EXAMPLES, context_settings={"allow_interspersed_args": False})(submit)
 app.add_typer(weights, name="weights")
 
 

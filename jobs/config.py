@@ -54,6 +54,7 @@ class GenerateConfig(BaseModel):
     engine_memory: float | None = Field(None, gt=0)  # GiB for an actor's slots and images; None: what is free
     actors: str = Field("1", coerce_numbers_to_str=True)  # a number, or "MIN:MAX"
     gpus_per_actor: float | None = Field(None, ge=0)  # None: 1 where this machine has a GPU to use, else 0
+    stuck_after: float = Field(5, gt=0)  # minutes without anybody at work, after which the run begins again
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 

@@ -120,6 +120,7 @@ def _run(plan: Plan, pass_: Pass, num_remaining: int, on_progress: Callable[[Pro
             gpus_per_actor=plan.gpus_per_actor,
             max_pixels=plan.config.max_pixels or MAX_PIXELS,
             measure=None if plan.vocabulary is None else NameObjects(plan.vocabulary),
+            stuck_after_s=plan.config.stuck_after * 60,
             on_progress=on_progress if num_remaining else None,
         )
     finally:

@@ -215,6 +215,15 @@ def generate(
             help="For each actor; may be a fraction.", show_default="1 if there is a GPU, else 0", rich_help_panel=RUN
         ),
     ] = None,
+    stuck_after: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MINUTES",
+            help="When no process was at work for so long, start again from what is committed.",
+            show_default=default_of("stuck_after"),
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="auto, cpu or cuda.", show_default=default_of("device"), rich_help_panel=RUN)
     ] = None,

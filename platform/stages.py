@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -74,8 +75,9 @@ def _units_of(shard: int, numbers: list[int]) -> Any:
 class StopFlag:
     """Whether the run is to come to its end, which is known half a second later at most; and what is under way then."""
 
-    def __init__(self, actor: Any) -> None:
+    def __init__(self, actor: Any, beat_s: float) -> None:
         self._actor = actor
+        self.beat_s = beat_s  # how often a process says that it is at work
 
     def begin(self, block: Block) -> None:
         """Its conversations have begun."""
@@ -84,6 +86,31 @@ class StopFlag:
     def end(self, block: Block) -> None:
         """It is committed, or was not begun."""
         self._actor.end.remote(block)
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Says that this process is at work, as long as the block lasts; see watch.py."""
+        over = threading.Event()
+
+        def beat() -> None:
+            while not over.wait(self.beat_s):
+                self.beat()
+
+        self.beat()
+        thread = threading.Thread(target=beat, name="beat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            self.beat()
+
+    def beat(self) -> None:
+        self._actor.beat.remote()
+
+    def num_beats(self) -> Any:
+        """A reference to it."""
+        return self._actor.num_beats.remote()
 
     def is_set(self) -> bool:
         import ray
@@ -128,7 +155,7 @@ class Decode:
         block = _block_of(unit)
         if self.stop.is_set():
             return _unit(block, None)
-        with _carried():
+        with _carried(), self.stop.beating():
             records = read_block(self.folder, self.layout, block)
             return _unit(block, to_bytes(self.decode(records, self.image_size, self.max_pixels)))
 
@@ -155,8 +182,19 @@ class Talk:
             return
         self._stop.begin(block)
         with _carried():
-            rows = await self._rows(from_bytes(payload))
+            rows = await self._beating(self._rows(from_bytes(payload)))
         yield _unit(block, to_bytes(rows))
+
+    async def _beating(self, work: Coroutine[Any, Any, pa.Table]) -> pa.Table:
+        """Waits for it, saying meanwhile that this process is at work: hundreds of blocks may share its event loop."""
+        task = asyncio.ensure_future(work)
+        try:
+            while not task.done():
+                self._stop.beat()
+                await asyncio.wait({task}, timeout=self._stop.beat_s)
+            return task.result()
+        finally:
+            task.cancel()
 
     async def _rows(self, images: pa.Table) -> pa.Table:
         try:
@@ -262,7 +300,7 @@ class Commit:
 
     def __call__(self, unit: pa.Table) -> pa.Table:
         block, payload = _block_of(unit), unit["payload"][0].as_py()
-        with _carried():
+        with _carried(), self.stop.beating():
             found = Committed(block, "", 0) if payload is None else commit(self.folder, block, self._rows(payload))
         self.stop.end(block)
         tally = found.tally or Tally()

@@ -31,7 +31,7 @@ if __name__ == "__main__":
             worker_args=(float(delay_s),),
             image_size=16,
             num_slots=1,
-            actors=2 if address else 1,
+            actors=(2, 20) if address else 1,  # 20 would leave no CPU of a small cluster
             on_progress=report,
         )
     except VigcError as error:
