@@ -56,6 +56,8 @@ class GenerateConfig(BaseModel):
     gpus_per_actor: float | None = Field(None, ge=0)  # None: 1 where this machine has a GPU to use, else 0
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    tracking: str | None = None  # an MLflow URI, or "none"; None: MLFLOW_TRACKING_URI, or a folder beside `out`
+    price: float | None = Field(None, ge=0)  # of a GPU-hour, or of a machine-hour where there is no GPU
 
     @field_validator("images", "out", mode="after")
     @classmethod

@@ -101,8 +101,19 @@ class Engine(ABC):
         self._num_threads = num_threads or os.cpu_count() or 1
         self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()  # None ends the thread
         self._closed = False
+        self._num_asked = 0  # continuations that are not there yet
         self._thread = threading.Thread(target=self._guard, name=type(self).__name__, daemon=True)
         self._thread.start()
+
+    @property
+    def num_in_use(self) -> int:
+        """Slots in which something is being decoded now."""
+        return min(self._num_asked, self.num_slots)
+
+    @property
+    def num_waiting(self) -> int:
+        """Continuations that wait for a slot now."""
+        return max(0, self._num_asked - self.num_in_use)
 
     @asynccontextmanager
     async def image(self, pixels: np.ndarray) -> AsyncIterator[ImageHandle]:
@@ -180,6 +191,8 @@ class Engine(ABC):
             raise ModelError("The engine is closed.")
         loop = asyncio.get_running_loop()
         job = Job(image, work, loop, loop.create_future(), on_text)
+        number = work.n if isinstance(work, Request) else 0
+        self._num_asked += number
         self._inbox.put(job)
         try:
             return await job.future
@@ -187,6 +200,8 @@ class Engine(ABC):
             job.cancelled.set()
             self._inbox.put(NUDGE)
             raise
+        finally:
+            self._num_asked -= number
 
     def _guard(self) -> None:
         torch.set_num_threads(self._num_threads)  # Ray gives a worker's torch one thread
