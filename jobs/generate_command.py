@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -235,6 +236,23 @@ def generate(
             rich_help_panel=RUN,
         ),
     ] = None,
+    tracking: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URI|none",
+            help="Where MLflow shows the run; needs `mlflow`.",
+            show_default="MLFLOW_TRACKING_URI, or the folder mlruns beside OUT",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    price: Annotated[
+        float | None,
+        typer.Option(
+            help="Of a GPU-hour, or a machine-hour where there is no GPU: shows the cost so far.",
+            show_default=False,
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="A YAML file whose keys are these flags; flags win.", rich_help_panel=RUN)
     ] = None,
@@ -280,7 +298,7 @@ def generate(
         else make_config(given, config)
     )
     console = make_console(quiet=json_)
-    line = ProgressLine(console)
+    line = ProgressLine(console, partial(typer.echo, err=True) if json_ else None)
     try:
         with line.shown():
             outcome = run_generate(
@@ -288,6 +306,7 @@ def generate(
                 mode=mode,
                 on_plan=lambda plan, pass_: say_plan(console, plan, pass_),
                 on_progress=line.report,
+                on_note=line.note,
             )
     except KeyboardInterrupt as stop:
         notes = getattr(stop, "__notes__", None) or ["The same command continues."]

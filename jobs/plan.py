@@ -27,7 +27,9 @@ from vigc.platform.records import ConfigError, Kind, StoreError
 from vigc.platform.request import differences, plain
 from vigc.platform.sources import Source, open_source
 from vigc.platform.sources.selection import Selection
+from vigc.platform.storage import Folder, LocalFolder
 from vigc.platform.store import Pass, Store
+from vigc.platform.tracking import NOT_TRACKED, is_installed
 
 OPTIONS = {name: hint for name, hint in get_type_hints(Policy).items() if name != "name"}
 NUM_CANDIDATES = 4  # of `--correct candidates`
@@ -52,6 +54,7 @@ class Plan:
     num_slots: int
     num_threads: int  # of each actor's engine
     vllm_python: str | None  # where the engine is vllm
+    tracking: str | None  # an MLflow URI
     request: dict[str, Any]
     note: str | None  # for the user, when all is done
     is_idle: bool  # there is nothing to ask; `note` says why
@@ -124,10 +127,30 @@ def make_plan(config: GenerateConfig, mode: Mode = Mode.CONTINUE) -> Plan:
         num_slots=1 if config.engine == "reference" else config.slots,  # the reference engine takes one at a time
         num_threads=max(1, num_cores() // config.actor_range[1]),
         vllm_python=vllm_python,
+        tracking=tracking_uri(config.tracking, store.folder),
         request=request,
         note=note,
         is_idle=is_idle,
     )
+
+
+def tracking_uri(given: str | None, out: Folder) -> str | None:
+    """Where MLflow keeps the run, by flag, by MLFLOW_TRACKING_URI, or else beside the data set if that is on a disk.
+
+    Raises:
+        ConfigError: it is asked for, and MLflow is not installed.
+    """
+    asked = given or os.environ.get("MLFLOW_TRACKING_URI")
+    if asked == NOT_TRACKED:
+        return None
+    if asked and not is_installed():
+        raise ConfigError(
+            f"The run is to be shown at {asked}, but MLflow is not installed. `pip install 'vigc[track]'` brings its "
+            "client; --tracking none goes on without."
+        )
+    if asked or not is_installed() or not isinstance(out, LocalFolder):
+        return asked
+    return (out.path.parent / "mlruns").as_uri()
 
 
 def _source_of(config: GenerateConfig, mode: Mode, store: Store) -> tuple[Source, list[Kind]]:

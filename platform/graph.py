@@ -69,7 +69,7 @@ class Graph:
                 .map_batches(decode, **one, num_cpus=CPUS_TO_DECODE, max_retries=self.max_retries)
                 .map_batches(
                     Talk,
-                    fn_constructor_args=(self.worker, self.worker_args, stop, pass_.number),
+                    fn_constructor_args=(self.worker, self.worker_args, stop, pass_.number, pass_.folder.uri),
                     **one,
                     compute=ray.data.ActorPoolStrategy(
                         min_size=self.min_actors, max_size=self.max_actors, max_concurrent_calls_per_actor=num_calls

@@ -74,7 +74,8 @@ def run(
         worker: a class, built once per actor with `worker_args`, in a process of its own. Its
             `async def __call__(self, batch: pa.Table)` is an async generator that yields tables of schema.ROW, one row
             for each row of the batch, in its order; the batch's columns are those of images.DECODED. Many calls are
-            under way at once, all on the event loop of that process.
+            under way at once, all on the event loop of that process. A method `load() -> metrics.Load`, where there is
+            one, tells how busy it is.
         image_size: side of the square pixels that the worker gets.
         num_slots: how many conversations the worker holds at once; it is kept supplied with four times as many images.
         actors: how many; or the least and the most, between which Ray adds and removes them by the work there is.

@@ -26,11 +26,13 @@ from ray.data.datasource import ReadTask
 from vigc.platform.images import ERROR_KINDS
 from vigc.platform.isolation import Child, ChildDied
 from vigc.platform.layout import Block, Layout
-from vigc.platform.ledger import Committed, Tally, commit
+from vigc.platform.ledger import Committed, commit
+from vigc.platform.metrics import Load, Metric, keep_telling, of_load
 from vigc.platform.passes import read_block
 from vigc.platform.records import RowStatus, RunError
 from vigc.platform.schema import ROW
 from vigc.platform.storage import Folder
+from vigc.platform.tally import Tally
 
 # A payload of null says that the block was not begun, because the run is being stopped.
 UNIT = pa.schema([("shard", pa.int32()), ("block", pa.int32()), ("payload", pa.large_binary())])
@@ -39,10 +41,12 @@ COMMITTED = pa.schema(
         ("shard", pa.int32()),
         ("block", pa.int32()),
         ("file", pa.string()),
-        *((name, pa.int64()) for name in ("num_bytes", "rows", "failed", "kept")),
+        ("num_bytes", pa.int64()),
+        ("tally", pa.string()),  # as JSON; null without a file
     ]
 )
 STOP_POLL_S = 0.5
+LOAD_TIMEOUT_S = 5.0
 Measure = Callable[[pa.Table], pa.Table]  # rows of the schema ROW to the same rows with more known of them
 MAX_CRASHES_IN_A_ROW = 10
 
@@ -167,13 +171,18 @@ class Talk:
     it a second time becomes a failed row, `crashed`; the others are as if nothing had been.
     """
 
-    def __init__(self, worker: type, worker_args: tuple[Any, ...], stop: StopFlag, request: str) -> None:
+    def __init__(self, worker: type, worker_args: tuple[Any, ...], stop: StopFlag, request: str, run: str) -> None:
         self._child = Child(WorkerHost, (worker, worker_args))
         self._child.start()
         self._stop = stop
         self._request = request
         self._crowd = _Crowd()
         self._crashes_in_a_row = 0
+        self._num_images = 0  # under way
+        keep_telling(run, self._load)
+
+    def _load(self) -> dict[Metric, float]:
+        return of_load(self._child.ask(None, LOAD_TIMEOUT_S), self._num_images)
 
     async def __call__(self, unit: pa.Table) -> AsyncIterator[pa.Table]:
         block, payload = _block_of(unit), unit["payload"][0].as_py()
@@ -181,8 +190,13 @@ class Talk:
             yield _unit(block, None)
             return
         self._stop.begin(block)
-        with _carried():
-            rows = await self._beating(self._rows(from_bytes(payload)))
+        images = from_bytes(payload)
+        self._num_images += images.num_rows
+        try:
+            with _carried():
+                rows = await self._beating(self._rows(images))
+        finally:
+            self._num_images -= images.num_rows
         yield _unit(block, to_bytes(rows))
 
     async def _beating(self, work: Coroutine[Any, Any, pa.Table]) -> pa.Table:
@@ -238,7 +252,10 @@ class WorkerHost:
     def __init__(self, worker: type, worker_args: tuple[Any, ...]) -> None:
         self._worker = worker(*worker_args)
 
-    async def __call__(self, payload: bytes) -> bytes:
+    async def __call__(self, payload: bytes | None) -> bytes | Load | None:
+        """Rows for images; for None, how busy the worker is, where it can tell."""
+        if payload is None:
+            return self._worker.load() if hasattr(self._worker, "load") else None
         made = [rows async for rows in self._worker(from_bytes(payload))]
         return to_bytes(pa.concat_tables(made) if made else ROW.empty_table())
 
@@ -303,7 +320,6 @@ class Commit:
         with _carried(), self.stop.beating():
             found = Committed(block, "", 0) if payload is None else commit(self.folder, block, self._rows(payload))
         self.stop.end(block)
-        tally = found.tally or Tally()
         return pa.Table.from_pylist(
             [
                 {
@@ -311,9 +327,7 @@ class Commit:
                     "block": block.number,
                     "file": found.file,
                     "num_bytes": found.num_bytes,
-                    "rows": tally.rows,
-                    "failed": tally.failed,
-                    "kept": tally.kept,
+                    "tally": None if found.tally is None else found.tally.as_json(),
                 }
             ],
             schema=COMMITTED,
@@ -327,7 +341,7 @@ class Commit:
 def committed_of(batch: pa.Table) -> Iterator[Committed]:
     """What the last stage says; a block that was not begun has no file."""
     for found in batch.to_pylist():
-        tally = Tally(found["rows"], found["failed"], found["kept"]) if found["file"] else None
+        tally = None if found["tally"] is None else Tally.from_json(found["tally"])
         yield Committed(Block(found["shard"], found["block"]), found["file"], found["num_bytes"], tally)
 
 

@@ -112,8 +112,18 @@ class Engine(ABC):
 
     @property
     def num_under_way(self) -> int:
-        """What it was asked and has not answered yet: above `num_slots`, the rest waits for a slot."""
+        """Continuations that it was asked for and has not given yet."""
         return self._num_under_way
+
+    @property
+    def num_in_use(self) -> int:
+        """Slots in which something is being decoded now."""
+        return min(self._num_under_way, self.num_slots)
+
+    @property
+    def num_waiting(self) -> int:
+        """Continuations that wait for a slot now."""
+        return max(0, self._num_under_way - self.num_in_use)
 
     @asynccontextmanager
     async def image(self, pixels: np.ndarray) -> AsyncIterator[ImageHandle]:
@@ -191,8 +201,9 @@ class Engine(ABC):
             raise ModelError("The engine is closed.")
         loop = asyncio.get_running_loop()
         job = Job(image, work, loop, loop.create_future(), on_text)
+        number = work.n if isinstance(work, Request) else 0
+        self._num_under_way += number
         self._inbox.put(job)
-        self._num_under_way += 1
         try:
             return await job.future
         except asyncio.CancelledError:
@@ -200,7 +211,7 @@ class Engine(ABC):
             self._inbox.put(NUDGE)
             raise
         finally:
-            self._num_under_way -= 1
+            self._num_under_way -= number
 
     def _guard(self) -> None:
         torch.set_num_threads(self._num_threads)  # Ray gives a worker's torch one thread
