@@ -68,13 +68,13 @@ def quality(*, num: int, num_questions: int, seed: int, labelled: Path | None, j
     from vigc.model.engines import make_engine
     from vigc.model.network import load_network
     from vigc.model.prompts import load_pack
-    from vigc.model.scenes.world import CATEGORIES
     from vigc.platform.quality.mentions import ObjectFinder
     from vigc.platform.quality.vocabulary import vocabulary_of
 
     figures: dict[str, Any] = {"seed": seed, "num_scenes": num, "num_question_scenes": num_questions}
     figures |= _mentions(labelled)
-    vocabulary = vocabulary_of(CATEGORIES)
+    annotated = held_out_scenes(200, seed)  # enough to have everything that scenes hold
+    vocabulary = vocabulary_of(thing.category for scene in annotated for thing in scene.objects)
     if vocabulary is None:
         raise ValueError("scenes have categories")
     finder, pack = ObjectFinder(vocabulary), load_pack()

@@ -21,11 +21,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from vigc.platform.records import ConfigError
-from vigc.platform.storage import Folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput
+
+    from vigc.platform.storage import Folder
 
 RUN_FILE = "mlflow.json"  # in the run's folder: which MLflow run belongs to it
 PARAM_LENGTH = 500
