@@ -50,7 +50,7 @@ class GenerateConfig(BaseModel):
 
     engine: Literal["continuous", "reference", "vllm"] = "continuous"
     vllm_python: str | None = None  # None: VIGC_VLLM_PYTHON, or what `make vllm` makes
-    slots: int = Field(64, ge=1)  # conversations that one actor decodes at once
+    slots: int | None = Field(None, ge=1)  # conversations that one actor decodes at once; None: as memory allows
     engine_memory: float | None = Field(None, gt=0)  # GiB for an actor's slots and images; None: what is free
     actors: str = Field("1", coerce_numbers_to_str=True)  # a number, or "MIN:MAX"
     gpus_per_actor: float | None = Field(None, ge=0)  # None: 1 where this machine has a GPU to use, else 0

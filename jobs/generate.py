@@ -146,7 +146,7 @@ def _run(
             worker=Worker,
             worker_args=(worker_settings(plan, pass_),),
             image_size=plan.model.image_size,
-            num_slots=plan.num_slots,
+            num_slots=plan.most_slots,
             actors=plan.config.actor_range,
             gpus_per_actor=plan.gpus_per_actor,
             max_pixels=plan.config.max_pixels or MAX_PIXELS,

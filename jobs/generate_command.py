@@ -11,6 +11,7 @@ import typer
 
 from vigc.jobs.config import GenerateConfig, default_of, make_config
 from vigc.jobs.terminal import INTERRUPTED, JSON_HELP, NOT_OK, help_end, make_console, print_json
+from vigc.model.completion import CPU_SLOTS, GPU_SLOTS
 from vigc.platform.records import ConfigError
 
 if TYPE_CHECKING:
@@ -189,7 +190,9 @@ def generate(
     slots: Annotated[
         int | None,
         typer.Option(
-            help="Conversations that an actor decodes at once.", show_default=default_of("slots"), rich_help_panel=RUN
+            help="Conversations that an actor decodes at once.",
+            show_default=f"what memory allows, at most {CPU_SLOTS} on a CPU and {GPU_SLOTS} on a GPU",
+            rich_help_panel=RUN,
         ),
     ] = None,
     engine_memory: Annotated[

@@ -15,6 +15,7 @@ from typing import Any, get_type_hints
 
 from vigc.jobs.config import GenerateConfig, PolicyValue
 from vigc.jobs.machine import num_cores, num_gpus
+from vigc.model.completion import CPU_SLOTS, GPU_SLOTS
 from vigc.model.grounding import NO_OBJECTS, Grounding
 from vigc.model.identity import ModelIdentity, identify
 from vigc.model.policy import Policy, make_policy
@@ -51,13 +52,18 @@ class Plan:
     device: str
     dtype: str
     gpus_per_actor: float
-    num_slots: int
+    num_slots: int | None  # of each engine; None: as memory allows
     num_threads: int  # of each actor's engine
     vllm_python: str | None  # where the engine is vllm
     tracking: str | None  # an MLflow URI
     request: dict[str, Any]
     note: str | None  # for the user, when all is done
     is_idle: bool  # there is nothing to ask; `note` says why
+
+    @property
+    def most_slots(self) -> int:
+        """What an engine may have at most: as many conversations are kept in supply."""
+        return self.num_slots or (GPU_SLOTS if self.device.startswith("cuda") else CPU_SLOTS)
 
 
 class Mode(StrEnum):

@@ -93,7 +93,8 @@ def duration(seconds: float) -> str:
 
 def say_plan(console: Console, plan: Plan, pass_: Pass) -> None:
     config = plan.config
-    slots = f"{_number(plan.num_slots, 'slot')}, " if config.engine == "continuous" else ""
+    at_most = "" if plan.num_slots else "up to "
+    slots = f"{at_most}{_number(plan.most_slots, 'slot')}, " if config.engine == "continuous" else ""
     least, most = config.actor_range
     actors = _number(most, "actor") if least == most else f"{least} to {most} actors"
     _say(

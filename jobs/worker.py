@@ -33,7 +33,7 @@ class WorkerSettings:
     device: str
     dtype: str
     engine: str
-    num_slots: int
+    num_slots: int | None  # None: as memory allows
     memory_bytes: int | None  # for slots and images; None: what is free
     num_threads: int
     pack: PromptPack
