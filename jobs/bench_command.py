@@ -225,3 +225,33 @@ def bench_quality(
     from vigc.jobs.bench_quality import quality
 
     quality(num=num, num_questions=num_questions, seed=seed, labelled=labelled, json_file=json_file)
+
+
+@bench.command("serve", epilog=help_end("vigc bench serve", "vigc bench serve --seconds 15 --memory 0"))
+def bench_serve(
+    clients: Annotated[
+        str, typer.Option(metavar="N[,N…]", help="How many ask at once, one number after the other.")
+    ] = "1,8,32,128",
+    seconds: Annotated[float, typer.Option(min=1, help="For each of these.")] = 60,
+    memory: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="Then 32 clients for so long, for memory; 0: none.")
+    ] = 600,
+    kind: Annotated[Kind, typer.Option(help="What is talked about.")] = Kind.DETAIL,
+    max_ongoing: Annotated[int, typer.Option(min=1, help="As of vigc serve.")] = 64,
+    max_queued: Annotated[int, typer.Option(min=0, help="As of vigc serve.")] = 64,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there.")] = None,
+    plot_file: Annotated[Path | None, typer.Option("--plot", metavar="FILE.svg", help="Draw memory over time.")] = None,
+) -> None:
+    """The service under load: requests/s, times to the first sentence and to the end, what is refused, memory."""
+    from vigc.jobs.bench_serve import check_levels, serve
+
+    serve(
+        clients=check_levels(_numbers("--clients", clients, "1,8,32")),
+        seconds=seconds,
+        memory_seconds=memory,
+        kind=kind,
+        max_ongoing=max_ongoing,
+        max_queued=max_queued,
+        json_file=json_file,
+        plot_file=plot_file,
+    )

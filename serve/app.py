@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from ray import serve
@@ -39,12 +40,16 @@ MAX_OPEN = 1000  # requests of a gateway; the queue that is spoken of lies behin
 CPUS_OF_A_REPLICA, CPUS_OF_A_GATEWAY = 0.5, 0.25
 
 
-def build(settings: Settings) -> Application:
+def build(settings: Settings | Mapping[str, Any]) -> Application:
     """The application, not yet deployed.
 
+    Args:
+        settings: as a mapping where they come from a Serve file's `args`.
     Raises:
         VigcError: a setting that cannot be used.
+        ValueError: `args` that are no settings.
     """
+    settings = Settings.model_validate(settings)
     check(settings)
     least, most = settings.replica_range
     # `serve.deployment` is untyped; its options are checked by Ray.

@@ -46,7 +46,7 @@ class Figures:
         return Watch(self)
 
     def first_sentence(self, seconds: float) -> None:
-        """So long after its request came the first sentence of an answer."""
+        """So long after its request came the first sentence of a streamed answer."""
 
     def answered(self, seconds: float, num_tokens: int) -> None:
         """So long after its request an answer was complete."""
@@ -78,7 +78,7 @@ class RayFigures(Figures):
         self._closed = Counter("vigc_requests", description="Requests that were answered.", tag_keys=tags)
         self._first = Histogram(
             "vigc_first_sentence_seconds",
-            description="From a request to the first sentence of VIC's answer.",
+            description="From a request to the first sentence of a streamed answer of VIC's.",
             boundaries=_SECONDS,
         )
         self._answer = Histogram(

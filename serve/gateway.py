@@ -27,11 +27,10 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 
 import vigc
-from vigc.model.dialogue import Question
 from vigc.model.grounding import Grounding
 from vigc.model.identity import ModelPlace
 from vigc.model.policy import POLICIES, Policy
-from vigc.platform.records import Conversation, Kind
+from vigc.platform.records import Conversation, CorrectionStep, Kind
 from vigc.platform.schema import to_dict
 from vigc.serve import documents
 from vigc.serve.errors import ApiError, internal, invalid, too_large, wrong
@@ -195,10 +194,11 @@ def _add_chat(app: FastAPI, parts: Parts) -> None:
         watch = parts.figures.watch()
         async with aclosing(said):
             async for event in said:
-                if isinstance(event, Said) and not isinstance(event.news, Question):
+                news = event.news if isinstance(event, Said) else None
+                if isinstance(news, CorrectionStep):
                     watch.said()
-                    if isinstance(event.news, Conversation):
-                        watch.done(event.news.num_tokens)
+                elif isinstance(news, Conversation):
+                    watch.done(news.num_tokens)
                 yield event
 
     @app.post("/v1/chat/completions", **documents.CHAT)

@@ -174,6 +174,7 @@ class Chat:
                 seed=request.seed or 0,
                 question=request.question(),
                 max_tokens=request.limit,
+                wants_steps=bool(request.stream),
             )
         )
 

@@ -6,7 +6,7 @@ The row has the schema of `vigc generate`'s rows; the same picture, image_id, se
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
@@ -138,7 +138,7 @@ class Rows:
         """The row of a picture that could not be decoded."""
         record = self._record(request, picture)
         error = RowError(picture.decoded.error_kind or "unreadable", picture.decoded.error_message or "")
-        return self._row(record, picture, [], request_id, error)
+        return self._row(record, picture, request_id, error)
 
     async def events(self, request: VigcRequest, picture: Picture, request_id: str) -> AsyncGenerator[Event, None]:
         """All that is said of a decoded picture; the last one is the row.
@@ -155,6 +155,7 @@ class Rows:
             seed=request.seed or 0,
             question=request.question,
             max_tokens=request.max_tokens,
+            wants_steps=request.stream,
         )
         answers = {kind: Answer() for kind in task.kinds}
         made: dict[Kind, Conversation] = {}
@@ -162,12 +163,13 @@ class Rows:
             if isinstance(event, Begun):
                 yield Event("image", {"request": request_id, **_about(record, picture)})
             elif isinstance(event.news, Conversation):
-                made[event.kind] = event.news
-                row = self._row(record, picture, [event.news], request_id)
-                yield Event("conversation", to_dict(row.conversations[0]))
+                spoken = event.news if self.objects is None else self.objects.of_conversation(event.news, record)
+                made[event.kind] = spoken
+                yield Event("conversation", to_dict(spoken))
             else:
                 yield self._heard(event.kind, event.news, answers[event.kind], record)
-        yield Event("row", to_dict(self._row(record, picture, [made[kind] for kind in task.kinds], request_id)))
+        row = self._row(record, picture, request_id)
+        yield Event("row", to_dict(replace(row, conversations=[made[kind] for kind in task.kinds])))
 
     def named(self, spoken: Conversation) -> Conversation:
         """With the objects that it names, in an image of which nothing else is known."""
@@ -199,21 +201,15 @@ class Rows:
             captions=request.captions,
         )
 
-    def _row(
-        self,
-        record: ImageRecord,
-        picture: Picture,
-        conversations: list[Conversation],
-        request_id: str,
-        error: RowError | None = None,
-    ) -> Row:
+    def _row(self, record: ImageRecord, picture: Picture, request_id: str, error: RowError | None = None) -> Row:
+        """Without conversations."""
         row = Row(
             **{name: getattr(record, name) for name in ImageRecord.__dataclass_fields__},
             status=RowStatus.OK if error is None else RowStatus.FAILED,
             error=error,
             sha256=picture.decoded.sha256,
             phash=picture.decoded.phash,
-            conversations=conversations,
+            conversations=[],
             request=request_id,
         )
         return row if self.objects is None else self.objects.of_row(row)

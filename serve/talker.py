@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from vigc.model.identity import find_model
 from vigc.model.prompts import load_pack
-from vigc.model.talk import Talk, start_engine, talk_about
+from vigc.model.talk import News, Talk, start_engine, talk_about
 from vigc.platform.quality.mentions import ObjectFinder
-from vigc.platform.records import ConfigError
+from vigc.platform.records import ConfigError, Conversation, Kind
 from vigc.serve.checked import find_objects
 from vigc.serve.settings import Settings
 from vigc.serve.wire import Begun, Event, Failed, Fault, Said, Task
@@ -61,11 +61,12 @@ class Talker:
         )
         yield Begun(self._num_prompt_tokens(talk))
         said: asyncio.Queue[Said | None] = asyncio.Queue()
-        work = asyncio.create_task(
-            talk_about(
-                self._engine, task.image_id, task.pixels, talk, lambda kind, news: said.put_nowait(Said(kind, news))
-            )
-        )
+
+        def hear(kind: Kind, news: News) -> None:
+            if task.wants_steps or isinstance(news, Conversation):
+                said.put_nowait(Said(kind, news))
+
+        work = asyncio.create_task(talk_about(self._engine, task.image_id, task.pixels, talk, hear))
         work.add_done_callback(lambda _: said.put_nowait(None))
         try:
             while (news := await said.get()) is not None:

@@ -22,6 +22,7 @@ class Task:
     seed: int
     question: str | None
     max_tokens: int | None
+    wants_steps: bool  # else each kind is told when it is over, which costs less
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from vigc.serve.asking import MAX_DEATHS, AskReplicas
 from vigc.serve.errors import ApiError
 from vigc.serve.wire import Begun, Failed, Fault, Said, Task
 
-TASK = Task("a", b"", make_policy("paper"), (Kind.DETAIL, Kind.CONVERSATION), 0, None, None)
+TASK = Task("a", b"", make_policy("paper"), (Kind.DETAIL, Kind.CONVERSATION), 0, None, None, True)
 DETAIL = [Said(Kind.DETAIL, Question(text, "")) for text in ("one", "two", "three")]
 OTHER = [Said(Kind.CONVERSATION, Question(text, "")) for text in ("A", "B")]
 

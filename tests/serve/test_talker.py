@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -25,7 +26,7 @@ def talker():
 @pytest.fixture(scope="module")
 def task(picture):
     pixels = decode_bytes(picture, 160, 10**6).pixels
-    return Task("a", pixels, make_policy("paper"), (Kind.DETAIL,), 0, None, None)
+    return Task("a", pixels, make_policy("paper"), (Kind.DETAIL,), 0, None, None, True)
 
 
 async def conversation_of(talker, task):
@@ -66,9 +67,16 @@ def test_who_leaves_frees_the_slots_at_once(talker, task):
     assert meter.num_steps == before
 
 
-def test_what_the_engine_cannot_do_is_the_request_s_fault(talker, task):
-    from dataclasses import replace
+def test_who_wants_no_steps_is_told_the_whole(talker, task):
+    async def events(task):
+        return [event async for event in talker.talk(task)]
 
+    told, whole = asyncio.run(events(task)), asyncio.run(events(replace(task, wants_steps=False)))
+    assert len(told) > 4
+    assert (len(whole), whole[-1].news.answer) == (2, told[-1].news.answer)
+
+
+def test_what_the_engine_cannot_do_is_the_request_s_fault(talker, task):
     async def events():
         return [event async for event in talker.talk(replace(task, policy=make_policy("shipped")))]
 
