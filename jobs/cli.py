@@ -15,6 +15,7 @@ import typer
 
 import vigc
 from vigc.jobs.bench_command import bench
+from vigc.jobs.evaluate_command import EVALUATE_EXAMPLES, evaluate
 from vigc.jobs.export_command import EXPORT_EXAMPLES, VALIDATE_EXAMPLES, export, validate
 from vigc.jobs.filter_command import FILTER_EXAMPLES, filter_
 from vigc.jobs.generate_command import GENERATE_EXAMPLES, generate
@@ -67,6 +68,7 @@ app.command(epilog=GENERATE_EXAMPLES)(generate)
 app.command("filter", epilog=FILTER_EXAMPLES)(filter_)
 app.command(epilog=POPE_EXAMPLES)(pope)
 app.command(epilog=TRAIN_EXAMPLES)(train)
+app.command(epilog=EVALUATE_EXAMPLES)(evaluate)
 app.add_typer(weights, name="weights")
 
 
