@@ -15,6 +15,7 @@ import typer
 
 import vigc
 from vigc.jobs.bench_command import bench
+from vigc.jobs.evaluate_command import EVALUATE_EXAMPLES, evaluate
 from vigc.jobs.export_command import EXPORT_EXAMPLES, VALIDATE_EXAMPLES, export, validate
 from vigc.jobs.filter_command import FILTER_EXAMPLES, filter_
 from vigc.jobs.generate_command import GENERATE_EXAMPLES, generate
@@ -71,6 +72,7 @@ app.command(epilog=POPE_EXAMPLES)(pope)
 app.command(epilog=TRAIN_EXAMPLES)(train)
 app.command(epilog=SERVE_EXAMPLES)(serve)
 app.command(epilog=SUBMIT_EXAMPLES, context_settings={"allow_interspersed_args": False})(submit)
+app.command(epilog=EVALUATE_EXAMPLES)(evaluate)
 app.add_typer(weights, name="weights")
 
 
