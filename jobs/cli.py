@@ -18,6 +18,7 @@ from vigc.jobs.bench_command import bench
 from vigc.jobs.export_command import EXPORT_EXAMPLES, VALIDATE_EXAMPLES, export, validate
 from vigc.jobs.filter_command import FILTER_EXAMPLES, filter_
 from vigc.jobs.generate_command import GENERATE_EXAMPLES, generate
+from vigc.jobs.plan_command import PLAN_EXAMPLES, plan
 from vigc.jobs.pope_command import POPE_EXAMPLES, pope
 from vigc.jobs.report_command import AUDIT_EXAMPLES, REPORT_EXAMPLES, audit, report
 from vigc.jobs.submit_command import SUBMIT_EXAMPLES, submit
@@ -68,6 +69,7 @@ app.command(epilog=GENERATE_EXAMPLES)(generate)
 app.command("filter", epilog=FILTER_EXAMPLES)(filter_)
 app.command(epilog=POPE_EXAMPLES)(pope)
 app.command(epilog=TRAIN_EXAMPLES)(train)
+app.command(epilog=PLAN_EXAMPLES, context_settings={"allow_interspersed_args": False})(plan)
 app.command(epilog=SUBMIT_EXAMPLES, context_settings={"allow_interspersed_args": False})(submit)
 app.add_typer(weights, name="weights")
 

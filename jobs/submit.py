@@ -257,7 +257,9 @@ def _client(address: str | None) -> JobSubmissionClient:
         return JobSubmissionClient(where)
     except (RuntimeError, ConnectionError, ValueError, ImportError) as error:
         if "ray[default]" in str(error):
-            raise ConfigError("The client for jobs is missing here; `pip install 'vigc[cluster]'` brings it.") from error
+            raise ConfigError(
+                "The client for jobs is missing here; `pip install 'vigc[cluster]'` brings it."
+            ) from error
         raise RunError(
             f"No Ray cluster answers at {where} ({_first_line(error)}). Give the address of its dashboard with "
             "--address or RAY_ADDRESS, such as http://127.0.0.1:8265."

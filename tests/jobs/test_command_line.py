@@ -31,6 +31,7 @@ VERBS = (
     "digest",
     "doctor",
     "submit",
+    "plan",
 )
 
 # Runs the command line in this process and says on stderr which heavy modules it imported.
