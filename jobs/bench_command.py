@@ -255,3 +255,16 @@ def bench_serve(
         json_file=json_file,
         plot_file=plot_file,
     )
+
+
+@bench.command("plan", epilog=help_end("vigc bench plan", "vigc bench plan --long 400 --json figures.json"))
+def bench_plan(
+    short: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="Of the probe.")] = 20,
+    long: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="Of the run that it foretells.")] = 400,
+    rounds: Annotated[int, typer.Option(min=1, help="Of both, alternating.")] = 3,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there.")] = None,
+) -> None:
+    """What a probe of `vigc plan` foretells beside a long run: how far off its images/s are."""
+    from vigc.jobs.bench_plan import plan
+
+    plan(short_s=short, long_s=long, rounds=rounds, json_file=json_file)

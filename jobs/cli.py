@@ -19,6 +19,7 @@ from vigc.jobs.evaluate_command import EVALUATE_EXAMPLES, evaluate
 from vigc.jobs.export_command import EXPORT_EXAMPLES, VALIDATE_EXAMPLES, export, validate
 from vigc.jobs.filter_command import FILTER_EXAMPLES, filter_
 from vigc.jobs.generate_command import GENERATE_EXAMPLES, generate
+from vigc.jobs.plan_command import PLAN_EXAMPLES, plan
 from vigc.jobs.pope_command import POPE_EXAMPLES, pope
 from vigc.jobs.report_command import AUDIT_EXAMPLES, REPORT_EXAMPLES, audit, report
 from vigc.jobs.serve_command import SERVE_EXAMPLES, serve
@@ -71,6 +72,7 @@ app.command("filter", epilog=FILTER_EXAMPLES)(filter_)
 app.command(epilog=POPE_EXAMPLES)(pope)
 app.command(epilog=TRAIN_EXAMPLES)(train)
 app.command(epilog=SERVE_EXAMPLES)(serve)
+app.command(epilog=PLAN_EXAMPLES, context_settings={"allow_interspersed_args": False})(plan)
 app.command(epilog=SUBMIT_EXAMPLES, context_settings={"allow_interspersed_args": False})(submit)
 app.command(epilog=EVALUATE_EXAMPLES)(evaluate)
 app.add_typer(weights, name="weights")

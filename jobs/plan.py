@@ -166,6 +166,11 @@ def _source_of(config: GenerateConfig, mode: Mode, store: Store) -> tuple[Source
         return failed, [Kind(kind) for kind in failed.kinds]
     if mode is Mode.ADD_KIND:
         return SameImages(store), config.kinds
+    return source_of(config), config.kinds
+
+
+def source_of(config: GenerateConfig) -> Source:
+    """The images that the settings name."""
     source = open_source(config.images, config.annotations, config.source)
     if config.exclude or config.limit or config.sample or config.shard:
         source = Selection(
@@ -176,7 +181,7 @@ def _source_of(config: GenerateConfig, mode: Mode, store: Store) -> tuple[Source
             seed=config.seed,
             shard=config.shard,
         )
-    return source, config.kinds
+    return source
 
 
 def _vocabulary(config: GenerateConfig, mode: Mode, store: Store, source: Source) -> Vocabulary | None:

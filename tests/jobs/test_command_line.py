@@ -33,6 +33,7 @@ VERBS = (
     "doctor",
     "serve",
     "submit",
+    "plan",
 )
 
 # Runs the command line in this process and says on stderr which heavy modules it imported.
