@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,6 +24,7 @@ from vigc.serve.checked import check
 from vigc.serve.settings import KEYS_VARIABLE, Settings
 
 NAME = "vigc"
+PACKAGES = ("aiohttp", "fastapi", "openai", "python_multipart", "uvicorn")
 Ready = dict[str, Any]
 
 
@@ -45,6 +47,8 @@ def run_serve(
         KeyboardInterrupt: when it was told to stop, and has.
     """
     began = time.monotonic()
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+        raise ConfigError(f"The service needs {', '.join(missing)}. Install them: pip install 'vigc[serve]'.")
     settings = make_settings(given)
     check(settings)
     _check_port(host, port)

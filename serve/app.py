@@ -22,11 +22,12 @@ from starlette.types import ASGIApp
 from vigc.model.identity import find_model, identify
 from vigc.model.prompts import load_pack
 from vigc.platform.records import ConfigError
+from vigc.serve import batch
 from vigc.serve.asking import AskReplicas
 from vigc.serve.checked import check, find_objects
 from vigc.serve.errors import unavailable
 from vigc.serve.figures import RayFigures
-from vigc.serve.gateway import BATCH_TYPES, Parts, make_app
+from vigc.serve.gateway import Parts, make_app
 from vigc.serve.guard import Guard, Keys, protects
 from vigc.serve.openai import Chat
 from vigc.serve.pictures import Pictures
@@ -137,7 +138,7 @@ def guarded(app: ASGIApp, settings: Settings, keys: Keys, figures: Any) -> ASGIA
     """The application as strangers meet it."""
 
     def max_body_bytes(content_type: str) -> int:
-        is_batch = content_type.partition(";")[0].strip().lower() in BATCH_TYPES
+        is_batch = content_type.partition(";")[0].strip().lower() in batch.TYPES
         return settings.max_batch_bytes if is_batch else settings.max_body_bytes
 
     guard: ASGIApp = Guard(
@@ -146,6 +147,7 @@ def guarded(app: ASGIApp, settings: Settings, keys: Keys, figures: Any) -> ASGIA
         figures=figures,
         max_body_bytes=max_body_bytes,
         body_timeout_s=settings.body_timeout_s,
+        max_held_bytes=settings.max_held_bytes,
         is_protected=protects(PROTECTED),
     )
     if not settings.cors_origins:

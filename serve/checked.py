@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from vigc.model.grounding import Grounding
 from vigc.model.identity import find_model
 from vigc.model.policy import make_policy
 from vigc.model.prompts import load_pack
+from vigc.model.weight_files import find_weights
 from vigc.platform.quality.presence import NameObjects
 from vigc.platform.quality.vocabulary import load_vocabulary, vocabulary_of
 from vigc.platform.records import ConfigError
@@ -17,7 +20,9 @@ def check(settings: Settings) -> None:
     Raises:
         VigcError: a setting that cannot be used.
     """
-    find_model(settings.model)
+    place = find_model(settings.model)
+    if place.commit is None:
+        find_weights(Path(place.location))
     load_pack(settings.prompts)
     find_objects(settings)
     policy = make_policy(settings.policy)

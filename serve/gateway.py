@@ -6,11 +6,9 @@ back. `make_app` needs nothing of Ray, so its routes are tested without.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -21,8 +19,6 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
-from pydantic import BaseModel, ValidationError
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 
@@ -32,8 +28,8 @@ from vigc.model.identity import ModelPlace
 from vigc.model.policy import POLICIES, Policy
 from vigc.platform.records import Conversation, CorrectionStep, Kind
 from vigc.platform.schema import to_dict
-from vigc.serve import documents
-from vigc.serve.errors import ApiError, internal, invalid, too_large, wrong
+from vigc.serve import batch, bodies, documents
+from vigc.serve.errors import ApiError, internal, wrong
 from vigc.serve.figures import Figures, scrape
 from vigc.serve.openai import Chat, ChatRequest, model_of
 from vigc.serve.pictures import Picture, Pictures
@@ -43,11 +39,8 @@ from vigc.serve.wire import Begun, Said
 
 log = logging.getLogger("ray.serve")
 PAGE = Path(__file__).with_name("page")
-BATCH_TYPES = ("application/jsonl", "application/x-ndjson", "application/x-jsonlines")
-BATCH_AT_ONCE = 16  # lines of one batch
-BUSY_S = 0.5  # until a line that found the queue full tries again
+Item = TypeVar("Item")
 STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-Body = TypeVar("Body", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -165,20 +158,35 @@ def _add_vigc(app: FastAPI, parts: Parts) -> None:
                     watch.done(sum(one["num_tokens"] for one in event.data["conversations"]))
                 yield event
 
+    async def line_of_batch(line: bytes, request_id: str) -> dict[str, Any]:
+        """Its row; that of a picture that cannot be decoded says why."""
+        request = bodies.parsed(line, VigcRequest)
+        rows.check(request)
+        picture = await parts.pictures.at(request.image)
+        if picture.decoded.error_kind is not None:
+            failed: dict[str, Any] = to_dict(rows.failed(request, picture, request_id))
+            return failed
+
+        async def row() -> dict[str, Any]:
+            return (await last(events_of(request, picture, request_id))).data
+
+        return await batch.patiently(row, rows.settings.answer_timeout_s)
+
     @app.post("/v1/vigc", **documents.VIGC)
     async def talk(http: Request) -> Response:
-        content_type = _content_type(http)
         request_id: str = http.state.request_id
-        if content_type in BATCH_TYPES:
-            lines = await _lines(http, rows.settings.max_batch_lines)
-            made = _batch(lines, lambda line: _line(parts, line, request_id, events_of))
-            return StreamingResponse(made, media_type="application/jsonl", headers=STREAM_HEADERS)
-        if content_type == "multipart/form-data":
-            request, picture = await _from_form(parts, http)
-        else:
-            request = await _read(http, VigcRequest)
-            rows.check(request)
-            picture = await parts.pictures.at(request.image)
+        upload = None
+        match bodies.content_type(http):
+            case kind if kind in batch.TYPES:
+                lines = await bodies.read_lines(http, rows.settings.max_batch_lines)
+                made = batch.answers(lines, lambda line: line_of_batch(line, request_id))
+                return StreamingResponse(made, media_type="application/jsonl", headers=STREAM_HEADERS)
+            case "multipart/form-data":
+                request, upload = await bodies.read_form(http)
+            case _:
+                request = await bodies.read(http, VigcRequest)
+        rows.check(request)
+        picture = await (parts.pictures.at(request.image) if upload is None else parts.pictures.uploaded(*upload))
         check_picture(picture)
         http.state.log = {"image_id": request.image_id or picture.decoded.sha256, "kinds": list(request.kinds)}
         events = events_of(request, picture, request_id)
@@ -203,7 +211,7 @@ def _add_chat(app: FastAPI, parts: Parts) -> None:
 
     @app.post("/v1/chat/completions", **documents.CHAT)
     async def complete(http: Request) -> Response:
-        request = await _read(http, ChatRequest)
+        request = await bodies.read(http, ChatRequest)
         chat.check(request)
         picture = await parts.pictures.at(request.image())
         check_picture(picture)
@@ -213,9 +221,6 @@ def _add_chat(app: FastAPI, parts: Parts) -> None:
         if request.stream:
             return await _stream(chat.chunks(said, request, request_id), _data, end="data: [DONE]\n\n")
         return JSONResponse(await chat.completion(said, request_id))
-
-
-Item = TypeVar("Item")
 
 
 async def _stream(
@@ -249,117 +254,6 @@ def _sse(event: Event | ApiError) -> str:
 def _data(chunk: dict[str, Any] | ApiError) -> str:
     content = chunk.content if isinstance(chunk, ApiError) else chunk
     return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
-
-
-# Bodies.
-
-
-def _content_type(http: Request) -> str:
-    return http.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-async def _read(http: Request, what: type[Body]) -> Body:
-    if _content_type(http) not in ("application/json", ""):
-        raise ApiError(415, "The body must be application/json.", code="unsupported_media_type")
-    return _parsed(await http.body(), what)
-
-
-def _parsed(body: bytes, what: type[Body]) -> Body:
-    try:
-        return what.model_validate_json(body)
-    except ValidationError as error:
-        raise invalid(error) from error
-
-
-async def _from_form(parts: Parts, http: Request) -> tuple[VigcRequest, Picture]:
-    """A form with the fields of a VigcRequest, lists as JSON or with commas; the picture is a file or an address."""
-    async with http.form(max_files=1, max_fields=32, max_part_size=2**20) as form:
-        values: dict[str, Any] = {}
-        upload: UploadFile | None = None
-        for name, value in form.multi_items():
-            if isinstance(value, UploadFile):
-                if name != "image":
-                    raise wrong("The picture's field is called image.", name)
-                upload, values[name] = value, "upload"
-            else:
-                values[name] = _field(name, value)
-        try:
-            request = VigcRequest.model_validate(values)
-        except ValidationError as error:
-            raise invalid(error) from error
-        parts.rows.check(request)
-        if upload is None:
-            return request, await parts.pictures.at(request.image)
-        return request, await parts.pictures.uploaded(await upload.read(), upload.filename or "")
-
-
-def _field(name: str, text: str) -> Any:
-    if name == "kinds" and not text.lstrip().startswith("["):
-        return [kind.strip() for kind in text.split(",")]
-    if name in ("kinds", "objects", "captions"):
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise wrong(f"{name} must be JSON.", name) from error
-    return text
-
-
-# Batches.
-
-
-async def _lines(http: Request, most: int) -> list[bytes]:
-    lines = [line for line in (await http.body()).split(b"\n") if line.strip()]
-    if len(lines) > most:
-        raise too_large(f"The batch has {len(lines)} lines; at most {most} are taken.")
-    return lines
-
-
-async def _batch(lines: list[bytes], answer: Callable[[bytes], Awaitable[dict[str, Any]]]) -> AsyncGenerator[str, None]:
-    """One line for each, in their order; some are under way at once."""
-    under_way: deque[asyncio.Task[dict[str, Any]]] = deque()
-    waiting = deque(enumerate(lines, 1))
-
-    async def numbered(number: int, line: bytes) -> dict[str, Any]:
-        try:
-            return await answer(line)
-        except ApiError as error:
-            return {"line": number, **error.content}
-
-    try:
-        while waiting or under_way:
-            while waiting and len(under_way) < BATCH_AT_ONCE:
-                under_way.append(asyncio.create_task(numbered(*waiting.popleft())))
-            yield json.dumps(await under_way[0], ensure_ascii=False) + "\n"
-            under_way.popleft()
-    finally:
-        for task in under_way:
-            task.cancel()
-
-
-async def _line(
-    parts: Parts,
-    line: bytes,
-    request_id: str,
-    events_of: Callable[[VigcRequest, Picture, str], AsyncGenerator[Event, None]],
-) -> dict[str, Any]:
-    """The row of one line; that of a picture that cannot be decoded says why."""
-    request = _parsed(line, VigcRequest)
-    parts.rows.check(request)
-    picture = await parts.pictures.at(request.image)
-    if picture.decoded.error_kind is not None:
-        failed: dict[str, Any] = to_dict(parts.rows.failed(request, picture, request_id))
-        return failed
-    give_up = time.monotonic() + parts.rows.settings.answer_timeout_s
-    while True:
-        try:
-            return (await last(events_of(request, picture, request_id))).data
-        except ApiError as error:
-            if error.body.code != "overloaded" or time.monotonic() > give_up:
-                raise
-        await asyncio.sleep(BUSY_S)
-
-
-# Faults.
 
 
 async def _as_answer(http: Request, error: Exception) -> JSONResponse:

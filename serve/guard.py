@@ -13,13 +13,14 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vigc.serve.errors import DENIED, ApiError, internal, too_large, too_slow
+from vigc.serve.errors import DENIED, ApiError, internal, overloaded, too_large, too_slow
 from vigc.serve.figures import Figures
 
 log = logging.getLogger("ray.serve")
@@ -85,12 +86,14 @@ class Guard:
         figures: Figures,
         max_body_bytes: Callable[[str], int],
         body_timeout_s: float,
+        max_held_bytes: int,
         is_protected: Callable[[str], bool],
     ) -> None:
         self._app = app
         self._keys, self._figures = keys, figures
         self._max_body_bytes, self._body_timeout_s = max_body_bytes, body_timeout_s
         self._is_protected = is_protected
+        self._held = Held(max_held_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -125,7 +128,8 @@ class Guard:
             length = headers.get("content-length", "")
             if length.isdecimal() and int(length) > limit:
                 raise too_large(f"The body has {length} bytes; at most {limit} are taken.")
-            await self._app(scope, _bounded(receive, limit, self._body_timeout_s), sending)
+            with self._held.of_one() as hold:
+                await self._app(scope, _bounded(receive, limit, self._body_timeout_s, hold), sending)
         except ApiError as error:
             request.outcome = error.body.code
             await self._refuse(error, request, scope, receive, sending)
@@ -174,7 +178,31 @@ def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
-def _bounded(receive: Receive, max_bytes: int, timeout_s: float) -> Receive:
+class Held:
+    """Bytes of bodies that are held by all requests together, until they are answered."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._now = most, 0
+
+    @contextmanager
+    def of_one(self) -> Iterator[Callable[[int], None]]:
+        """Gives what one request has to call for each piece of its body; it raises ApiError where that is too much."""
+        mine = 0
+
+        def hold(num_bytes: int) -> None:
+            nonlocal mine
+            if self._now + num_bytes > self._most:
+                raise overloaded()
+            mine += num_bytes
+            self._now += num_bytes
+
+        try:
+            yield hold
+        finally:
+            self._now -= mine
+
+
+def _bounded(receive: Receive, max_bytes: int, timeout_s: float, hold: Callable[[int], None]) -> Receive:
     """Receives a body of so many bytes in so many seconds, counted from now; what comes after it is not waited for."""
     give_up = time.monotonic() + timeout_s
     num_bytes, is_whole = 0, False
@@ -188,6 +216,7 @@ def _bounded(receive: Receive, max_bytes: int, timeout_s: float) -> Receive:
                 message = await receive()
         except TimeoutError as error:
             raise too_slow(f"The body did not arrive within {timeout_s:g} s.") from error
+        hold(len(message.get("body", b"")))
         num_bytes += len(message.get("body", b""))
         if num_bytes > max_bytes:
             raise too_large(f"The body has more than {max_bytes} bytes.")

@@ -50,6 +50,7 @@ class Settings(BaseModel):
     max_upload_mib: float = Field(20, gt=0)  # one picture
     max_pixels: int = Field(50_000_000, ge=1)
     max_question_chars: int = Field(2000, ge=1)
+    max_held_mib: float = Field(1024, gt=0)  # bodies that a gateway holds at once
     max_batch_mib: float = Field(64, gt=0)
     max_batch_lines: int = Field(1000, ge=1)
     body_timeout_s: float = Field(30, gt=0)  # for all of a request to arrive
@@ -81,6 +82,10 @@ class Settings(BaseModel):
     @property
     def max_batch_bytes(self) -> int:
         return int(self.max_batch_mib * MIB)
+
+    @property
+    def max_held_bytes(self) -> int:
+        return int(self.max_held_mib * MIB)
 
     @property
     def chosen_device(self) -> str:

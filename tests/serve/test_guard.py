@@ -11,10 +11,12 @@ import pytest
 from local_service import LocalService, sse
 
 from vigc.serve.errors import ApiError
-from vigc.serve.guard import Keys
+from vigc.serve.guard import Held, Keys
 from vigc.serve.settings import Settings
 
-SETTINGS = Settings(max_upload_mib=0.5, max_batch_mib=0.2, max_batch_lines=3, body_timeout_s=0.3, samples=False)
+SETTINGS = Settings(
+    max_upload_mib=0.5, max_batch_mib=0.2, max_batch_lines=3, body_timeout_s=0.3, samples=False, max_held_mib=2
+)
 
 
 async def fails(task):
@@ -135,6 +137,27 @@ def test_a_body_without_an_end_is_refused_where_it_has_become_too_large(service)
     status, body = asked(service, endless)
     assert (status, body["error"]["code"]) == (413, "request_too_large")
     assert sum(pieces) <= SETTINGS.max_body_bytes + 65536
+
+
+def test_bodies_of_many_are_held_up_to_a_limit_until_they_are_answered():
+    held = Held(10)
+    with held.of_one() as first, held.of_one() as second:
+        first(6)
+        second(4)
+        with pytest.raises(ApiError) as error:
+            second(1)
+        assert (error.value.status, error.value.body.code) == (503, "overloaded")
+    with held.of_one() as third:
+        third(10)
+
+
+def test_a_service_that_may_hold_nothing_takes_nothing():
+    service = LocalService(Settings(max_held_mib=0.001), talk=fails)
+    try:
+        answer = service.client.post("/v1/vigc", content=b"x" * 2000, headers={"content-type": "application/json"})
+    finally:
+        service.close()
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
 
 
 def test_a_body_that_drips_is_given_up(service):
