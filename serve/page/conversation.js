@@ -27,9 +27,9 @@ export class Card {
     );
   }
 
-  /** @param state of the visit: running, done, stopped */
+  /** @param state of the visit: waiting (for its turn), running, done, stopped */
   draw(talk, state) {
-    const isOver = talk.conversation !== null || state !== "running";
+    const isOver = talk.conversation !== null || state === "done" || state === "stopped";
     const isHeard = talk.vig.length + talk.vic.length > 0 || talk.question !== "";
     this.root.classList.toggle("running", !isOver);
     this.status.textContent = statusOf(talk, state);
@@ -51,6 +51,7 @@ function statusOf({ vig, vic, question, conversation }, state) {
     return `left out: ${conversation.reasons.map((reason) => REASONS[reason] ?? reason).join("; ")}`;
   }
   if (conversation) return count(conversation.num_tokens, "token");
+  if (state === "waiting") return "waiting …";
   if (state !== "running") return "stopped";
   if (!vig.length && !question) return "VIG looks …";
   return vic.length ? `VIC looks again · ${count(vic.length, "sentence")}` : "VIC looks again …";

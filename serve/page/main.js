@@ -20,7 +20,13 @@ let picture = null;
 let shown = null; // the visit that is on the page
 let cards = new Map();
 let running = null; // the AbortController of the visit under way
-const history = new History((visit) => show(visit));
+const narrow = matchMedia("(max-width: 900px)");
+const history = new History((visit) => {
+  picture = visit.picture;
+  showPicture(picture);
+  show(visit);
+  update();
+});
 
 async function begin() {
   try {
@@ -62,13 +68,15 @@ async function start() {
   clearNotice();
   byId("heard").replaceChildren();
   const visit = newVisit({ ...picture }, asked);
+  const before = shown;
   running = new AbortController();
   update();
   show(visit);
-  byId("results").scrollIntoView({ block: "nearest", behavior: isCalm() ? "auto" : "smooth" });
+  if (narrow.matches) byId("results").scrollIntoView({ behavior: isCalm() ? "auto" : "smooth" });
   try {
     await listen(visit, running.signal);
   } catch (error) {
+    if (visit.state === "waiting" && visit === shown) show(before); // nothing was said of it
     visit.state = "stopped";
     if (error.name === "AbortError") {
       clearNotice();
@@ -101,21 +109,20 @@ async function listen(visit, signal) {
   }
 }
 
+/** @param visit null: none */
 function show(visit) {
   shown = visit;
-  picture = visit.picture;
-  showPicture(picture);
-  cards = new Map(visit.asked.kinds.map((kind) => [kind, new Card(kind)]));
+  cards = new Map((visit?.asked.kinds ?? []).map((kind) => [kind, new Card(kind)]));
   byId("cards").replaceChildren(...[...cards.values()].map((card) => card.root));
-  byId("welcome").hidden = true;
-  byId("toolbar").hidden = false;
+  byId("welcome").hidden = visit !== null;
+  byId("toolbar").hidden = visit === null;
   history.draw(shown);
   draw();
 }
 
 function draw() {
   for (const [kind, card] of cards) card.draw(shown.talks.get(kind), shown.state);
-  byId("copy-json").disabled = byId("copy-llava").disabled = !shown.row;
+  byId("copy-json").disabled = byId("copy-llava").disabled = !shown?.row;
 }
 
 function report(error, again) {

@@ -4,13 +4,13 @@ import { byId, element } from "./dom.js";
 
 const CHECKED = ["conversation", "detail", "reasoning"];
 const HINTS = {
-  paper: "VIC goes on until it ends its answer.",
+  paper: "Until VIC ends its answer.",
   lean: "Four sentences; VIG only asks.",
-  verified: "What the model denies is said again, or dropped.",
+  verified: "What is denied is said again, or dropped.",
   shipped: "As the authors' code does it.",
   none: "Not measured.",
-  asked: "The model is asked whether each object is there.",
-  blank: "Each sentence is compared with a blank picture.",
+  asked: "Is each object there?",
+  blank: "Against a blank picture.",
 };
 
 export function showOptions(about) {

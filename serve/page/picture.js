@@ -20,6 +20,7 @@ export function showPicture(picture) {
   look.hidden = false;
   byId("empty").hidden = true;
   byId("about").hidden = false;
+  byId("sources").open = false;
   byId("name").textContent = picture.name || picture.url;
   drawBoxes(look, picture);
 }

@@ -3,7 +3,7 @@
 /** @param picture see source.js; @param asked {kinds, policy, grounding, question} */
 export function newVisit(picture, asked) {
   const talks = new Map(asked.kinds.map((kind) => [kind, newTalk(kind, asked.question)]));
-  return { picture, asked, talks, row: null, state: "running" };
+  return { picture, asked, talks, row: null, state: "waiting" };
 }
 
 function newTalk(kind, question) {
@@ -16,6 +16,7 @@ export function hear(visit, { name, data }) {
   if (name === "image") {
     visit.picture.width = data.width;
     visit.picture.height = data.height;
+    visit.state = "running";
   } else if (name === "question") {
     talk.question = data.question;
     talk.vig = data.vig_sentences;
