@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cluster_checks as checks
 import pytest
+import yaml
 
 from vigc.platform.metrics import exported_names
 
@@ -18,6 +19,7 @@ CHECKS: dict[str, Callable[[str], list[str]]] = {
     "kuberay/rayjob-generate.yaml": checks.manifests,
     "kuberay/rayjob-train.yaml": checks.manifests,
     "kuberay/rayservice.yaml": checks.manifests,
+    "serve.yaml": checks.serve,
     "mlflow/kubernetes.yaml": checks.manifests,
     "mlflow/compose.yaml": checks.compose,
     "mlflow/Dockerfile": checks.dockerfile,
@@ -110,6 +112,14 @@ BROKEN: dict[str, list[tuple[str, str, str, str]]] = {
             "enableInTreeAutoscaling: false",
             "enableInTreeAutoscaling",
         ),
+    ],
+    "serve.yaml": [
+        ("a field that Serve does not know", "proxy_location:", "proxy_place:", "proxy_place"),
+        ("an argument that is none", "gateways: 2", "gateway: 2", "gateway"),
+        ("replicas that are no number", 'replicas: "1:8"', 'replicas: "few"', "replicas"),
+        ("a port that is a word", "port: 8000", "port: http", "port"),
+        ("code that is not there", "vigc.serve.app:build", "vigc.serve.app:make", "not ours"),
+        ("an application without a place", "    import_path: vigc.serve.app:build\n", "", "import_path"),
     ],
     "mlflow/kubernetes.yaml": [
         ("a kind that is none", "kind: StatefulSet", "kind: StatefullSet", "StatefullSet"),
@@ -205,6 +215,12 @@ def test_a_fault_is_found(file: str, old: str, new: str, word: str) -> None:
     problems = CHECKS[file](good.replace(old, new, 1))
     assert problems
     assert word in " ".join(problems)
+
+
+def test_kubernetes_serves_what_ray_alone_does() -> None:
+    service = yaml.safe_load((CLUSTER / "kuberay/rayservice.yaml").read_text(encoding="utf-8"))
+    alone = yaml.safe_load((CLUSTER / "serve.yaml").read_text(encoding="utf-8"))
+    assert yaml.safe_load(service["spec"]["serveConfigV2"]) == alone
 
 
 def test_the_dashboard_shows_everything_that_the_code_exports() -> None:

@@ -13,6 +13,8 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -214,7 +216,7 @@ def manifests(text: str) -> list[str]:
         if isinstance(found, RayJob):
             problems += [*_pod(found.spec.submitterPodTemplate), *_entrypoint(found.spec.entrypoint, documents)]
         else:
-            problems += _serve(found.spec.serveConfigV2)
+            problems += serve(found.spec.serveConfigV2)
     return problems + secrets(text)
 
 
@@ -289,16 +291,27 @@ def _entrypoint(entrypoint: str, documents: list[Any]) -> list[str]:
     return problems
 
 
-def _serve(text: str) -> list[str]:
+def serve(text: str) -> list[str]:
+    """What Ray Serve deploys; the arguments are those of our application."""
     from ray.serve.schema import ServeDeploySchema
+
+    from vigc.serve.settings import Settings
 
     config = yaml.safe_load(text)
     try:
         ServeDeploySchema.model_validate(config)
+        for application in config["applications"]:
+            Settings.model_validate(application.get("args", {}))
     except ValidationError as error:
         return _faults(error)
+    problems = [f"{one['import_path']} is not ours" for one in config["applications"] if not _is_ours(one)]
     # The schema itself lets pass what it does not know at the top.
-    return [f"Ray Serve has no {name}" for name in set(config) - set(ServeDeploySchema.model_fields)]
+    return problems + [f"Ray Serve has no {name}" for name in set(config) - set(ServeDeploySchema.model_fields)]
+
+
+def _is_ours(application: dict[str, Any]) -> bool:
+    module, _, name = application["import_path"].partition(":")
+    return find_spec(module) is not None and hasattr(import_module(module), name)
 
 
 # Compose
