@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,11 @@ if TYPE_CHECKING:
 CALL = ("python", "-m", "vigc")
 # A new job must not begin by removing what the one before it has made.
 ONLY_ONCE = ("--overwrite",)
-WRITTEN = ("--out", "--to")  # flags for places that need not be there yet
+# Flags whose values are places: those that are written need not be there yet, the others may be a name of ours, too.
+WRITTEN = ("--out", "--to")
+READ = ("--annotations", "--exclude", "--config", "--prompts", "--images", "--data", "--validation", "--model")
+# Ray's words for a job whose machine, or the process that watches it there, died.
+LOST = ("JOB_SUPERVISOR_ACTOR_DIED", "JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE")
 RETRY_S = 5.0
 AWAY_S = 300.0  # for so long a cluster that does not answer is asked again
 
@@ -62,10 +67,19 @@ class Job:
     def verb(self) -> str:
         return shlex.split(self.entrypoint)[len(CALL)]
 
-    def again(self) -> Job:
-        """The job that goes on where this one was."""
+    @property
+    def brings_code(self) -> bool:
+        return "working_dir" in self.runtime_env
+
+    def again(self, folder: Path | None = None) -> Job:
+        """The job that goes on where this one was.
+
+        Args:
+            folder: with the code, where that of the first job is no longer at hand.
+        """
         words = [word for word in shlex.split(self.entrypoint) if word not in ONLY_ONCE]
-        return Job(shlex.join(words), self.runtime_env)
+        env = self.runtime_env if folder is None else {**self.runtime_env, "working_dir": str(folder)}
+        return Job(shlex.join(words), env)
 
 
 @dataclass(frozen=True)
@@ -124,17 +138,19 @@ class Cluster:
 
     def follow(self, job_id: str, write: Callable[[str], None]) -> Ended:
         """Passes on what the job prints until it has ended, across moments in which the cluster does not answer."""
-        num_written, answered = 0, time.monotonic()
+        from aiohttp import ClientError
+
+        text, answered = _Text(write), time.monotonic()
         while True:
             try:
-                num_written = asyncio.run(self._tail(job_id, write, num_written))
+                asyncio.run(self._tail(job_id, text))
                 found = self._info(job_id)
                 if found.status.is_terminal():
-                    rest = self._client.get_job_logs(job_id)[num_written:]
-                    write(rest)
+                    text.begin()
+                    text.add(self._client.get_job_logs(job_id))
                     return _ended(found)
                 answered = time.monotonic()
-            except (RuntimeError, OSError) as error:
+            except (RuntimeError, OSError, ClientError) as error:
                 if time.monotonic() - answered > AWAY_S:
                     raise RunError(
                         f"{self.address} has not answered for {AWAY_S / 60:g} minutes ({_first_line(error)}). The job "
@@ -142,15 +158,10 @@ class Cluster:
                     ) from error
             time.sleep(RETRY_S if time.monotonic() - answered > 1 else 1)
 
-    async def _tail(self, job_id: str, write: Callable[[str], None], num_written: int) -> int:
-        """Writes what comes after so many characters, and returns how many there are now."""
-        num_seen = 0
-        async for text in self._client.tail_job_logs(job_id):
-            num_seen += len(text)
-            if num_seen > num_written:
-                write(text[len(text) - (num_seen - num_written) :])
-                num_written = num_seen
-        return num_written
+    async def _tail(self, job_id: str, text: _Text) -> None:
+        text.begin()
+        async for part in self._client.tail_job_logs(job_id):
+            text.add(part)
 
     def _info(self, job_id: str) -> JobDetails:
         try:
@@ -161,6 +172,22 @@ class Cluster:
                     f"{self.address} knows no job {job_id}. `ray job list` shows those it has."
                 ) from error
             raise
+
+
+class _Text:
+    """What a job has printed, which comes from its beginning each time one asks; written once."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write, self._num_seen, self._num_written = write, 0, 0
+
+    def begin(self) -> None:
+        self._num_seen = 0
+
+    def add(self, part: str) -> None:
+        self._num_seen += len(part)
+        if (num_new := self._num_seen - self._num_written) > 0:
+            self._write(part[-num_new:])
+            self._num_written = self._num_seen
 
 
 def run_supervised(
@@ -235,17 +262,26 @@ def variables(given: Sequence[str]) -> dict[str, str]:
 
 
 def with_whole_paths(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words with local paths made absolute, for a job works in a folder of its own; and those paths."""
-    made, local = [], []
-    for index, word in enumerate(words):
+    """The words with local paths made absolute, for a job works in a folder of its own; and those paths.
+
+    A path is what stands without a flag and is there, and the value of a flag for paths. Other flags' values are left
+    alone, whatever lies here under their name.
+    """
+    made, local = list(words[:1]), []
+    for before, word in pairwise(words):
         flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-        before = words[index - 1] if index else ""
-        is_written = (flag or before) in WRITTEN and "://" not in value
-        if index and value and (equals or not flag) and (is_written or Path(value).exists()):
-            local.append(str(Path(value).absolute()))
-            word = f"{flag}{equals}{local[-1]}"  # noqa: PLW2901
+        name = before if not flag and before.startswith("--") and "=" not in before else flag
+        if value and (equals or not flag):
+            parts = [_whole(part, name) for part in value.split(",")]
+            local += [whole for whole, part in zip(parts, value.split(","), strict=True) if whole != part]
+            word = f"{flag}{equals}{','.join(parts)}"  # noqa: PLW2901
         made.append(word)
     return made, local
+
+
+def _whole(value: str, flag: str) -> str:
+    is_place = flag in WRITTEN or ((not flag or flag in READ or os.sep in value) and Path(value).exists())
+    return str(Path(value).absolute()) if value and "://" not in value and is_place else value
 
 
 def _client(address: str | None) -> JobSubmissionClient:
@@ -275,9 +311,9 @@ def _ended(found: JobDetails) -> Ended:
         return Ended(0, message, was_lost=False)
     if found.status == JobStatus.STOPPED:
         return Ended(INTERRUPTED, message, was_lost=False)
-    was_lost = code is None or code < 0 or code > 128  # no exit code of ours is there but 130, after Ctrl-C
-    if code == INTERRUPTED:
-        was_lost = False
+    # A shell says 128 + the signal that ended its command. No exit code of ours is as high but that after Ctrl-C.
+    was_killed = code is not None and (code < 0 or code > 128) and code != INTERRUPTED
+    was_lost = was_killed or found.error_type in LOST
     return Ended(code if code is not None and code > 0 else FAULT, message, was_lost)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -56,7 +57,7 @@ def submit(
 
     The exit code is the job's. Ctrl-C leaves the job running. Sent again, a job goes on where it was.
     """
-    from vigc.jobs.submit import Cluster
+    from vigc.jobs.submit import Cluster, packed
 
     chosen = [name for name, value in (("--resume", resume), ("--follow", follow), ("--stop", stop)) if value]
     if len(chosen) + bool(words) != 1:
@@ -75,14 +76,13 @@ def submit(
         job = cluster.job(job_id)
         if not cluster.is_over(job_id):
             raise ConfigError(f"{job_id} is still running. Follow it with --follow, or end it with --stop.")
-        _run(cluster, job.again(), restarts, no_follow=no_follow)
+        with packed() if job.brings_code else nullcontext() as folder:
+            _run(cluster, job.again(folder), restarts, no_follow=no_follow)
 
 
 def _send(
     words: list[str], address: str | None, *, no_wheel: bool, env: list[str], restarts: int, no_follow: bool
 ) -> None:
-    from contextlib import nullcontext
-
     from vigc.jobs.submit import Cluster, Job, packed, variables, with_whole_paths
 
     if words[0] == "submit" or words[0].startswith("-"):

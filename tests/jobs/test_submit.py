@@ -32,8 +32,10 @@ ROOT = Path(__file__).parents[2]
 def test_local_paths_are_made_whole_and_others_left_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
-    (tmp_path / "verify").mkdir()  # as the verb is called
-    words = ["verify", "photos", "--out", "data", "--json=photos", "--kinds", "detail", "--to=s3://b/m", "--images", ""]
+    for name in ("verify", "detail", "coco"):  # as other words are called, too
+        (tmp_path / name).mkdir()
+    words = ["verify", "photos", "--out", "data", "--data=photos", "--kinds", "detail", "--to=s3://b/m", "--images", ""]
+    words += ["--source", "coco", "--annotations", "coco,photos", "--objects", "./photos"]
     made, local = with_whole_paths(words)
     here = str(tmp_path)
     assert made == [
@@ -41,14 +43,20 @@ def test_local_paths_are_made_whole_and_others_left_alone(tmp_path, monkeypatch)
         f"{here}/photos",
         "--out",
         f"{here}/data",
-        f"--json={here}/photos",
+        f"--data={here}/photos",
         "--kinds",
         "detail",
         "--to=s3://b/m",
         "--images",
         "",
+        "--source",
+        "coco",
+        "--annotations",
+        f"{here}/coco,{here}/photos",
+        "--objects",
+        f"{here}/photos",
     ]
-    assert local == [f"{here}/photos", f"{here}/data", f"{here}/photos"]
+    assert local == [f"{here}/{name}" for name in ("photos", "data", "photos", "coco", "photos", "photos")]
 
 
 def test_a_job_sent_again_does_not_overwrite_what_the_first_one_made(tmp_path):
