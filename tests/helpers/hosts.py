@@ -52,10 +52,17 @@ class Hosts:
             _ip("-n", name, "addr", "add", f"{self.addresses[number]}/24", "dev", plug)
             _ip("-n", name, "link", "set", plug, "up")
 
-    def start(self, number: int, command: list[str], env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    def start(
+        self, number: int, command: list[str], env: dict[str, str], log: Path, disk: Path, at: Path
+    ) -> subprocess.Popen[bytes]:
+        """
+        Args:
+            disk: a folder of this host's own, which it finds at `at`; others find theirs there.
+        """
+        mounted = ["sh", "-c", 'mount --bind "$1" "$2" && shift 2 && exec "$@"', "-", str(disk), str(at)]
         with open(log, "ab") as file:
             return subprocess.Popen(
-                ["ip", "netns", "exec", self._name(number), *command],
+                ["ip", "netns", "exec", self._name(number), *mounted, *command],
                 env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
@@ -84,7 +91,9 @@ class Hosts:
         for number in range(self._num):
             with suppress(subprocess.CalledProcessError):
                 self.kill(number)
-                _ip("netns", "del", self._name(number))
+            for words in (("link", "del", self._cable(number)), ("netns", "del", self._name(number))):
+                with suppress(subprocess.CalledProcessError):
+                    _ip(*words)
         with suppress(subprocess.CalledProcessError):
             _ip("link", "del", self._bridge)
 
