@@ -17,6 +17,7 @@ import vigc
 from vigc.jobs.bench_command import bench
 from vigc.jobs.export_command import EXPORT_EXAMPLES, VALIDATE_EXAMPLES, export, validate
 from vigc.jobs.filter_command import FILTER_EXAMPLES, filter_
+from vigc.jobs.finetune_command import FINETUNE_EXAMPLES, finetune
 from vigc.jobs.generate_command import GENERATE_EXAMPLES, generate
 from vigc.jobs.pope_command import POPE_EXAMPLES, pope
 from vigc.jobs.report_command import AUDIT_EXAMPLES, REPORT_EXAMPLES, audit, report
@@ -67,6 +68,7 @@ app.command(epilog=GENERATE_EXAMPLES)(generate)
 app.command("filter", epilog=FILTER_EXAMPLES)(filter_)
 app.command(epilog=POPE_EXAMPLES)(pope)
 app.command(epilog=TRAIN_EXAMPLES)(train)
+app.command(epilog=FINETUNE_EXAMPLES)(finetune)
 app.add_typer(weights, name="weights")
 
 
