@@ -15,6 +15,8 @@ import typer
 
 import vigc
 from vigc.jobs.bench_command import bench
+from vigc.jobs.evaluate_command import EVALUATE_EXAMPLES, evaluate
+from vigc.jobs.experiment_command import EXPERIMENT_EXAMPLES, experiment
 from vigc.jobs.export_command import EXPORT_EXAMPLES, VALIDATE_EXAMPLES, export, validate
 from vigc.jobs.filter_command import FILTER_EXAMPLES, filter_
 from vigc.jobs.finetune_command import FINETUNE_EXAMPLES, finetune
@@ -68,7 +70,9 @@ app.command(epilog=GENERATE_EXAMPLES)(generate)
 app.command("filter", epilog=FILTER_EXAMPLES)(filter_)
 app.command(epilog=POPE_EXAMPLES)(pope)
 app.command(epilog=TRAIN_EXAMPLES)(train)
+app.command(epilog=EVALUATE_EXAMPLES)(evaluate)
 app.command(epilog=FINETUNE_EXAMPLES)(finetune)
+app.command(epilog=EXPERIMENT_EXAMPLES)(experiment)
 app.add_typer(weights, name="weights")
 
 

@@ -37,6 +37,7 @@ class TrainPlan:
     max_failures: int
     tracking: str | None  # URI of an MLflow server
     request: dict[str, Any]
+    parent: str | None = None  # the MLflow run that this one is a part of
 
     @property
     def num_updates(self) -> int:

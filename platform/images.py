@@ -129,15 +129,18 @@ def decode(uri: str, image_size: int, max_pixels: int = MAX_PIXELS) -> Decoded:
 def decode_bytes(data: bytes, image_size: int, max_pixels: int) -> Decoded:
     sha256 = hashlib.sha256(data).hexdigest()
     try:
-        original = _open_upright(data, max_pixels)
+        original = open_upright(data, max_pixels)
         small = original.resize((image_size, image_size), Image.Resampling.BICUBIC)
         return Decoded(original.width, original.height, small.tobytes(), sha256, perceptual_hash(small))
-    except Refused as refused:
-        return _failed(refused, sha256)
-    except MemoryError:
-        return _failed(_OUT_OF_MEMORY, sha256)
     except Exception as error:  # noqa: BLE001  on damaged files Pillow raises nearly all there is; here it becomes data
-        return _failed(_damaged(error), sha256)
+        return refused_as(error, sha256)
+
+
+def refused_as(error: Exception, sha256: str | None = None) -> Decoded:
+    """What an exception of decoding says about the picture."""
+    if isinstance(error, Refused):
+        return _failed(error, sha256)
+    return _failed(_OUT_OF_MEMORY if isinstance(error, MemoryError) else _damaged(error), sha256)
 
 
 def _failed(refused: Refused, sha256: str | None = None) -> Decoded:
@@ -229,7 +232,7 @@ def _dct_basis() -> NDArray[np.float64]:
     return np.cos(np.pi * frequency * (2 * position + 1) / 64)
 
 
-def _open_upright(data: bytes, max_pixels: int) -> Image.Image:
+def open_upright(data: bytes, max_pixels: int) -> Image.Image:
     """RGB, upright."""
     image = _identify(data, max_pixels)
     rgb = _decode_jpeg(data, image) or _to_rgb(image)
@@ -331,7 +334,7 @@ def decode_crop(
     square, or, where `centred`, the largest square in its middle is taken, as CLIP's image processor does.
     """
     try:
-        original = _open_upright(fetch(uri), MAX_PIXELS)
+        original = open_upright(fetch(uri), MAX_PIXELS)
         width, height = original.size
         box = (0.0, 0.0, width, height) if not centred else _middle(width, height)
         if min_scale < 1:
@@ -349,7 +352,7 @@ def decode_crop(
 def thumbnail(uri: str, side: int) -> bytes | RowError:
     """A JPEG of the upright picture, its longer side at most `side` pixels; or why there is none. In this process."""
     try:
-        small = _open_upright(fetch(uri), MAX_PIXELS)
+        small = open_upright(fetch(uri), MAX_PIXELS)
         small.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=3.0)
         file = io.BytesIO()
         small.save(file, "JPEG", quality=82, optimize=True)

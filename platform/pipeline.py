@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from vigc.platform.files import store_error
 from vigc.platform.graph import Graph
 from vigc.platform.images import MAX_PIXELS, decode_batch
@@ -38,6 +40,7 @@ __all__ = ["Progress", "RunError", "run"]
 # How often Ray gives a block to another process after one died with it; its own answer is: for ever. An image that
 # kills processes is caught below this (isolation.py), so these deaths are of machines.
 MAX_RETRIES = 10
+Decode = Callable[[pa.Table, int, int], pa.Table]  # manifest rows, image_size, max_pixels
 MAX_STREAMS_WITHOUT_PROGRESS = 3
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -52,6 +55,7 @@ def run(
     actors: int | tuple[int, int] = 1,
     gpus_per_actor: float = 0,
     max_pixels: int = MAX_PIXELS,
+    decode: Decode = decode_batch,
     measure: Measure | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> None:
@@ -66,6 +70,7 @@ def run(
         num_slots: how many conversations the worker holds at once; it is kept supplied with four times as many images.
         actors: how many; or the least and the most, between which Ray adds and removes them by the work there is.
         max_pixels: larger pictures are not decoded.
+        decode: manifest rows in, rows of images.DECODED out; `image_size` is what it takes it for.
         measure: gets rows of schema.ROW and returns them with more known of them, on CPU workers, before they are
             committed; the same however often it is called.
         on_progress: called about once a second, from another thread.
@@ -80,7 +85,7 @@ def run(
     if least < 1 or most < least or num_slots < 1 or image_size < 1:
         raise ConfigError(f"actors ({actors}), num_slots ({num_slots}), image_size ({image_size}): 1 is the least.")
     graph = Graph(
-        decode=decode_batch,
+        decode=decode,
         worker=worker,
         worker_args=worker_args,
         image_size=image_size,

@@ -53,6 +53,18 @@ class Stop(StrEnum):
     LENGTH = "length"  # the token limit was reached
 
 
+class AnswerStyle(StrEnum):
+    """The kind of answer that an evaluation wants; each model has its own words for asking so."""
+
+    SHORT = "short"  # a word or a phrase
+    YES_NO = "yes_no"
+    LETTER = "letter"  # of one of the options, which stand in the question
+    RANK = "rank"  # nothing is said: the candidates' probabilities are wanted
+    CONVERSATION = "conversation"  # the styles of free answers are named like the kinds of a conversation
+    DETAIL = "detail"
+    REASONING = "reasoning"
+
+
 class RowStatus(StrEnum):
     """Whether the image could be read and talked about at all."""
 

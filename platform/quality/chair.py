@@ -62,7 +62,7 @@ def chair(
         num_resamples: of the bootstrap.
         seed: the same texts with the same seed give the same intervals.
     """
-    counts = [_count(text, frozenset(present), finder) for text, present in texts]
+    counts = [count_text(text, frozenset(present), finder) for text, present in texts]
     tally = ChairTally()
     tally.add(np.array(counts, np.float64).reshape(-1, len(COUNTS)))
     return tally.figures(num_resamples, seed)
@@ -119,7 +119,7 @@ class ChairTally:
         )
 
 
-def _count(text: str, present: frozenset[str], finder: ObjectFinder) -> tuple[int, ...]:
+def count_text(text: str, present: frozenset[str], finder: ObjectFinder) -> tuple[int, ...]:
     """What one text adds, in the order of COUNTS."""
     mentions = finder.find_objects(text)
     may_be_named = finder.vocabulary.true_of(present)

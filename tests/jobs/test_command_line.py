@@ -17,6 +17,7 @@ from vigc.platform.store import Store
 HEAVY = ("torch", "ray", "transformers", "pyarrow", "numpy", "PIL")
 VERBS = (
     "generate",
+    "evaluate",
     "ingest",
     "scenes",
     "export",
