@@ -14,7 +14,7 @@ from rich.table import Table
 from vigc.jobs.bench import write_figures
 from vigc.jobs.memory import MB, Watch, draw, resident_bytes
 from vigc.jobs.terminal import make_console
-from vigc.model.network import choose_device
+from vigc.model.loading import choose_device
 from vigc.model.speed.measure import Settings, lines, measure, profile
 from vigc.platform.records import Kind
 

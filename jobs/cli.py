@@ -16,8 +16,10 @@ import typer
 import vigc
 from vigc.jobs.bench_command import bench
 from vigc.jobs.evaluate_command import EVALUATE_EXAMPLES, evaluate
+from vigc.jobs.experiment_command import EXPERIMENT_EXAMPLES, experiment
 from vigc.jobs.export_command import EXPORT_EXAMPLES, VALIDATE_EXAMPLES, export, validate
 from vigc.jobs.filter_command import FILTER_EXAMPLES, filter_
+from vigc.jobs.finetune_command import FINETUNE_EXAMPLES, finetune
 from vigc.jobs.generate_command import GENERATE_EXAMPLES, generate
 from vigc.jobs.plan_command import PLAN_EXAMPLES, plan
 from vigc.jobs.pope_command import POPE_EXAMPLES, pope
@@ -75,6 +77,8 @@ app.command(epilog=SERVE_EXAMPLES)(serve)
 app.command(epilog=PLAN_EXAMPLES, context_settings={"allow_interspersed_args": False})(plan)
 app.command(epilog=SUBMIT_EXAMPLES, context_settings={"allow_interspersed_args": False})(submit)
 app.command(epilog=EVALUATE_EXAMPLES)(evaluate)
+app.command(epilog=FINETUNE_EXAMPLES)(finetune)
+app.command(epilog=EXPERIMENT_EXAMPLES)(experiment)
 app.add_typer(weights, name="weights")
 
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from vigc.jobs.chat_data import rows_of
 from vigc.jobs.train_data import MakeRows, MakeSceneRows, Scenes, make_order, num_blocks
 from vigc.jobs.train_listener import Listener, OnFigures, OnNote
 from vigc.jobs.train_plan import TrainPlan
@@ -195,7 +196,7 @@ def _rows(plan: TrainPlan) -> MakeRows | MakeSceneRows:
     if isinstance(plan.data, Scenes):
         return MakeSceneRows(plan.recipe, plan.pack, plan.model.image_size, plan.model.patch_size)
     records, order = ray.put(plan.data.table), ray.put(plan.order)
-    return MakeRows(records, order, plan.recipe, plan.pack, plan.model.image_size, augmented=True)
+    return rows_of(plan.recipe)(records, order, plan.recipe, plan.pack, plan.model.image_size, augmented=True)
 
 
 class _Rest:
@@ -241,7 +242,7 @@ def _validation(plan: TrainPlan) -> tuple[MakeRows, Any]:
     order = make_order(recipe, plan.validation.set_sizes)[:num]
     if len(order) < num:
         num = len(order) // unit * unit
-    rows = MakeRows(
+    rows = rows_of(recipe)(
         ray.put(plan.validation.table), ray.put(order), recipe, plan.pack, plan.model.image_size, augmented=False
     )
     return rows, ray.data.range(num, override_num_blocks=num_blocks(num, unit))
@@ -298,7 +299,7 @@ def _finish(plan: TrainPlan, result: ray.train.Result) -> TrainOutcome:
     about = About(
         base=plan.model.location,
         base_sha256=found["base_sha256"],
-        trainable=plan.recipe.trainable.beginnings,
+        trainable=tuple(found["trainable"]),
         recipe=plan.recipe.name,
         step=update,
         lora=plan.recipe.trainable.lora,

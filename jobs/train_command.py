@@ -86,7 +86,7 @@ def train(
     full = None
     for stage in stages:
         base = str(full) if full else model
-        if base is None and stage.fresh is not None:
+        if base is None and not stage.base:
             base = fresh_model(stage, out)
         plan = make_plan(
             stage,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from vigc.model.embedded.rows import make_eyes_row, make_words_row
+from vigc.model.embedded.rows import make_caption_row, make_eyes_row, make_words_row
 from vigc.model.prompts import PromptPack
 from vigc.model.scenes import VERSION
 from vigc.model.training.recipe import Recipe
@@ -174,19 +174,24 @@ class MakeRows:
         record, task = records.slice(entry // 2, 1).to_pylist()[0], TASKS[entry % 2]
         rng = random.Random(f"{self._recipe.seed}/{position}")
         answer = rng.choices(record["answers"], record["weights"])[0]
-        augment = self._recipe.augment
-        flip = self._augmented and rng.random() < augment.flip
-        flip = flip and not mentions_sides(record["question"]) and not mentions_sides(answer)
-        scale = augment.min_scale if self._augmented else 1.0
-        pixels = decode_crop(record["image"], self._size, rng, scale, flip)
+        pixels = self._picture(record["image"], rng, (record["question"], answer))
         if isinstance(pixels, RowError):
             empty = np.zeros((self._size, self._size, 3), dtype=np.uint8)
             return empty, [], [], f"{record['place']}: {pixels.kind}: {pixels.message}"
         elsewhere = records.slice(rng.randrange(records.num_rows), 1).to_pylist()[0]
         told = Kind(record["kind"]), record["question"], answer
         prompt, target = make_text(self._pack, self._recipe.tasks, task, *told, rng, elsewhere["answers"])
-        picture = np.frombuffer(pixels, dtype=np.uint8).reshape(self._size, self._size, 3)
-        return picture, [prompt], [target], ""
+        return self._array(pixels), [prompt], [target], ""
+
+    def _picture(
+        self, image: str, rng: random.Random, texts: Iterable[str], *, centred: bool = False
+    ) -> bytes | RowError:
+        augment = self._recipe.augment
+        flip = self._augmented and rng.random() < augment.flip and not any(map(mentions_sides, texts))
+        return decode_crop(image, self._size, rng, augment.min_scale if self._augmented else 1.0, flip, centred=centred)
+
+    def _array(self, pixels: bytes) -> NDArray[np.uint8]:
+        return np.frombuffer(pixels, dtype=np.uint8).reshape(self._size, self._size, 3)
 
 
 class MakeSceneRows:
@@ -210,6 +215,8 @@ class MakeSceneRows:
 
     def _row(self, index: int) -> Mapping[str, Any]:
         recipe = self._recipe
+        if recipe.objective == "captions":
+            return make_caption_row(recipe.seed, index, image_size=self._size)
         if recipe.objective == "eyes":
             return make_eyes_row(recipe.seed, index, image_size=self._size, patch_size=self._patch)
         return make_words_row(recipe.seed, index, image_size=self._size, pack=self._pack, mixture=recipe.texts)

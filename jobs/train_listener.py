@@ -121,6 +121,7 @@ def _tracking(plan: TrainPlan, on_note: OnNote) -> Tracking:
         data=list(_used(plan)),
         description=f"{plan.recipe.about}\n\nTrained weights: `{plan.out / 'weights'}`",
         on_note=on_note,
+        parent=plan.parent,
     )
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vigc.jobs.chat_data import read_chats
 from vigc.jobs.machine import num_gpus
 from vigc.jobs.train_data import Records, Scenes, make_order, read_records
 from vigc.model.identity import ModelIdentity, identify
 from vigc.model.prompts import PromptPack, load_pack
-from vigc.model.training.recipe import Recipe
+from vigc.model.training.recipe import ON_DATA, Recipe
 from vigc.platform.instructions import open_instructions
+from vigc.platform.instructions.fields import ALL, Choice
 from vigc.platform.records import ConfigError, Kind
 from vigc.platform.request import plain
 
@@ -34,6 +37,7 @@ class TrainPlan:
     max_failures: int
     tracking: str | None  # URI of an MLflow server
     request: dict[str, Any]
+    parent: str | None = None  # the MLflow run that this one is a part of
 
     @property
     def num_updates(self) -> int:
@@ -56,13 +60,14 @@ def make_plan(
     device: str = "auto",
     max_failures: int = 8,
     tracking: str | None = None,
+    choice: Choice = ALL,
 ) -> TrainPlan:
     """Reads and checks all data and settings.
 
     Raises:
         VigcError: with what is wrong, where, and what to do.
     """
-    on_scenes = recipe.objective != "instructions"
+    on_scenes = recipe.objective not in ON_DATA
     if on_scenes and (data or validation):
         raise ConfigError(f"The recipe {recipe.name} learns from rendered scenes; leave --data and --validation out.")
     if not data and not on_scenes:
@@ -70,12 +75,13 @@ def make_plan(
     fewest = num_workers if fewest_workers is None else fewest_workers
     _require_workers(recipe, fewest, num_workers)
     pack = load_pack(prompts)
+    read = partial(read_chats, max_turns=recipe.max_turns) if recipe.objective == "chat" else read_records
     learnt: Records | Scenes = Scenes()
     order: Any = range((recipe.num_updates or 0) * recipe.batch_size)
     if not on_scenes:
-        learnt = read_records(open_instructions(path, images=images, kind=kind) for path in data)
+        learnt = read(open_instructions(path, images=images, kind=kind, choice=choice) for path in data)
         order = make_order(recipe, learnt.set_sizes)
-    held_out = read_records([open_instructions(validation, images=images, kind=kind)]) if validation else None
+    held_out = read([open_instructions(validation, images=images, kind=kind)]) if validation else None
     identity = identify(model if model is not None else recipe.base)
     chosen = ("cuda" if num_gpus() else "cpu") if device == "auto" else device
     request = {
@@ -118,12 +124,15 @@ def _require_workers(recipe: Recipe, fewest: int, most: int) -> None:
 
 
 def fresh_model(recipe: Recipe, out: str) -> str:
-    """The folder of a new embedded model that knows nothing yet, for recipes that start from none."""
+    """The folder of a new model that knows nothing yet, for recipes that start from none."""
     from vigc.model.embedded.files import fresh_network
+    from vigc.model.llava.tiny import tiny_llava
     from vigc.model.model_folders import save_network
 
     folder = Path(out).expanduser().absolute() / "fresh"
     if not folder.exists():
-        assert recipe.fresh is not None
-        save_network(fresh_network(recipe.fresh, load_pack(), recipe.seed), folder)
+        if recipe.fresh is not None:
+            save_network(fresh_network(recipe.fresh, load_pack(), recipe.seed), folder)
+        else:
+            save_network(tiny_llava(load_pack(), recipe.seed), folder)
     return str(folder)

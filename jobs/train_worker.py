@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vigc.model.training.recipe import Recipe
-from vigc.platform.records import VigcError
+from vigc.platform.records import ConfigError, VigcError
 
 if TYPE_CHECKING:
     from vigc.model.training.loop import Report, State
@@ -102,7 +102,6 @@ def _learn(settings: TrainSettings, parallel: Parallel, state: State, base_sha25
     from vigc.model.training.flops import peak_flops
     from vigc.model.training.loop import train
     from vigc.model.training.parallel import rank, world_size
-    from vigc.model.training.predictions import say
 
     recipe, objective = settings.recipe, parallel.objective
     last_sent = [0.0]
@@ -117,14 +116,14 @@ def _learn(settings: TrainSettings, parallel: Parallel, state: State, base_sha25
             settings.queue.put({"update": report.state.update, **report.figures})
         if rank() == 0 and "val_loss" in report.figures and settings.samples and parallel.whole:
             objective.eval()
-            said = say(objective.network, settings.samples)
+            said = objective.say(settings.samples)
             objective.set_modes()
             settings.queue.put({"update": report.state.update, "said": said})
 
     def on_checkpoint(state: State, measured: dict[str, float]) -> None:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
-            _save(folder, parallel, state, base_sha256)
+            _save(folder, parallel, recipe, state, base_sha256)
             # Ray keeps a checkpoint without a score rather than a good one, so each has one.
             metrics = {"update": state.update, SCORE: measured.get("val_loss", UNSCORED), **measured}
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
@@ -153,7 +152,10 @@ def make_objective(settings: TrainSettings) -> Objective[Any]:
 
     from vigc.model.embedded.eyes import EyesObjective
     from vigc.model.embedded.words import WordsObjective
-    from vigc.model.network import load_network
+    from vigc.model.llava import LlavaNetwork
+    from vigc.model.network import Network
+    from vigc.model.trainee import load_trainee
+    from vigc.model.training.chat import ChatObjective
     from vigc.model.training.instructions import InstructionObjective
     from vigc.model.training.trainable import set_trainable
 
@@ -166,16 +168,22 @@ def make_objective(settings: TrainSettings) -> Objective[Any]:
         import ray.train.torch
 
         device = str(ray.train.torch.get_device())
-    network = load_network(settings.model, device=device, dtype=dtype if device != "cpu" else "float32")
+    network = load_trainee(settings.model, device=device, dtype=dtype if device != "cpu" else "float32")
     set_trainable(network, recipe.trainable)
     if device == "cpu":
         network.model.set_attn_implementation("eager")  # in bf16 faster there than sdpa, whose backward is slow
-    match recipe.objective:
-        case "eyes":
-            return EyesObjective(network, autocast=autocast)
-        case "words":
-            return WordsObjective(network, auxiliary_weight=recipe.auxiliary_weight, autocast=autocast)
-    return InstructionObjective(network, autocast=autocast, gradient_checkpointing=recipe.gradient_checkpointing)
+    checkpointing = recipe.gradient_checkpointing
+    if recipe.objective in ("chat", "captions"):
+        if not isinstance(network, LlavaNetwork):
+            raise ConfigError(f"{network.name}: the recipe {recipe.name} is for LLaVA-style models; take another.")
+        return ChatObjective(network, autocast=autocast, gradient_checkpointing=checkpointing)
+    if not isinstance(network, Network):
+        raise ConfigError(f"{network.name}: the recipe {recipe.name} is for InstructBLIP models; take another.")
+    if recipe.objective == "eyes":
+        return EyesObjective(network, autocast=autocast)
+    if recipe.objective == "words":
+        return WordsObjective(network, auxiliary_weight=recipe.auxiliary_weight, autocast=autocast)
+    return InstructionObjective(network, autocast=autocast, gradient_checkpointing=checkpointing)
 
 
 def _require_world(recipe: Recipe, before: int) -> None:
@@ -188,7 +196,7 @@ def _require_world(recipe: Recipe, before: int) -> None:
         )
 
 
-def _save(folder: Path, parallel: Any, state: State, base_sha256: str) -> None:
+def _save(folder: Path, parallel: Any, recipe: Recipe, state: State, base_sha256: str) -> None:
     from safetensors.torch import save_file
 
     from vigc.model.training.parallel import rank, world_size
@@ -197,7 +205,9 @@ def _save(folder: Path, parallel: Any, state: State, base_sha256: str) -> None:
     trained = parallel.trained()
     if rank() == 0:
         save_file({name: value.contiguous() for name, value in trained.items()}, folder / TRAINED)
+        beginnings = recipe.trainable.beginnings(parallel.objective.network)
         found = {"state": asdict(state), "world_size": world_size(), "base_sha256": base_sha256}
+        found["trainable"] = beginnings
         (folder / STATE).write_text(json.dumps(found))
 
 

@@ -15,6 +15,7 @@ from vigc.model.checkpoints import ABOUT_FILE, merge, read_about
 from vigc.model.lavis import Fallback, load_lavis, write_lavis
 from vigc.model.model_folders import ORIGIN, require_dtype, require_free, save_network
 from vigc.model.network import STORED, Network, load_network
+from vigc.model.trainee import load_trainee
 from vigc.model.weight_files import hash_files
 
 
@@ -40,7 +41,8 @@ def merge_checkpoint(
     require_free(out)
     require_dtype(dtype)
     source = base or read_about(checkpoint).base
-    merged = merge(_load(source), checkpoint, out, dtype=dtype)
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    merged = merge(load_trainee(source, device="cpu", dtype=STORED), checkpoint, out, dtype=dtype)
     return Written(Path(merged.name), {"base": source, "checkpoint": str(checkpoint)})
 
 

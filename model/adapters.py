@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from vigc.model.network import Network
+from vigc.model.trainee import Trainee
 from vigc.platform.records import ModelError
 
 ADAPTER = "default"
@@ -32,7 +32,7 @@ class Lora:
         return (self.rank, self.alpha, {*self.targets}) == (other.rank, other.alpha, {*other.targets})
 
 
-def add_lora(network: Network, lora: Lora) -> None:
+def add_lora(network: Trainee, lora: Lora) -> None:
     """Puts fresh adapters, which change nothing yet, into the network's language model and makes them trainable.
 
     Raises:
@@ -51,7 +51,7 @@ def add_lora(network: Network, lora: Lora) -> None:
     language_model.train(language_model.training)  # the new layers start in training mode, with dropout
 
 
-def lora_of(network: Network) -> Lora | None:
+def lora_of(network: Trainee) -> Lora | None:
     """The adapters that the network's language model has."""
     config = getattr(network.language_model, "peft_config", {}).get(ADAPTER)
     if config is None:
@@ -59,7 +59,7 @@ def lora_of(network: Network) -> Lora | None:
     return Lora(config.r, config.lora_alpha, config.lora_dropout, tuple(sorted(config.target_modules)))
 
 
-def merge_lora(network: Network) -> None:
+def merge_lora(network: Trainee) -> None:
     """Adds the adapters to the weights they stand beside, and removes them."""
     from peft.tuners.lora import LoraLayer
 
@@ -76,7 +76,7 @@ def plain_name(name: str) -> str:
     return name.replace(".base_layer.", ".").replace(".base_model.model.", ".")
 
 
-def adapter_shapes(network: Network, lora: Lora) -> dict[str, torch.Size]:
+def adapter_shapes(network: Trainee, lora: Lora) -> dict[str, torch.Size]:
     """Name and shape of every tensor that `add_lora` would add.
 
     Raises:
@@ -84,12 +84,12 @@ def adapter_shapes(network: Network, lora: Lora) -> dict[str, torch.Size]:
     """
     shapes = {}
     for path, layer in _targets(network, lora):
-        shapes[f"language_model.{path}.lora_A.{ADAPTER}.weight"] = torch.Size([lora.rank, layer.in_features])
-        shapes[f"language_model.{path}.lora_B.{ADAPTER}.weight"] = torch.Size([layer.out_features, lora.rank])
+        shapes[f"{network.language_path}.{path}.lora_A.{ADAPTER}.weight"] = torch.Size([lora.rank, layer.in_features])
+        shapes[f"{network.language_path}.{path}.lora_B.{ADAPTER}.weight"] = torch.Size([layer.out_features, lora.rank])
     return shapes
 
 
-def _targets(network: Network, lora: Lora) -> list[tuple[str, nn.Linear]]:
+def _targets(network: Trainee, lora: Lora) -> list[tuple[str, nn.Linear]]:
     layers = [(path, layer) for path, layer in network.language_model.named_modules() if isinstance(layer, nn.Linear)]
     for target in lora.targets:
         if not any(path.split(".")[-1] == target for path, _ in layers):

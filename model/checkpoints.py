@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vigc.model.adapters import MARK, Lora, adapter_shapes, add_lora, lora_of, merge_lora, plain_name
+from vigc.model.loading import DTYPES
 from vigc.model.model_folders import base_hash, require_dtype, require_free, save_network
-from vigc.model.network import DTYPES, Network
 from vigc.model.stored_tensors import first_line, listed, read_safetensors, require_same
+from vigc.model.trainee import T, Trainee, renamed
 from vigc.model.weight_files import hash_files
 from vigc.platform.records import ModelError
 
@@ -44,7 +45,7 @@ class About:
     details: Mapping[str, Any] = field(default_factory=dict)  # configuration, metrics: whatever JSON can hold
 
 
-def trained_tensors(network: Network, trainable: Iterable[str]) -> dict[str, Tensor]:
+def trained_tensors(network: Trainee, trainable: Iterable[str]) -> dict[str, Tensor]:
     """What a checkpoint has to hold: the parameters whose names start with one of `trainable`, and all adapters.
 
     Raises:
@@ -115,7 +116,7 @@ def read_about(folder: str | Path) -> About:
     return _parse(Path(folder) / ABOUT_FILE)[0]
 
 
-def load_trained(network: Network, folder: str | Path, *, known_base_hash: str | None = None) -> Network:
+def load_trained(network: T, folder: str | Path, *, known_base_hash: str | None = None) -> T:
     """Puts a checkpoint's weights onto its base, all or nothing. Adapters are added where the network has none.
 
     Args:
@@ -153,17 +154,17 @@ def load_trained(network: Network, folder: str | Path, *, known_base_hash: str |
     with torch.no_grad():
         for name, tensor in tensors.items():
             targets[name].copy_(tensor)
-    return replace(network, name=f"{network.name} + {place}")
+    return renamed(network, f"{network.name} + {place}")
 
 
 def merge(
-    base: Network,
+    base: T,
     checkpoint: str | Path,
     out: str | Path,
     *,
     dtype: str | None = None,
     known_base_hash: str | None = None,
-) -> Network:
+) -> T:
     """Writes base and checkpoint as one whole model, adapters added into the weights, for `load_network`.
 
     Args:

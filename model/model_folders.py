@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,11 @@ import torch
 from safetensors import SafetensorError
 from transformers.utils.hub import cached_file
 
-from vigc.model.network import DTYPES, Network
+from vigc.model.llava.network import LlavaNetwork
+from vigc.model.loading import DTYPES
+from vigc.model.network import Network
 from vigc.model.stored_tensors import first_line
+from vigc.model.trainee import T, Trainee, renamed
 from vigc.model.weight_files import find_weights, hash_files
 from vigc.platform.records import ModelError
 
@@ -28,13 +30,13 @@ ORIGIN = "origin.json"
 MAX_SHARD_SIZE = "5GB"
 
 
-def base_hash(base: Network | str | Path) -> str:
+def base_hash(base: Trainee | str | Path) -> str:
     """sha256 of the weight files that a network was loaded from, or of those of a folder or hub id.
 
     Raises:
         ModelError: nothing is stored under that name, as for a network that was changed after loading.
     """
-    name = base.name if isinstance(base, Network) else str(base)
+    name = str(base) if isinstance(base, str | Path) else base.name
     return hash_files(find_weights(locate(name)))
 
 
@@ -70,8 +72,8 @@ def require_dtype(dtype: str | None) -> None:
 
 
 def save_network(
-    network: Network, out: str | Path, origin: Mapping[str, Any] | None = None, *, dtype: str | None = None
-) -> Network:
+    network: T, out: str | Path, origin: Mapping[str, Any] | None = None, *, dtype: str | None = None
+) -> T:
     """Writes the whole model with its tokenizers and image processor; the folder appears when it is complete.
 
     Args:
@@ -106,7 +108,7 @@ def save_network(
         raise ModelError(f"{out}: the model cannot be written ({first_line(error)}). Choose another place.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return replace(network, name=str(target))
+    return renamed(network, str(target))
 
 
 def _copy_companions(source: Path, target: Path) -> None:
@@ -118,10 +120,9 @@ def _copy_companions(source: Path, target: Path) -> None:
                 shutil.copyfile(file, place)
 
 
-def _write_companions(network: Network, target: Path) -> None:
+def _write_companions(network: Trainee, target: Path) -> None:
     network.tokenizer.save_pretrained(target)
-    network.qformer_tokenizer.save_pretrained(target / "qformer_tokenizer")
-    processor = {
+    processor: dict[str, Any] = {
         "image_processor_type": "BlipImageProcessor",
         "size": {"height": network.image_size, "width": network.image_size},
         "image_mean": network.image_mean,
@@ -133,6 +134,22 @@ def _write_companions(network: Network, target: Path) -> None:
         "resample": 3,
         "rescale_factor": 1 / 255,
     }
+    if isinstance(network, Network):
+        network.qformer_tokenizer.save_pretrained(target / "qformer_tokenizer")
+    elif isinstance(network, LlavaNetwork):
+        side = {"height": network.image_size, "width": network.image_size}
+        processor |= {"image_processor_type": "CLIPImageProcessor", "processor_class": "LlavaProcessor"}
+        processor |= {"size": {"shortest_edge": network.image_size}, "do_center_crop": True, "crop_size": side}
+        vision = network.model.config
+        described = {
+            "processor_class": "LlavaProcessor",
+            "patch_size": vision.vision_config.patch_size,
+            "vision_feature_select_strategy": vision.vision_feature_select_strategy,
+            "num_additional_image_tokens": network.num_class_tokens,
+            "image_token": network.chat.image_token,
+        }
+        (target / "processor_config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        (target / "chat_template.jinja").write_text(network.chat.template, encoding="utf-8")
     (target / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n", encoding="utf-8")
 
 

@@ -8,14 +8,13 @@ arXiv 2308.12714 §3; architecture: arXiv 2305.06500 §2).
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoTokenizer,
     InstructBlipConfig,
@@ -23,15 +22,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.image_processing_base import ImageProcessingMixin
-from transformers.utils import logging as transformers_logging
 
+from vigc.model.loading import choose_device, load_weights, read_part, require_files, stored_dtype
 from vigc.platform.records import ModelError
 
 # The Q-Former reads at most this many tokens, and what is cut is cut from the left: the newest sentence matters most
 # (quirk Q7).
 QFORMER_MAX_TOKENS = 128
 STORED = "stored"  # the dtype that a model's files are in
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,15 @@ class Network:
     image_mean: tuple[float, ...]
     image_std: tuple[float, ...]
     name: str
+
+    language_path: ClassVar[str] = "language_model"
+    parts: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "qformer": ("query_tokens", "qformer."),
+        "projection": ("language_projection.",),
+        "vision_norm": ("vision_model.post_layernorm.",),
+        "vision": ("vision_model.",),
+        "language_model": ("language_model.",),
+    }
 
     @property
     def device(self) -> torch.device:
@@ -72,6 +79,19 @@ class Network:
         return self.model.language_model
 
     @property
+    def blocks(self) -> tuple[nn.Module, ...]:
+        model = self.model
+        return model.vision_model, model.qformer, model.language_projection, self.language_model
+
+    @property
+    def vision_encoder(self) -> Any:
+        return self.model.vision_model.encoder
+
+    @property
+    def decoder_layers(self) -> Any:
+        return self.language_model.model.layers
+
+    @property
     def bos_id(self) -> int:
         return int(self.tokenizer.bos_token_id)
 
@@ -94,11 +114,9 @@ class Network:
                 f"encode_images wants uint8 pixels of {self.image_size} x {self.image_size} x 3, not "
                 f"{pixels.dtype} {tuple(pixels.shape[1:])}."
             )
-        scaled = upload(pixels, self.device).permute(0, 3, 1, 2).float() / 255
-        mean, std = upload(torch.tensor([self.image_mean, self.image_std]), self.device)[:, :, None, None]
         vision = self.model.vision_model
-        normalised = ((scaled - mean) / std).to(next(vision.parameters()).dtype)
-        features: Tensor = vision(normalised, interpolate_pos_encoding=False).last_hidden_state
+        values = normalised(pixels, self.image_mean, self.image_std, self.device).to(next(vision.parameters()).dtype)
+        features: Tensor = vision(values, interpolate_pos_encoding=False).last_hidden_state
         return features
 
     def qformer_ids(self, texts: list[str]) -> tuple[Tensor, Tensor]:
@@ -166,33 +184,19 @@ def pad_right(rows: list[list[int]], pad: int, device: torch.device) -> tuple[Te
     return upload(ids, device), upload(mask, device)
 
 
+def normalised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Tensor:
+    """uint8 (batch, size, size, 3) as (batch, 3, size, size) float32, with this mean and spread taken out."""
+    scaled = upload(pixels, device).permute(0, 3, 1, 2).float() / 255
+    middle, spread = upload(torch.tensor([mean, std]), device)[:, :, None, None]
+    values: Tensor = (scaled - middle) / spread
+    return values
+
+
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
     """Onto the device, without waiting for what it is at work on."""
     if device.type == "cuda" and not tensor.is_cuda:
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
-
-
-def choose_device(device: str = "auto", dtype: str = "auto") -> tuple[torch.device, torch.dtype]:
-    """cuda and bf16 where there is a GPU, else cpu and fp32; both can be forced.
-
-    Raises:
-        ModelError: an unknown name, or a device that is not there.
-    """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        chosen = torch.device(device)
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(
-            f"The device {device!r} cannot be used ({str(error).splitlines()[0]}). Use --device auto, cpu or cuda."
-        ) from error
-    if dtype == "auto":
-        dtype = "bfloat16" if chosen.type == "cuda" else "float32"
-    if dtype not in DTYPES:
-        raise ModelError(f"The dtype {dtype!r} is unknown; use auto, {', '.join(DTYPES)}.")
-    return chosen, DTYPES[dtype]
 
 
 def load_network(source: str | Path, *, device: str = "auto", dtype: str = "auto") -> Network:
@@ -206,8 +210,8 @@ def load_network(source: str | Path, *, device: str = "auto", dtype: str = "auto
     """
     chosen, chosen_dtype = choose_device(device, "auto" if dtype == STORED else dtype)
     name = str(source)
-    _require_files(name)
-    config = _read(name, "configuration", lambda: InstructBlipConfig.from_pretrained(name))
+    require_files(name)
+    config = read_part(name, "configuration", lambda: InstructBlipConfig.from_pretrained(name))
     if config.model_type != "instructblip":
         raise ModelError(
             f"{name}: the configuration is of a {config.model_type!r} model; VIG and VIC need an InstructBLIP model, "
@@ -219,29 +223,13 @@ def load_network(source: str | Path, *, device: str = "auto", dtype: str = "auto
             "(Vicuna) are supported."
         )
     if dtype == STORED:
-        chosen_dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
-    level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity(logging.CRITICAL)  # its report of bad keys is replaced by ours
-    transformers_logging.disable_progress_bar()
-    try:
-        model, info = _read(
-            name,
-            "weights",
-            lambda: InstructBlipForConditionalGeneration.from_pretrained(
-                name,
-                dtype=chosen_dtype,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # reported with the others below, instead of as a riddle
-            ),
-        )
-    finally:
-        transformers_logging.set_verbosity(level)
-    _require_all_weights(name, info)
-    tokenizer = _read(name, "tokenizer", lambda: AutoTokenizer.from_pretrained(name))
-    qformer_tokenizer = _read(
+        chosen_dtype = stored_dtype(config)
+    model = load_weights(name, InstructBlipForConditionalGeneration, chosen_dtype)
+    tokenizer = read_part(name, "tokenizer", lambda: AutoTokenizer.from_pretrained(name))
+    qformer_tokenizer = read_part(
         name, "Q-Former tokenizer", lambda: AutoTokenizer.from_pretrained(name, subfolder="qformer_tokenizer")
     )
-    processor, _ = _read(name, "image processor", lambda: ImageProcessingMixin.get_image_processor_dict(name))
+    processor, _ = read_part(name, "image processor", lambda: ImageProcessingMixin.get_image_processor_dict(name))
     _require_vocabulary(name, model, tokenizer, qformer_tokenizer)
     return Network(
         model=model.to(chosen).eval().requires_grad_(False),
@@ -251,49 +239,6 @@ def load_network(source: str | Path, *, device: str = "auto", dtype: str = "auto
         image_std=tuple(processor["image_std"]),
         name=name,
     )
-
-
-def _require_files(name: str) -> None:
-    folder = Path(name)
-    looks_like_path = folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
-    if folder.exists() and not (folder / "config.json").is_file():
-        raise ModelError(
-            f"{name}: no config.json there. A model folder holds config.json, weights (safetensors), tokenizer files "
-            "and qformer_tokenizer/."
-        )
-    if not folder.exists() and looks_like_path:
-        raise ModelError(
-            f"{name}: no such folder. Pass the folder of a saved InstructBLIP model, or a hub id such as "
-            "Salesforce/instructblip-vicuna-7b."
-        )
-
-
-def _read(name: str, what: str, load: Any) -> Any:
-    try:
-        return load()
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ModelError(
-            f"{name}: the {what} could not be loaded: {first} "
-            "(a hub id needs network access or an earlier download; a folder needs every file of a saved model)."
-        ) from error
-
-
-def _require_all_weights(name: str, info: dict[str, Any]) -> None:
-    problems = []
-    for title, keys in (
-        ("missing", info["missing_keys"]),
-        ("unknown", info["unexpected_keys"]),
-        ("of another shape", info["mismatched_keys"]),
-    ):
-        if keys:
-            shown = [k if isinstance(k, str) else k[0] for k in sorted(keys, key=str)]
-            problems.append(f"{len(shown)} {title} ({', '.join(shown[:3])}{', …' if len(shown) > 3 else ''})")
-    if problems or info.get("error_msgs"):
-        raise ModelError(
-            f"{name}: the weights do not fit the configuration: {'; '.join(problems) or info['error_msgs']}. "
-            "Nothing was loaded."
-        )
 
 
 def _require_vocabulary(name: str, model: Any, tokenizer: Any, qformer_tokenizer: Any) -> None:

@@ -326,14 +326,19 @@ def _finite(values: NDArray[np.generic]) -> NDArray[np.float64]:
     return np.nan_to_num(values.astype(np.float64))
 
 
-def decode_crop(uri: str, image_size: int, rng: random.Random, min_scale: float, flip: bool) -> bytes | RowError:
+def decode_crop(
+    uri: str, image_size: int, rng: random.Random, min_scale: float, flip: bool, *, centred: bool = False
+) -> bytes | RowError:
     """A random part of the picture at the model's size, for training: `min_scale` to all of its area, at 3:4 to 4:3 of
-    its shape, bicubic, mirrored where `flip`; or why there is none (facts §1.5).
+    its shape, bicubic, mirrored where `flip`; or why there is none (facts §1.5). All of it is pressed into a
+    square, or, where `centred`, the largest square in its middle is taken, as CLIP's image processor does.
     """
     try:
         original = open_upright(fetch(uri), MAX_PIXELS)
         width, height = original.size
-        box = _random_box(rng, width, height, min_scale) if min_scale < 1 else (0.0, 0.0, width, height)
+        box = (0.0, 0.0, width, height) if not centred else _middle(width, height)
+        if min_scale < 1:
+            box = _random_box(rng, width, height, min_scale)
         small = original.resize((image_size, image_size), Image.Resampling.BICUBIC, box=box)
     except Refused as refused:
         return refused.error
@@ -358,6 +363,12 @@ def thumbnail(uri: str, side: int) -> bytes | RowError:
     except Exception as error:  # noqa: BLE001  as in `decode_bytes`
         return _damaged(error).error
     return file.getvalue()
+
+
+def _middle(width: int, height: int) -> tuple[float, float, float, float]:
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
 
 
 def _random_box(rng: random.Random, width: int, height: int, min_scale: float) -> tuple[float, float, float, float]:

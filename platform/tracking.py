@@ -59,6 +59,7 @@ class Tracking:
         folder: the run's own; remembers the MLflow run in `mlflow.json`.
         attempt: what is particular to this attempt; None: attempts are not told apart.
         description: shown with the run, in Markdown.
+        parent: the id of the run that this one is shown below.
         on_note: told where the run can be seen, once when the server cannot be reached, and once when it can again.
     Raises:
         ConfigError: mlflow is not installed.
@@ -76,6 +77,7 @@ class Tracking:
         data: Sequence[DataUsed] = (),
         description: str = "",
         on_note: Callable[[str], None] = lambda message: None,
+        parent: str | None = None,
     ) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # this thread tries again by itself
@@ -91,6 +93,7 @@ class Tracking:
             "mlflow.source.name": experiment,
             "mlflow.user": os.environ.get("USER"),
             "mlflow.note.content": description,
+            "mlflow.parentRunId": parent,
         }
         self._tags = {name: value for name, value in tags.items() if value}
         self._inbox: queue.SimpleQueue[_Message | None] = queue.SimpleQueue()
@@ -101,6 +104,13 @@ class Tracking:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
         self._thread.start()
+
+    def run_id(self, wait_s: float) -> str | None:
+        """Of the MLflow run, once the server has given it; None: it did not in this time."""
+        end = time.monotonic() + wait_s
+        while not self._run_id and time.monotonic() < end:
+            time.sleep(0.05)
+        return self._run_id or None
 
     def figures(self, step: int, values: Mapping[str, float]) -> None:
         self._inbox.put(_Figures(step, int(time.time() * 1000), dict(values)))

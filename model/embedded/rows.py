@@ -19,6 +19,7 @@ from vigc.model.scenes.drawing import render
 from vigc.model.scenes.wording import (
     CONVERSATION,
     DESCRIBE,
+    WHERE,
     QuestionAnswer,
     ask,
     closing,
@@ -63,6 +64,8 @@ TOPIC_WEIGHTS = {
     "size": 0.5,
     "background": 0.5,
 }
+
+CAPTION = "What does the picture show?"
 
 Row = Mapping[str, Any]
 
@@ -140,6 +143,19 @@ def make_words_row(seed: int, index: int, *, image_size: int, pack: PromptPack, 
         "subjects": np.stack([_subject_labels(t) for t in texts]),
         "counts": np.array([t.count for t in texts], dtype=np.int16),
         "background": np.int16(BACKGROUNDS.index(scene.background)),
+    }
+
+
+def make_caption_row(seed: int, index: int, *, image_size: int) -> Row:
+    """One scene with its caption, for a model that learns to see: `pixels`, `prompts` and `targets` of one text. The
+    caption lists what is there; nothing is asked, counted or placed.
+    """
+    scene = training_scene(seed, index)
+    listed = ", ".join(f"a {thing.size} {thing.colour} {thing.category}" for thing in scene.objects)
+    return {
+        "pixels": np.array(render(scene, image_size)),
+        "prompts": [CAPTION],
+        "targets": [f"{listed} {WHERE[scene.background]}."],
     }
 
 

@@ -28,8 +28,9 @@ from vigc.model.engines.meter import Meter
 from vigc.model.engines.scoring import Reading, Score, read
 from vigc.model.engines.text import Pieces, Transcript, banned_sequences
 from vigc.model.engines.vllm_connection import Connection
+from vigc.model.loading import DTYPES
 from vigc.model.model_folders import language_model_folder
-from vigc.model.network import DTYPES, Network
+from vigc.model.network import Network
 from vigc.model.vllm_environment import find_python
 from vigc.platform.records import ConfigError, ModelError
 

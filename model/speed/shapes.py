@@ -18,7 +18,8 @@ from transformers import (
 )
 
 from vigc.model import embedded
-from vigc.model.network import DTYPES, Network, load_network
+from vigc.model.loading import DTYPES
+from vigc.model.network import Network, load_network
 from vigc.platform.records import ConfigError, Kind
 
 EMBEDDED = "embedded"

@@ -32,16 +32,16 @@ def text_flops(network: Network, texts: Any) -> float:
     num_patches: int = (network.image_size // config.vision_config.patch_size) ** 2 + 1
     vision_tokens = texts.pixels.shape[0] * num_patches
     vision_trained = matrix_weights(model.vision_model, trained=True) > 0
-    total = float(vision_tokens) * _per_token(model.vision_model, vision_trained)
+    total = float(vision_tokens) * per_token(model.vision_model, vision_trained)
     num_texts = texts.ids.shape[0]
     read = float(texts.qformer_mask.sum())
     queries = float(num_texts * network.num_queries)
     total += _qformer(model.qformer, queries, read, float(num_texts * num_patches), vision_trained)
-    total += queries * _per_token(model.language_projection, True)
+    total += queries * per_token(model.language_projection, True)
     tokens = float(texts.mask.sum()) + queries
     language = network.language_model
-    total += tokens * _per_token(language.model, True)
-    total += float(texts.num_counted) * _per_token(language.lm_head, True)
+    total += tokens * per_token(language.model, True)
+    total += float(texts.num_counted) * per_token(language.lm_head, True)
     lengths = texts.mask.sum(1).double() + network.num_queries
     text = config.text_config
     # Scores and mixtures of causal attention: half of length² each, forward and twice backward.
@@ -63,11 +63,11 @@ def _qformer(qformer: nn.Module, queries: float, read: float, patches: float, vi
                 tokens = queries
             elif "intermediate" in name or (".output." in name and "attention" not in name):
                 tokens = read
-            total += tokens * _per_token(part, flows)
+            total += tokens * per_token(part, flows)
     return total
 
 
-def _per_token(part: nn.Module, gradient_flows: bool) -> float:
+def per_token(part: nn.Module, gradient_flows: bool) -> float:
     forward = 2.0 * matrix_weights(part)
     return forward * (2 if gradient_flows else 1) + 2.0 * matrix_weights(part, trained=True)
 

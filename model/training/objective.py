@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
-from vigc.model.network import Network
+from vigc.model.trainee import Trainee
 
 Row = Mapping[str, Any]  # one sample as it crosses Ray Data: numpy arrays of fixed shape, texts, numbers
 MODEL = "model."  # prefix of the network's weights among an objective's parameters
@@ -37,9 +37,9 @@ B = TypeVar("B", bound=Batch)
 class Objective(nn.Module, ABC, Generic[B]):
     """A network with a loss, and heads of the loss's own that no checkpoint of the network holds."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Trainee) -> None:
         super().__init__()
-        self.network = network
+        self.network: Any = network  # of the architecture that the objective is for
         self.model: nn.Module = network.model
 
     @abstractmethod
@@ -53,6 +53,12 @@ class Objective(nn.Module, ABC, Generic[B]):
     def flops(self, batch: B) -> float:
         """Arithmetic of one update with this batch, forward and backward, recomputation not counted; 0: not known."""
         return 0.0
+
+    def say(self, rows: list[Row]) -> list[str]:
+        """Greedy answers to the first prompt of each row, for people to look at."""
+        from vigc.model.training.predictions import say
+
+        return say(self.network, rows)
 
     @abstractmethod
     def set_modes(self) -> None:

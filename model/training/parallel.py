@@ -177,7 +177,7 @@ class _Sharded(_Own):
             raise ConfigError("FSDP spreads weights over processes; use it with two workers or more, or parallel=ddp.")
         require_adamw(recipe)
         network = objective.network
-        for layer in [*network.language_model.model.layers, *network.model.vision_model.encoder.layers]:
+        for layer in [*network.decoder_layers, *network.vision_encoder.layers]:
             fully_shard(layer)
         fully_shard(objective)
         super().__init__(objective, recipe, device, objective)
@@ -252,8 +252,9 @@ class _Zero(Parallel):
                 "steps_per_print": 10**9,
             },
         )
-        if self._stage == 3:  # read outside of the module that owns them
-            deepspeed.zero.register_external_parameter(objective, objective.network.model.query_tokens)
+        queries = getattr(objective.network.model, "query_tokens", None)
+        if self._stage == 3 and queries is not None:  # read outside of the module that owns them
+            deepspeed.zero.register_external_parameter(objective, queries)
 
     def _backward(self, batch: Batch, factor: float, last: bool) -> tuple[Tensor, dict[str, float]]:
         total, figures = self._engine(batch)

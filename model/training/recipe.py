@@ -16,6 +16,8 @@ from vigc.model.training.trainable import Trainable
 
 VICUNA_7B = "Salesforce/instructblip-vicuna-7b"
 VICUNA_13B = "Salesforce/instructblip-vicuna-13b"
+LLAVA_7B = "llava-hf/llava-1.5-7b-hf"
+ON_DATA = ("instructions", "chat")  # objectives
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,9 @@ class Recipe:
     stage: str = ""  # of a recipe with several: each goes on with the model that the one before it left
     base: str = VICUNA_7B  # the model that is trained on; --model
     fresh: Shape | None = None  # start from a new embedded model of this shape instead
-    objective: Literal["instructions", "eyes", "words"] = "instructions"  # the latter two: on scenes, not on data
+    # "instructions" and "chat" (of a LLaVA-style model) learn from data, the others from rendered scenes.
+    objective: Literal["instructions", "chat", "eyes", "words", "captions"] = "instructions"
+    max_turns: int = 32  # questions about one picture that a chat learns in one sequence
     texts: TextMixture = field(default_factory=TextMixture)  # of one scene, for "words"
     auxiliary_weight: float = 0.5  # of the loss on what the visual tokens say, beside "words"
     trainable: Trainable = field(default_factory=Trainable)
@@ -162,4 +166,92 @@ def embedded() -> tuple[Recipe, ...]:
     return eyes, words
 
 
-PRESETS = {f.__name__: f for f in (paper_7b, paper_13b, instructblip_okvqa, instructblip_aokvqa, lora_7b, embedded)}
+def llava_lora() -> tuple[Recipe, ...]:
+    """LLaVA-1.5's own LoRA settings (arXiv 2310.03744's release): every linear layer of the language model, one epoch
+    of 128 conversations, no decay. The projector learns at the same rate as the adapters; there it has a tenth of it.
+    """
+    linear = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    return (
+        Recipe(
+            "llava_lora",
+            "a LLaVA-style model tuned on question-answer data: projector, and low-rank adapters in the language model",
+            base=LLAVA_7B,
+            objective="chat",
+            trainable=Trainable(qformer=False, lora=Lora(rank=128, alpha=256, dropout=0.05, targets=linear)),
+            tasks=Tasks(vig=0.0),
+            augment=Augment(min_scale=1.0, flip=0.0),
+            optimizer=OptimizerRecipe(peak=2e-4, floor=0.0, start=0.0, num_warmup=30, weight_decay=0.0, clip=1.0),
+            num_epochs=1.0,
+            precision="bf16",
+            parallel="zero2",
+            gradient_checkpointing=True,
+            saved_as="bfloat16",
+        ),
+    )
+
+
+def llava_full() -> tuple[Recipe, ...]:
+    """LLaVA-1.5's second stage: projector and the whole language model at 2e-5."""
+    (recipe,) = llava_lora()
+    about = "a LLaVA-style model tuned on question-answer data: projector and language model"
+    trainable = Trainable(qformer=False, language_model=True)
+    optimizer = replace(recipe.optimizer, peak=2e-5)
+    return (
+        replace(recipe, name="llava_full", about=about, trainable=trainable, optimizer=optimizer, parallel="zero3"),
+    )
+
+
+def instructblip_answers() -> tuple[Recipe, ...]:
+    """An InstructBLIP or VIGC model as the downstream model of tables 2 and 4: it learns answers, not to ask."""
+    (recipe,) = instructblip_okvqa()
+    about = "an InstructBLIP model tuned on questions and answers: Q-Former, projection and vision norm"
+    return (
+        replace(
+            recipe,
+            name="instructblip_answers",
+            about=about,
+            tasks=Tasks(vig=0.0),
+            mixture="size",
+            num_updates=None,
+            num_epochs=1.0,
+        ),
+    )
+
+
+def tiny_llava() -> tuple[Recipe, ...]:
+    """A LLaVA-style model for two cores: the embedded model's eyes and words, joined by a projector that learns to show
+    the one to the other on captions of scenes, as LLaVA's first stage does. It is asked nothing, so it cannot answer.
+    """
+    return (
+        Recipe(
+            "tiny_llava",
+            "a tiny LLaVA-style model learns to caption scenes: its projector and its language model",
+            base="",
+            objective="captions",
+            trainable=Trainable(qformer=False, language_model=True),
+            optimizer=OptimizerRecipe(1e-3, 1e-5, 1e-5, 50, (0.9, 0.98), clip=1.0, muon=4.0),
+            batch_size=16,
+            micro_batch_size=16,
+            num_updates=600,
+            precision="fp32",
+            checkpoint_every=100,
+            seed=50,
+        ),
+    )
+
+
+PRESETS = {
+    f.__name__: f
+    for f in (
+        paper_7b,
+        paper_13b,
+        instructblip_okvqa,
+        instructblip_aokvqa,
+        lora_7b,
+        llava_lora,
+        llava_full,
+        instructblip_answers,
+        tiny_llava,
+        embedded,
+    )
+}

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vigc.model.adapters import MARK, Lora, add_lora
-from vigc.model.network import Network
+from vigc.model.trainee import Trainee
 from vigc.platform.records import ConfigError
+
+PARTS = ("qformer", "projection", "vision_norm", "vision", "language_model")
 
 
 @dataclass(frozen=True)
@@ -20,21 +22,27 @@ class Trainable:
     language_model: bool = False
     lora: Lora | None = None  # adapters in the language model
 
-    @property
-    def beginnings(self) -> tuple[str, ...]:
-        """How the names of the trained weights begin, adapters aside."""
-        chosen = {
-            "query_tokens": self.qformer,
-            "qformer.": self.qformer,
-            "language_projection.": self.projection,
-            "vision_model.post_layernorm.": self.vision_norm and not self.vision,
-            "vision_model.": self.vision,
-            "language_model.": self.language_model,
-        }
-        return tuple(name for name, is_trained in chosen.items() if is_trained)
+    def beginnings(self, network: Trainee) -> tuple[str, ...]:
+        """How the names of the trained weights begin, adapters aside.
+
+        Raises:
+            ConfigError: a part that this model does not have.
+        """
+        wanted = [part for part in PARTS if getattr(self, part)]
+        if missing := [part for part in wanted if part not in network.parts]:
+            raise ConfigError(
+                f"{network.name} has no {missing[0]}, only {', '.join(network.parts)}; "
+                f"--set trainable.{missing[0]}=false."
+            )
+        if self.vision and "vision_norm" in wanted:
+            wanted.remove("vision_norm")  # it is in the vision model
+        names = [name for name, _ in network.model.named_parameters()]
+        chosen = (beginning for part in wanted for beginning in network.parts[part])
+        # A head that shares the embeddings' weights has no name of its own.
+        return tuple(one for one in chosen if any(name.startswith(one) for name in names))
 
 
-def set_trainable(network: Network, wanted: Trainable) -> list[str]:
+def set_trainable(network: Trainee, wanted: Trainable) -> list[str]:
     """Freezes everything, then frees what is wanted, in fp32, and puts LoRA adapters in; gives the trained names.
 
     Raises:
@@ -47,8 +55,9 @@ def set_trainable(network: Network, wanted: Trainable) -> list[str]:
         add_lora(network, wanted.lora)
     model = network.model.requires_grad_(False).eval()
     names = []
+    beginnings = wanted.beginnings(network)
     for name, parameter in model.named_parameters():
-        if name.startswith(wanted.beginnings) or MARK in name:
+        if name.startswith(beginnings) or MARK in name:
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
             names.append(name)
@@ -57,16 +66,17 @@ def set_trainable(network: Network, wanted: Trainable) -> list[str]:
     return names
 
 
-def set_modes(network: Network, *, gradient_checkpointing: bool) -> None:
+def set_modes(network: Trainee, *, gradient_checkpointing: bool) -> None:
     """Dropout where weights are trained; frozen parts stay as at inference. Checkpointing recomputes the language
     model's layers in the backward pass instead of keeping their activations.
     """
-    model = network.model.eval()
-    for part in (model.vision_model, model.qformer, model.language_projection, network.language_model):
+    network.model.eval()
+    vision, *others = network.blocks
+    for part in (vision, *others):
         if any(p.requires_grad for p in part.parameters()):
             part.train()
-    if not any(p.requires_grad for p in model.vision_model.encoder.parameters()):
-        model.vision_model.eval()
+    if not any(p.requires_grad for p in network.vision_encoder.parameters()):
+        vision.eval()
     if gradient_checkpointing:
         network.language_model.gradient_checkpointing_enable({"use_reentrant": False})
         network.language_model.train()  # transformers checkpoints in training mode only; a frozen Llama has no dropout

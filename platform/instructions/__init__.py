@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from vigc.platform.instructions.aokvqa import AokvqaFile
 from vigc.platform.instructions.dataset import DatasetDirectory
-from vigc.platform.instructions.fields import Origin, read_json
+from vigc.platform.instructions.fields import ALL, Choice, Origin, read_json
 from vigc.platform.instructions.llava import LlavaFile
 from vigc.platform.instructions.vigc import VigcFile
 from vigc.platform.instructions.vqa import VqaFiles
@@ -43,6 +43,7 @@ def open_instructions(
     images: str | None = None,
     kind: Kind | None = None,
     choices: bool = False,
+    choice: Choice = ALL,
 ) -> Instructions:
     """The instructions in a JSON file, or in a directory that `vigc generate` made.
 
@@ -51,6 +52,7 @@ def open_instructions(
         images: the folder or URI that image names lie below; without it, the folder that the file is in. Absolute paths
             and URIs stay as they are.
         kind: of all instructions, instead of what file and record say.
+        choice: of generated answers: see `Choice`.
         choices: for A-OKVQA, put the four choices into the question and make the correct one the answer.
     Raises:
         InputError: the place cannot be read, or is in none of these formats.
@@ -59,7 +61,7 @@ def open_instructions(
     """
     if format not in FORMATS:
         raise ConfigError(f"There is no instruction format {format!r}. Use one of: {', '.join(FORMATS)}.")
-    origin = Origin(Path(path).expanduser(), images, kind)
+    origin = Origin(Path(path).expanduser(), images, kind, choice)
     if not origin.path.exists():
         raise InputError(f"{path}: no such file or folder. Check the path; relative paths start at {Path.cwd()}.")
     if format == "dataset" or (format == "auto" and origin.path.is_dir()):

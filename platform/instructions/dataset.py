@@ -1,4 +1,5 @@
-"""A dataset directory of `vigc generate`: the question and the corrected answer of every conversation that was kept."""
+"""A dataset directory of `vigc generate`: the question and the corrected answer, or where it is asked
+for VIG's own, of every conversation that was kept."""
 
 from __future__ import annotations
 
@@ -33,4 +34,5 @@ class DatasetDirectory:
                 kind = Kind(spoken["kind"])
                 place = f"image {row['image_id']!r}, {kind}"
                 question = spoken["question"] or spoken["instruction"]
-                yield self._origin.instruction(place, image, question, evenly([spoken["answer"]]), kind)
+                answer = spoken["vig_answer"] if self._origin.choice.answers == "vig" else spoken["answer"]
+                yield self._origin.instruction(place, image, question, evenly([answer]), kind)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vigc.platform.records import InputError, Instruction, Kind
 
@@ -27,12 +27,25 @@ _KIND_OF_WORD = {
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """Which of the answers that were generated are learnt."""
+
+    answers: Literal["vic", "vig"] = "vic"  # of a data set's conversations
+    top_k: int | None = None  # the best of several answers to a question, by weight
+    min_score: float = 0.0  # questions whose best answer has no higher weight are left out
+
+
+ALL = Choice()
+
+
+@dataclass(frozen=True, slots=True)
 class Origin:
     """A file or folder of instructions, and what the caller said about it."""
 
     path: Path
     images: str | None = None  # what image names lie below; None: the folder that the file is in
     kind: Kind | None = None  # of all instructions
+    choice: Choice = ALL
 
     def image(self, name: str) -> str:
         """Where it is for every process, whatever folder that runs in."""

@@ -28,13 +28,22 @@ class VigcFile:
 
     def __iter__(self) -> Iterator[Instruction]:
         for place, record in self._origin.records(self._content):
+            answers = self._chosen(self._answers(place, record))
+            if not answers:
+                continue
             yield self._origin.instruction(
                 place,
                 self._origin.text(place, record, "image"),
                 self._origin.text(place, record, "question"),
-                self._answers(place, record),
+                answers,
                 self._kind_of(place, record),
             )
+
+    def _chosen(self, answers: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
+        """The best answers, or none where the best is not good enough. Answers without weights weigh 1."""
+        ranked = sorted(answers, key=lambda one: -one[1])
+        choice = self._origin.choice
+        return ranked[: choice.top_k] if ranked and ranked[0][1] > choice.min_score else []
 
     def _answers(self, place: str, record: dict[str, Any]) -> Iterable[tuple[str, float]]:
         if isinstance(record.get("answer"), str):

@@ -261,7 +261,7 @@ def test_a_merged_model_computes_what_the_trained_one_did(tmp_path, wanted):
     objective = InstructionObjective(network)
     trained = {name.removeprefix(MODEL): tensor for name, tensor in objective.trained().items()}
     assert sorted(trained) == sorted(names)
-    about = About(str(PATH), base_hash(PATH), wanted.beginnings, "test", 1, lora=wanted.lora)
+    about = About(str(PATH), base_hash(PATH), wanted.beginnings(network), "test", 1, lora=wanted.lora)
     save_trained(tmp_path / "weights", trained, about)
     merge(load_network(PATH, device="cpu", dtype="float32"), tmp_path / "weights", tmp_path / "full")
     merged = load_network(tmp_path / "full", device="cpu", dtype="float32")

@@ -1,0 +1,142 @@
+"""What came of an experiment: each figure of each benchmark by arm, and how far an arm is from the base data alone.
+
+A figure is scored again from the stored replies, picture by picture. Its value is the mean over the seeds; intervals
+are a bootstrap over pictures and seeds together, the same draw for both sides of a difference, since all arms answered
+the same questions about the same pictures.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vigc.platform.evaluation import benchmark
+from vigc.platform.evaluation.folder import existing_pass, read_items, read_replies
+from vigc.platform.evaluation.items import Figure
+from vigc.platform.storage import open_folder
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NUM_RESAMPLES = 2000
+LEVEL = (2.5, 97.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def is_clear(self) -> bool:
+        """As a difference: whether the interval leaves 0 out."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure of one benchmark, of all of it (part "") or of one kind of question."""
+
+    benchmark: str
+    measure: str
+    part: str
+    num: int  # questions or texts of each run
+    arms: dict[str, Estimate]
+    by_seed: dict[str, list[float]]
+    differences: dict[str, Estimate]  # from the base data alone
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    seeds: tuple[int, ...]
+    rows: list[Row]
+
+    def as_json(self) -> dict[str, Any]:
+        return {"seeds": list(self.seeds), "rows": [asdict(row) for row in self.rows]}
+
+
+def compare(
+    runs: Path, arms: Sequence[str], seeds: Sequence[int], benchmarks: Sequence[str], random_seed: int = 0
+) -> Table:
+    """Of finished runs in RUNS/ARM-SEED/evaluation/N-BENCHMARK; the first arm is what others are compared with."""
+    rows = []
+    for number, name in enumerate(benchmarks):
+        figures = {
+            (arm, seed): _figures(runs / f"{arm}-{seed}" / "evaluation" / f"{number}-{name}")
+            for arm in arms
+            for seed in seeds
+        }
+        for key in next(iter(figures.values())):
+            found = {run: of[key] for run, of in figures.items() if key in of}
+            if len(found) == len(figures):
+                rows.append(_row(name, key, found, arms, seeds, random_seed))
+    return Table(tuple(seeds), rows)
+
+
+def _figures(evaluation: Path) -> dict[tuple[str, str], Figure]:
+    folder = open_folder(str(evaluation))
+    pass_ = existing_pass(folder)
+    assert pass_ is not None, evaluation
+    rules = benchmark(pass_.request["benchmark"])
+    scored = rules.score(read_replies(pass_, read_items(folder)), dict(pass_.request["options"]))
+    return {(figure.name, figure.part): figure for figure in scored.figures}
+
+
+def _row(
+    name: str,
+    key: tuple[str, str],
+    found: dict[tuple[str, int], Figure],
+    arms: Sequence[str],
+    seeds: Sequence[int],
+    random_seed: int,
+) -> Row:
+    images = sorted({row[0] for figure in found.values() for row in figure.rows})
+    # (arms, seeds, images, 2): what stands above and below the line of the ratio.
+    sums = np.array([[_sums(found[arm, seed], images) for seed in seeds] for arm in arms])
+    by_seed = _ratios(sums.sum(axis=2))
+    values = by_seed.mean(axis=1)
+    rng = np.random.default_rng(random_seed)
+    drawn = np.empty((NUM_RESAMPLES, len(arms)))
+    for turn in range(NUM_RESAMPLES):
+        weights = np.bincount(rng.integers(0, len(images), len(images)), minlength=len(images))
+        chosen = rng.integers(0, len(seeds), len(seeds))
+        drawn[turn] = _ratios(np.einsum("asik,i->ask", sums[:, chosen], weights)).mean(axis=1)
+    drawn = drawn[~np.isnan(drawn).any(axis=1)]  # a draw with nothing below has no ratio
+    first = found[arms[0], seeds[0]]
+    return Row(
+        benchmark=name,
+        measure=key[0],
+        part=key[1],
+        num=len(first.rows),
+        arms={arm: _estimate(values[i], drawn[:, i]) for i, arm in enumerate(arms)},
+        by_seed={arm: [float(v) for v in by_seed[i]] for i, arm in enumerate(arms)},
+        differences={
+            arm: _estimate(values[i] - values[0], drawn[:, i] - drawn[:, 0]) for i, arm in enumerate(arms) if i
+        },
+    )
+
+
+def _sums(figure: Figure, images: Sequence[str]) -> list[list[float]]:
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for image, above, below in figure.rows:
+        sums[image][0] += above
+        sums[image][1] += below
+    return [sums[image] for image in images]
+
+
+def _ratios(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    below = sums[..., 1]
+    return np.divide(sums[..., 0], below, out=np.full_like(below, np.nan), where=below > 0)
+
+
+def _estimate(value: float, drawn: NDArray[np.float64]) -> Estimate:
+    low, high = np.percentile(drawn, LEVEL)
+    return Estimate(float(value), float(low), float(high))
