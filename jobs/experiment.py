@@ -326,13 +326,14 @@ def _evaluate(config: ExperimentConfig, one: Benchmark, number: int, run: Path, 
 def _tracking(config: ExperimentConfig, out: Path, on_note: OnNote) -> Any:
     if config.tracking is None:
         return None
+    from vigc.platform.storage import LocalFolder
     from vigc.platform.tracking import Tracking
 
     tracking = Tracking(
         config.tracking,
         experiment="vigc experiment",
         name=out.name,
-        folder=out,
+        folder=LocalFolder(out),
         params=_request(config),
         description="Does the data help? The runs below learn with and without it.",
         on_note=on_note,
