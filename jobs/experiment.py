@@ -333,7 +333,7 @@ def _tracking(config: ExperimentConfig, out: Path, on_note: OnNote) -> Any:
         config.tracking,
         experiment="vigc experiment",
         name=out.name,
-        folder=LocalFolder(out),
+        folder=LocalFolder(str(out)),
         params=_request(config),
         description="Does the data help? The runs below learn with and without it.",
         on_note=on_note,
