@@ -30,7 +30,7 @@ from vigc.platform.verify import verify
 
 pytestmark = pytest.mark.soak
 
-NUM_IMAGES = 80
+NUM_IMAGES = 240
 CUT_S = 60
 NUM_TRIES = 5  # to start the head node
 ROOT = Path(__file__).parents[2]
