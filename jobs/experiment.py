@@ -16,6 +16,7 @@ left. This is the paper's table 1 (arXiv 2308.12714), where the budget is not he
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,11 +24,14 @@ from typing import Any
 
 from vigc.jobs.evaluate import EvaluateConfig, run_evaluate
 from vigc.jobs.experiment_tables import Table, compare
+from vigc.jobs.machine import num_gpus
+from vigc.jobs.train import CPUS_BESIDE_WORKERS, prepare_environment
 from vigc.model.training.recipe import Recipe
 from vigc.platform.evaluation.chair import QUESTION as DESCRIBE
 from vigc.platform.exports.examples import clean, question_of
 from vigc.platform.exports.llava import SPEAKERS
 from vigc.platform.files import only_writer, written_whole
+from vigc.platform.local_ray import CPUS_PER_ACTOR, ray_session
 from vigc.platform.quality.settings import FilterSettings
 from vigc.platform.records import ConfigError, Kind, RowStatus, StoreError, Verdict
 from vigc.platform.request import differences, plain
@@ -114,7 +118,11 @@ def run_experiment(config: ExperimentConfig, on_note: OnNote = lambda note: None
         _claim(out, config)
         tracking = _tracking(config, out, on_note)
         try:
-            done = _run(config, out, on_note, tracking)
+            prepare_environment(_device(config))
+            num_cpus = config.workers * (config.cpus_per_worker or 1) + CPUS_BESIDE_WORKERS
+            # One Ray for all parts, which would start their own otherwise.
+            with ray_session(out / "ray.log", actors=math.ceil(num_cpus / CPUS_PER_ACTOR)):
+                done = _run(config, out, on_note, tracking)
         except BaseException:
             if tracking is not None:
                 tracking.close(failed=True)
@@ -145,6 +153,12 @@ def _run(config: ExperimentConfig, out: Path, on_note: OnNote, tracking: Any) ->
 
     write_page(out / "report.html", table.as_json(), {arm: ARMS[arm] for arm in config.arms})
     return Done(out, table)
+
+
+def _device(config: ExperimentConfig) -> str:
+    if config.device != "auto":
+        return config.device
+    return "cuda" if num_gpus() else "cpu"
 
 
 def _check(config: ExperimentConfig) -> None:
