@@ -204,3 +204,67 @@ def bench_pipeline(
     from vigc.jobs.bench_pipeline import pipeline_beside_engine
 
     pipeline_beside_engine(num=num, rounds=rounds, slots=slots, threads=threads, json_file=json_file)
+
+
+@bench.command("quality", epilog=help_end("vigc bench quality", "vigc bench quality --num 100 --json figures.json"))
+def bench_quality(
+    num: Annotated[int, typer.Option(min=1, help="Held-out scenes to describe, of each of two sets.")] = 500,
+    num_questions: Annotated[int, typer.Option(min=0, help="Scenes to answer gold questions about.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Of the scenes.")] = 1,
+    labelled: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Sentences labelled with the objects they name: JSON Lines with text, vocabulary, named.",
+            show_default="the project's own",
+        ),
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there.")] = None,
+) -> None:
+    """How true descriptions are: VIG, VIC and every correction beyond it; how well grounding finds what is untrue."""
+    from vigc.jobs.bench_quality import quality
+
+    quality(num=num, num_questions=num_questions, seed=seed, labelled=labelled, json_file=json_file)
+
+
+@bench.command("serve", epilog=help_end("vigc bench serve", "vigc bench serve --seconds 15 --memory 0"))
+def bench_serve(
+    clients: Annotated[
+        str, typer.Option(metavar="N[,N…]", help="How many ask at once, one number after the other.")
+    ] = "1,8,32,128",
+    seconds: Annotated[float, typer.Option(min=1, help="For each of these.")] = 60,
+    memory: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="Then 32 clients for so long, for memory; 0: none.")
+    ] = 600,
+    kind: Annotated[Kind, typer.Option(help="What is talked about.")] = Kind.DETAIL,
+    max_ongoing: Annotated[int, typer.Option(min=1, help="As of vigc serve.")] = 64,
+    max_queued: Annotated[int, typer.Option(min=0, help="As of vigc serve.")] = 64,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there.")] = None,
+    plot_file: Annotated[Path | None, typer.Option("--plot", metavar="FILE.svg", help="Draw memory over time.")] = None,
+) -> None:
+    """The service under load: requests/s, times to the first sentence and to the end, what is refused, memory."""
+    from vigc.jobs.bench_serve import check_levels, serve
+
+    serve(
+        clients=check_levels(_numbers("--clients", clients, "1,8,32")),
+        seconds=seconds,
+        memory_seconds=memory,
+        kind=kind,
+        max_ongoing=max_ongoing,
+        max_queued=max_queued,
+        json_file=json_file,
+        plot_file=plot_file,
+    )
+
+
+@bench.command("plan", epilog=help_end("vigc bench plan", "vigc bench plan --long 400 --json figures.json"))
+def bench_plan(
+    short: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="Of the probe.")] = 20,
+    long: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="Of the run that it foretells.")] = 400,
+    rounds: Annotated[int, typer.Option(min=1, help="Of both, alternating.")] = 3,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there.")] = None,
+) -> None:
+    """What a probe of `vigc plan` foretells beside a long run: how far off its images/s are."""
+    from vigc.jobs.bench_plan import plan
+
+    plan(short_s=short, long_s=long, rounds=rounds, json_file=json_file)

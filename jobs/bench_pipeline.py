@@ -107,7 +107,7 @@ def _pipeline(plan: Plan, pass_: Pass, worker_args: tuple[WorkerSettings, str]) 
         worker=ClockedWorker,
         worker_args=worker_args,
         image_size=plan.model.image_size,
-        num_slots=plan.num_slots,
+        num_slots=plan.most_slots,
     )
 
 
@@ -158,7 +158,7 @@ def _report(made: dict[str, list[Clocked]], plan: Plan, pass_: Pass, json_file: 
         | {
             "num_images": made["bare"][0].rows,
             "rounds": len(ratios),
-            "slots": plan.num_slots,
+            "slots": plan.most_slots,
             "rows_per_block": pass_.layout.rows_per_block,
         },
     )

@@ -21,8 +21,11 @@ from vigc.jobs.export_command import EXPORT_EXAMPLES, VALIDATE_EXAMPLES, export,
 from vigc.jobs.filter_command import FILTER_EXAMPLES, filter_
 from vigc.jobs.finetune_command import FINETUNE_EXAMPLES, finetune
 from vigc.jobs.generate_command import GENERATE_EXAMPLES, generate
+from vigc.jobs.plan_command import PLAN_EXAMPLES, plan
 from vigc.jobs.pope_command import POPE_EXAMPLES, pope
 from vigc.jobs.report_command import AUDIT_EXAMPLES, REPORT_EXAMPLES, audit, report
+from vigc.jobs.serve_command import SERVE_EXAMPLES, serve
+from vigc.jobs.submit_command import SUBMIT_EXAMPLES, submit
 from vigc.jobs.terminal import FAULT, NOT_OK, WRONG_USE, Json, help_end, make_console, print_json
 from vigc.jobs.train_command import TRAIN_EXAMPLES, train
 from vigc.jobs.weights_command import weights
@@ -70,6 +73,9 @@ app.command(epilog=GENERATE_EXAMPLES)(generate)
 app.command("filter", epilog=FILTER_EXAMPLES)(filter_)
 app.command(epilog=POPE_EXAMPLES)(pope)
 app.command(epilog=TRAIN_EXAMPLES)(train)
+app.command(epilog=SERVE_EXAMPLES)(serve)
+app.command(epilog=PLAN_EXAMPLES, context_settings={"allow_interspersed_args": False})(plan)
+app.command(epilog=SUBMIT_EXAMPLES, context_settings={"allow_interspersed_args": False})(submit)
 app.command(epilog=EVALUATE_EXAMPLES)(evaluate)
 app.command(epilog=FINETUNE_EXAMPLES)(finetune)
 app.command(epilog=EXPERIMENT_EXAMPLES)(experiment)

@@ -50,12 +50,15 @@ class GenerateConfig(BaseModel):
 
     engine: Literal["continuous", "reference", "vllm"] = "continuous"
     vllm_python: str | None = None  # None: VIGC_VLLM_PYTHON, or what `make vllm` makes
-    slots: int = Field(64, ge=1)  # conversations that one actor decodes at once
+    slots: int | None = Field(None, ge=1)  # conversations that one actor decodes at once; None: as memory allows
     engine_memory: float | None = Field(None, gt=0)  # GiB for an actor's slots and images; None: what is free
     actors: str = Field("1", coerce_numbers_to_str=True)  # a number, or "MIN:MAX"
     gpus_per_actor: float | None = Field(None, ge=0)  # None: 1 where this machine has a GPU to use, else 0
+    stuck_after: float = Field(5, gt=0)  # minutes without anybody at work, after which the run begins again
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    tracking: str | None = None  # an MLflow URI, or "none"; None: MLFLOW_TRACKING_URI, or a folder beside `out`
+    price: float | None = Field(None, ge=0)  # of a GPU-hour, or of a machine-hour where there is no GPU
 
     @field_validator("images", "out", mode="after")
     @classmethod

@@ -383,9 +383,7 @@ def _track(config: EvaluateConfig, folder: Folder, scores: dict[str, Any]) -> No
         raise ConfigError(f"{folder}: a run on MLflow is remembered on this machine. Name a local folder with --out.")
     params = {name: scores[name] for name in ("benchmark", "model", "num_questions", "num_failed")}
     name = f"{scores['model']['name']} on {config.benchmark}"
-    with Tracking(
-        str(config.tracking), experiment="vigc-evaluate", name=name, folder=folder.path, params=params
-    ) as run:
+    with Tracking(str(config.tracking), experiment="vigc-evaluate", name=name, folder=folder, params=params) as run:
         run.figures(0, figures_of(scores))
         run.file(folder.path / "scores.json")
 

@@ -35,6 +35,7 @@ from vigc.platform.local_ray import CPUS_PER_ACTOR, ray_session
 from vigc.platform.quality.settings import FilterSettings
 from vigc.platform.records import ConfigError, Kind, RowStatus, StoreError, Verdict
 from vigc.platform.request import differences, plain
+from vigc.platform.storage import LocalFolder
 from vigc.platform.store import Store
 
 RESULT = "experiment.json"
@@ -56,6 +57,7 @@ class Benchmark:
     annotations: str | None = None
     images: str | None = None
     prompt: str | None = None
+    max_tokens: int | None = None  # of an answer
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,7 @@ def _with_scenes(config: ExperimentConfig, out: Path, on_note: OnNote) -> Experi
         base_images=str(place / "told" / "images"),
         images=str(place / "silent" / "images"),
         benchmarks=(
-            Benchmark("questions", str(asked / "questions.jsonl"), None, str(asked / "images"), "{question}"),
+            Benchmark("questions", str(asked / "questions.jsonl"), None, str(asked / "images"), "{question}", 32),
             Benchmark("chair", str(asked / "annotations.json"), str(asked / "annotations.json"), str(asked / "images")),
         ),
     )
@@ -329,6 +331,7 @@ def _evaluate(config: ExperimentConfig, one: Benchmark, number: int, run: Path, 
             annotations=one.annotations,
             images=one.images,
             prompt=one.prompt,
+            max_tokens=one.max_tokens,
             out=str(place),
             device=config.device,
         )
@@ -346,7 +349,7 @@ def _tracking(config: ExperimentConfig, out: Path, on_note: OnNote) -> Any:
         config.tracking,
         experiment="vigc experiment",
         name=out.name,
-        folder=out,
+        folder=LocalFolder(str(out)),
         params=_request(config),
         description="Does the data help? The runs below learn with and without it.",
         on_note=on_note,

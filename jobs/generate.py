@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vigc.jobs.config import GenerateConfig
+from vigc.jobs.generate_watch import Watch
 from vigc.jobs.machine import git_commit, num_cores, versions
 from vigc.jobs.plan import Mode, Plan, make_plan, runs_of
 from vigc.jobs.worker import Worker, WorkerSettings
@@ -27,6 +28,7 @@ from vigc.platform.records import ConfigError, InputError, ModelError
 from vigc.platform.report import REPORT_FILE, write_report
 from vigc.platform.sources import Source
 from vigc.platform.summary import write_summary
+from vigc.platform.tracking import FAILED, KILLED
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,9 @@ class Outcome:
     seconds_of_all_runs: float
     summary: dict[str, Any]  # as in summary.json
     report: str  # the address of report.html
+    paid_hours: float  # of all runs: GPU-hours, or machine-hours where there is no GPU
+    price: float | None  # of such an hour
+    tracking: str | None  # the MLflow URI that this run was shown at
     note: str | None  # for the user
     is_idle: bool  # nothing was asked; `note` says why
 
@@ -48,13 +53,18 @@ class Outcome:
     def images_per_s(self) -> float | None:
         return self.num_made_by_all_runs / self.seconds_of_all_runs if self.seconds_of_all_runs else None
 
+    @property
+    def cost(self) -> float | None:
+        return None if self.price is None else self.price * self.paid_hours
+
 
 def run_generate(
     config: GenerateConfig,
     *,
     mode: Mode = Mode.CONTINUE,
     on_plan: Callable[[Plan, Pass], None] | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[Progress], None] = lambda now: None,
+    on_note: Callable[[str], None] = lambda message: None,
 ) -> Outcome:
     """Makes the rows that OUT still lacks, and sums up.
 
@@ -62,6 +72,7 @@ def run_generate(
         mode: what to do with a data set that is there.
         on_plan: called when all settings are found good and OUT is ready, before the first image.
         on_progress: called about once a second, from another thread.
+        on_note: called with a line that a person should read, from any thread.
     Raises:
         VigcError: a setting, the images, the model or OUT cannot be used, or the run broke off.
         KeyboardInterrupt: with a note on how far the run is.
@@ -75,13 +86,19 @@ def run_generate(
     if on_plan is not None:
         on_plan(plan, pass_)
     num_before, seconds = pass_.remaining(), 0.0
+    note = _provenance(plan)
+    watch = Watch(plan, pass_, note, runs_of(pass_), on_note)
     try:
-        seconds = _run(plan, pass_, num_before, on_progress)
-    except (ConfigError, InputError, ModelError):
-        if plan.existing is None and pass_.remaining() == pass_.num_requested:
+        seconds = _run(plan, pass_, num_before, note, watch, on_progress)
+    except BaseException as error:
+        watch.close(KILLED if isinstance(error, KeyboardInterrupt) else FAILED)
+        is_setting = isinstance(error, ConfigError | InputError | ModelError)
+        if is_setting and plan.existing is None and pass_.remaining() == pass_.num_requested:
             plan.store.withdraw(pass_)  # nothing came of it, and the mended command will be another request
         raise
-    return _outcome(plan, pass_, num_before - pass_.remaining(), seconds)
+    outcome = _outcome(plan, pass_, num_before - pass_.remaining(), seconds)
+    watch.finish(outcome.summary)
+    return outcome
 
 
 def _outcome(plan: Plan, pass_: Pass, num_made: int, seconds: float) -> Outcome:
@@ -99,15 +116,29 @@ def _outcome(plan: Plan, pass_: Pass, num_made: int, seconds: float) -> Outcome:
         seconds_of_all_runs=sum(run["seconds"] for run in ended),
         summary=summary,
         report=report,
+        paid_hours=sum(run.get("paid_hours", 0.0) for run in ended),
+        price=plan.config.price,
+        tracking=plan.tracking if num_made else None,
         note=plan.note,
         is_idle=plan.is_idle,
     )
 
 
-def _run(plan: Plan, pass_: Pass, num_remaining: int, on_progress: Callable[[Progress], None] | None) -> float:
+def _run(
+    plan: Plan,
+    pass_: Pass,
+    num_remaining: int,
+    note: dict[str, Any],
+    watch: Watch,
+    on_progress: Callable[[Progress], None],
+) -> float:
     """Runs the pipeline; where images remain, the run notes what it was and, at its end, how far it came."""
     started = time.monotonic()
-    note = _provenance(plan)
+
+    def report(now: Progress) -> None:
+        watch.report(now)
+        on_progress(now)
+
     path = pass_.add_run(note) if num_remaining else None
     try:
         pipeline.run(
@@ -115,17 +146,19 @@ def _run(plan: Plan, pass_: Pass, num_remaining: int, on_progress: Callable[[Pro
             worker=Worker,
             worker_args=(worker_settings(plan, pass_),),
             image_size=plan.model.image_size,
-            num_slots=plan.num_slots,
+            num_slots=plan.most_slots,
             actors=plan.config.actor_range,
             gpus_per_actor=plan.gpus_per_actor,
             max_pixels=plan.config.max_pixels or MAX_PIXELS,
             measure=None if plan.vocabulary is None else NameObjects(plan.vocabulary),
-            on_progress=on_progress if num_remaining else None,
+            stuck_after_s=plan.config.stuck_after * 60,
+            on_progress=report if num_remaining else None,
         )
     finally:
         seconds = time.monotonic() - started
         if path is not None:
             made = {"ended": _now(), "seconds": seconds, "num_made": num_remaining - pass_.remaining()}
+            made["paid_hours"] = watch.paid_hours
             write_json(pass_.folder, path, note | made)
     return seconds if num_remaining else 0.0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from vigc.jobs.config import GenerateConfig, default_of, make_config
 from vigc.jobs.terminal import INTERRUPTED, JSON_HELP, NOT_OK, help_end, make_console, print_json
+from vigc.model.completion import CPU_SLOTS, GPU_SLOTS
 from vigc.platform.records import ConfigError
 
 if TYPE_CHECKING:
@@ -188,7 +190,9 @@ def generate(
     slots: Annotated[
         int | None,
         typer.Option(
-            help="Conversations that an actor decodes at once.", show_default=default_of("slots"), rich_help_panel=RUN
+            help="Conversations that an actor decodes at once.",
+            show_default=f"what memory allows, at most {CPU_SLOTS} on a CPU and {GPU_SLOTS} on a GPU",
+            rich_help_panel=RUN,
         ),
     ] = None,
     engine_memory: Annotated[
@@ -215,6 +219,15 @@ def generate(
             help="For each actor; may be a fraction.", show_default="1 if there is a GPU, else 0", rich_help_panel=RUN
         ),
     ] = None,
+    stuck_after: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MINUTES",
+            help="When no process was at work for so long, start again from what is committed.",
+            show_default=default_of("stuck_after"),
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="auto, cpu or cuda.", show_default=default_of("device"), rich_help_panel=RUN)
     ] = None,
@@ -223,6 +236,23 @@ def generate(
         typer.Option(
             help="auto, float32, bfloat16 or float16.",
             show_default="bfloat16 on a GPU, else float32",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    tracking: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URI|none",
+            help="Where MLflow shows the run; needs `mlflow`.",
+            show_default="MLFLOW_TRACKING_URI, or the folder mlruns beside OUT",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    price: Annotated[
+        float | None,
+        typer.Option(
+            help="Of a GPU-hour, or a machine-hour where there is no GPU: shows the cost so far.",
+            show_default=False,
             rich_help_panel=RUN,
         ),
     ] = None,
@@ -271,7 +301,7 @@ def generate(
         else make_config(given, config)
     )
     console = make_console(quiet=json_)
-    line = ProgressLine(console)
+    line = ProgressLine(console, partial(typer.echo, err=True) if json_ else None)
     try:
         with line.shown():
             outcome = run_generate(
@@ -279,6 +309,7 @@ def generate(
                 mode=mode,
                 on_plan=lambda plan, pass_: say_plan(console, plan, pass_),
                 on_progress=line.report,
+                on_note=line.note,
             )
     except KeyboardInterrupt as stop:
         notes = getattr(stop, "__notes__", None) or ["The same command continues."]

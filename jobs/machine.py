@@ -12,6 +12,7 @@ from pathlib import Path
 
 import vigc
 
+COMMIT_VARIABLE = "VIGC_GIT_COMMIT"  # what a job on a cluster was sent with
 PACKAGES = ("torch", "transformers", "ray", "pyarrow", "numpy", "pillow", "simplejpeg", "safetensors")
 
 
@@ -54,10 +55,10 @@ def versions() -> dict[str, str | None]:
 
 
 def git_commit() -> str | None:
-    """The commit this code was checked out at; None for an installed package."""
+    """The commit this code was checked out at; None for an installed package that was not told."""
     root = Path(vigc.__file__).resolve().parents[1]
     if not (root / ".git").exists() or not (git := shutil.which("git")):
-        return None
+        return os.environ.get(COMMIT_VARIABLE)
     found = subprocess.run(
         [git, "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10, check=False
     )

@@ -15,6 +15,7 @@ from typing import Any, get_type_hints
 
 from vigc.jobs.config import GenerateConfig, PolicyValue
 from vigc.jobs.machine import num_cores, num_gpus
+from vigc.model.completion import CPU_SLOTS, GPU_SLOTS
 from vigc.model.grounding import NO_OBJECTS, Grounding
 from vigc.model.identity import ModelIdentity, identify
 from vigc.model.policy import Policy, make_policy
@@ -27,7 +28,9 @@ from vigc.platform.records import ConfigError, Kind, StoreError
 from vigc.platform.request import differences, plain
 from vigc.platform.sources import Source, open_source
 from vigc.platform.sources.selection import Selection
+from vigc.platform.storage import Folder, LocalFolder
 from vigc.platform.store import Pass, Store
+from vigc.platform.tracking import NOT_TRACKED, is_installed
 
 OPTIONS = {name: hint for name, hint in get_type_hints(Policy).items() if name != "name"}
 NUM_CANDIDATES = 4  # of `--correct candidates`
@@ -49,12 +52,18 @@ class Plan:
     device: str
     dtype: str
     gpus_per_actor: float
-    num_slots: int
+    num_slots: int | None  # of each engine; None: as memory allows
     num_threads: int  # of each actor's engine
     vllm_python: str | None  # where the engine is vllm
+    tracking: str | None  # an MLflow URI
     request: dict[str, Any]
     note: str | None  # for the user, when all is done
     is_idle: bool  # there is nothing to ask; `note` says why
+
+    @property
+    def most_slots(self) -> int:
+        """What an engine may have at most: as many conversations are kept in supply."""
+        return self.num_slots or (GPU_SLOTS if self.device.startswith("cuda") else CPU_SLOTS)
 
 
 class Mode(StrEnum):
@@ -82,7 +91,7 @@ def make_plan(config: GenerateConfig, mode: Mode = Mode.CONTINUE) -> Plan:
             "cannot. Add --engine reference, or --set num_beams=1."
         )
     vllm_python = str(find_python(config.vllm_python)) if config.engine == "vllm" else None
-    device, dtype, gpus_per_actor = _choose_hardware(config)
+    device, dtype, gpus_per_actor = choose_hardware(config.device, config.dtype, config.gpus_per_actor)
     store = Store(config.out)
     model = identify(config.model, (run for one in store.passes() for run in runs_of(one)))
     source, kinds = _source_of(config, mode, store)
@@ -124,10 +133,30 @@ def make_plan(config: GenerateConfig, mode: Mode = Mode.CONTINUE) -> Plan:
         num_slots=1 if config.engine == "reference" else config.slots,  # the reference engine takes one at a time
         num_threads=max(1, num_cores() // config.actor_range[1]),
         vllm_python=vllm_python,
+        tracking=tracking_uri(config.tracking, store.folder),
         request=request,
         note=note,
         is_idle=is_idle,
     )
+
+
+def tracking_uri(given: str | None, out: Folder) -> str | None:
+    """Where MLflow keeps the run, by flag, by MLFLOW_TRACKING_URI, or else beside the data set if that is on a disk.
+
+    Raises:
+        ConfigError: it is asked for, and MLflow is not installed.
+    """
+    asked = given or os.environ.get("MLFLOW_TRACKING_URI")
+    if asked == NOT_TRACKED:
+        return None
+    if asked and not is_installed():
+        raise ConfigError(
+            f"The run is to be shown at {asked}, but MLflow is not installed. `pip install 'vigc[track]'` brings its "
+            "client; --tracking none goes on without."
+        )
+    if asked or not is_installed() or not isinstance(out, LocalFolder):
+        return asked
+    return (out.path.parent / "mlruns").as_uri()
 
 
 def _source_of(config: GenerateConfig, mode: Mode, store: Store) -> tuple[Source, list[Kind]]:
@@ -137,6 +166,11 @@ def _source_of(config: GenerateConfig, mode: Mode, store: Store) -> tuple[Source
         return failed, [Kind(kind) for kind in failed.kinds]
     if mode is Mode.ADD_KIND:
         return SameImages(store), config.kinds
+    return source_of(config), config.kinds
+
+
+def source_of(config: GenerateConfig) -> Source:
+    """The images that the settings name."""
     source = open_source(config.images, config.annotations, config.source)
     if config.exclude or config.limit or config.sample or config.shard:
         source = Selection(
@@ -147,7 +181,7 @@ def _source_of(config: GenerateConfig, mode: Mode, store: Store) -> tuple[Source
             seed=config.seed,
             shard=config.shard,
         )
-    return source, config.kinds
+    return source
 
 
 def _vocabulary(config: GenerateConfig, mode: Mode, store: Store, source: Source) -> Vocabulary | None:
@@ -252,16 +286,18 @@ def _expected(hint: type) -> str:
     return names.get(hint, "a text")
 
 
-def _choose_hardware(config: GenerateConfig) -> tuple[str, str, float]:
-    """Device, dtype and GPUs of each actor; decided here, so that all actors agree and the user is told beforehand."""
+def choose_hardware(device: str, dtype: str, gpus: float | None) -> tuple[str, str, float]:
+    """Device, dtype and GPUs of each process that holds the model; decided here, so that all of them agree and the user
+    is told beforehand.
+
+    Args:
+        gpus: None: one where this machine has one to use.
+    """
     on_cluster = bool(os.environ.get("RAY_ADDRESS"))
-    gpus = config.gpus_per_actor
-    if config.device.startswith("cuda") and not num_gpus() and not on_cluster:
-        raise ConfigError(
-            f"--device {config.device}: there is no NVIDIA GPU that this process could use. Use --device cpu."
-        )
+    if device.startswith("cuda") and not num_gpus() and not on_cluster:
+        raise ConfigError(f"--device {device}: there is no NVIDIA GPU that this process could use. Use --device cpu.")
     if gpus is None:
-        gpus = 1 if config.device.startswith("cuda") or (config.device == "auto" and num_gpus()) else 0
-    device = config.device if config.device != "auto" else ("cuda" if gpus else "cpu")
-    dtype = config.dtype if config.dtype != "auto" else ("bfloat16" if device.startswith("cuda") else "float32")
-    return device, dtype, gpus
+        gpus = 1 if device.startswith("cuda") or (device == "auto" and num_gpus()) else 0
+    chosen = device if device != "auto" else ("cuda" if gpus else "cpu")
+    chosen_dtype = dtype if dtype != "auto" else ("bfloat16" if chosen.startswith("cuda") else "float32")
+    return chosen, chosen_dtype, gpus

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -33,8 +33,13 @@ SAMPLE_POOL = 256  # rows that the samples are chosen from
 class ProgressLine:
     """A bar on a terminal; elsewhere a plain line now and then. `report` may be called from any thread."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, on_note: Callable[[str], None] | None = None) -> None:
+        """
+        Args:
+            on_note: gets notes in the console's place, where that is quiet.
+        """
         self._console = console
+        self.note = on_note or self._print_note
         self._said = time.monotonic()
         self._says_stopping = False
         columns = (
@@ -45,6 +50,9 @@ class ProgressLine:
         )
         self._bar = Bar(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task = self._bar.add_task("starting Ray and the model", total=None, rest="")
+
+    def _print_note(self, message: str) -> None:
+        self._console.print(message, soft_wrap=True, markup=False)
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -85,7 +93,8 @@ def duration(seconds: float) -> str:
 
 def say_plan(console: Console, plan: Plan, pass_: Pass) -> None:
     config = plan.config
-    slots = f"{_number(plan.num_slots, 'slot')}, " if config.engine == "continuous" else ""
+    at_most = "" if plan.num_slots else "up to "
+    slots = f"{at_most}{_number(plan.most_slots, 'slot')}, " if config.engine == "continuous" else ""
     least, most = config.actor_range
     actors = _number(most, "actor") if least == most else f"{least} to {most} actors"
     _say(
@@ -135,6 +144,7 @@ def say_outcome(console: Console, outcome: Outcome) -> None:
         ("files", f"{outcome.out}/passes/{outcome.number}/rows/*.parquet"),
         ("summary", f"{outcome.out}/summary.json"),
         ("report", outcome.report),
+        *([("mlflow", outcome.tracking)] if outcome.tracking else []),
         *(
             ("try", command)
             for command in (f"vigc show {out}", f"vigc verify {out}", f"vigc export {out} --format llava")
@@ -166,6 +176,8 @@ def _say_figures(console: Console, outcome: Outcome) -> None:
     rate = f", {outcome.images_per_s:.1f} images/s" if outcome.images_per_s else ""
     made = f"{outcome.num_made} images in this run" if outcome.num_made else "nothing was left to do"
     _say(console, ("time", f"{duration(outcome.seconds_of_all_runs)}{rate}, {summary['num_tokens']} tokens ({made})"))
+    if outcome.cost is not None:
+        _say(console, ("cost", f"{outcome.cost:.2f} ({outcome.paid_hours:.2f} hours paid, of all runs)"))
 
 
 def counts_of_kinds(summary: Mapping[str, Any]) -> Table:
@@ -219,7 +231,10 @@ def outcome_as_json(outcome: Outcome) -> dict[str, Any]:
         "num_made_by_all_runs": outcome.num_made_by_all_runs,
         "seconds_of_all_runs": outcome.seconds_of_all_runs,
         "images_per_s": outcome.images_per_s,
+        "paid_hours": outcome.paid_hours,
+        "cost": outcome.cost,
         "report": outcome.report,
+        "tracking": outcome.tracking,
         "note": outcome.note,
         "summary": outcome.summary,
     }

@@ -11,6 +11,7 @@ import typer
 
 from vigc.jobs.terminal import INTERRUPTED, Json, help_end, make_console, print_json
 from vigc.platform.records import ConfigError, Kind
+from vigc.platform.tracking import NOT_TRACKED
 
 if TYPE_CHECKING:
     from vigc.model.training.recipe import Recipe
@@ -101,7 +102,7 @@ def train(
             cpus_per_worker=cpus_per_worker,
             device=device,
             max_failures=max_failures,
-            tracking=tracking,
+            tracking=None if tracking == NOT_TRACKED else tracking,
         )
         line = TrainLine(console, plan)
         try:

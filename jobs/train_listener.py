@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vigc.platform.tracking import DataUsed, Tracking
+from vigc.platform.storage import LocalFolder
+from vigc.platform.tracking import FAILED, FINISHED, DataUsed, Tracking
 
 if TYPE_CHECKING:
     from vigc.jobs.train_plan import TrainPlan
@@ -45,7 +46,9 @@ class Listener:
     def stop(self, interrupted: bool = False) -> None:
         self._finished.set()
         self._thread.join(timeout=10)
-        if self._tracking is not None and (lost := self._tracking.close(failed=interrupted or self.error is not None)):
+        if self._tracking is None:
+            return
+        if lost := self._tracking.close(FAILED if interrupted or self.error is not None else FINISHED):
             self._on_note(f"MLflow never took {lost} messages; {self._out / METRICS} has all figures.")
 
     def _run(self) -> None:
@@ -107,7 +110,7 @@ def _tracking(plan: TrainPlan, on_note: OnNote) -> Tracking:
         plan.tracking,
         experiment=EXPERIMENT,
         name="/".join(Path(plan.out).parts[-2:] if plan.recipe.stage else [plan.out.name]),
-        folder=plan.out,
+        folder=LocalFolder(str(plan.out.absolute())),
         params={
             **plan.request,
             "out": str(plan.out),

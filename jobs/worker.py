@@ -17,6 +17,7 @@ from vigc.model.grounding import FindObjects, Grounding
 from vigc.model.policy import Policy
 from vigc.model.prompts import PromptPack
 from vigc.model.talk import Talk, start_engine, talk_about
+from vigc.platform.metrics import Load
 from vigc.platform.quality.vocabulary import Vocabulary
 from vigc.platform.records import ConfigError, Kind, RowStatus
 
@@ -32,7 +33,7 @@ class WorkerSettings:
     device: str
     dtype: str
     engine: str
-    num_slots: int
+    num_slots: int | None  # None: as memory allows
     memory_bytes: int | None  # for slots and images; None: what is free
     num_threads: int
     pack: PromptPack
@@ -65,6 +66,10 @@ class Worker:
             num_threads=settings.num_threads,
             vllm_python=settings.vllm_python,
         )
+
+    def load(self) -> Load:
+        """How busy the engine is at this moment."""
+        return Load(self._engine.num_slots, self._engine.num_in_use, self._engine.num_waiting)
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
         import pyarrow as pa

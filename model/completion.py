@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from vigc.model.sentences import Unit
 from vigc.platform.records import Stop
 
+# How many continuations an engine decodes at once, at most, where nobody says. Beyond, a GPU's memory bandwidth goes
+# into keys and values, and nothing is won.
+CPU_SLOTS, GPU_SLOTS = 64, 256
+
 
 @dataclass(frozen=True, slots=True)
 class Request:

@@ -22,43 +22,61 @@ DEFAULT_SIZES = {"image_size": 224, "patch_size": 14}
 
 
 @dataclass(frozen=True, slots=True)
-class ModelIdentity:
+class ModelPlace:
+    """What a model's configuration says, its weights unread."""
+
     name: str  # "embedded", a hub id, or the name of a folder
     location: str  # what loading takes: an absolute path or a hub id
-    weights: str  # sha256 of the weight files, or the hub's commit
     image_size: int  # side of the square pictures, in pixels
     patch_size: int  # side of what the vision model reads as one
+    commit: str | None = None  # the hub's, where the model is there
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    name: str  # as in ModelPlace, like the next and the sizes
+    location: str
+    weights: str  # sha256 of the weight files, or the hub's commit
+    image_size: int
+    patch_size: int
     files: list[list[Any]]  # name, bytes and mtime_ns of each weight file; empty for a hub id
 
 
-def identify(model: str | None, earlier_runs: Iterable[Mapping[str, Any]] = ()) -> ModelIdentity:
-    """Looks at a model folder, a hub id, or (None) the embedded model.
+def find_model(model: str | None) -> ModelPlace:
+    """Looks for a model folder, a hub id, or (None) the embedded model.
 
-    Args:
-        earlier_runs: provenance of runs, which may hold the hash of the same untouched files.
     Raises:
-        ModelError: no such folder or id, or a folder without configuration or weights.
+        ModelError: no such folder or id, or a folder without configuration.
     """
     folder = EMBEDDED if model is None else Path(model).expanduser().absolute()
     if model is None and not folder.is_dir():
         raise ModelError(f"{folder}: the embedded model is not there. Install vigc again, or pass --model.")
     if not folder.exists():
-        return _identify_on_hub(str(model))
-    image_size, patch_size = _sizes(folder / "config.json")
-    weights = find_weights(folder)
-    files = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in weights]
-    known = (run["model"]["weights"] for run in earlier_runs if run.get("model", {}).get("files") == files)
-    return ModelIdentity(
-        name="embedded" if folder == EMBEDDED else folder.name,
-        location=str(folder),
-        weights=next(known, None) or hash_files(weights),
-        image_size=image_size,
-        patch_size=patch_size,
-        files=files,
-    )
+        return _find_on_hub(str(model))
+    name = "embedded" if folder == EMBEDDED else folder.name
+    return ModelPlace(name, str(folder), *_sizes(folder / "config.json"))
 
 
-def _identify_on_hub(name: str) -> ModelIdentity:
+def identify(model: str | None, earlier_runs: Iterable[Mapping[str, Any]] = ()) -> ModelIdentity:
+    """Finds a model and hashes its weights.
+
+    Args:
+        earlier_runs: provenance of runs, which may hold the hash of the same untouched files.
+    Raises:
+        ModelError: as `find_model`, or a folder without weights.
+    """
+    place = find_model(model)
+    if place.commit is not None:
+        weights, files = f"hub commit {place.commit}", list[list[Any]]()
+    else:
+        found = find_weights(Path(place.location))
+        files = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in found]
+        known = (run["model"]["weights"] for run in earlier_runs if run.get("model", {}).get("files") == files)
+        weights = next(known, None) or hash_files(found)
+    return ModelIdentity(place.name, place.location, weights, place.image_size, place.patch_size, files)
+
+
+def _find_on_hub(name: str) -> ModelPlace:
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ModelError(
             f"{name}: no such folder. Pass the folder of a saved InstructBLIP model, "
@@ -77,7 +95,7 @@ def _identify_on_hub(name: str) -> ModelIdentity:
         raise ModelError(
             f"{name}: no such folder, and the hub gave nothing for it ({reason}). Check the name, or the network."
         ) from error
-    return ModelIdentity(name, name, f"hub commit {config.parent.name}", *_sizes(config), [])
+    return ModelPlace(name, name, *_sizes(config), commit=config.parent.name)
 
 
 def _sizes(config: Path) -> tuple[int, int]:

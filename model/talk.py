@@ -47,7 +47,7 @@ def start_engine(
     model: str,
     device: str,
     dtype: str,
-    num_slots: int,
+    num_slots: int | None,
     memory_bytes: int | None,
     num_threads: int,
     vllm_python: str | None,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from vigc.platform.cluster import CPUS_TO_COMMIT, CPUS_TO_DECODE, CPUS_TO_LIST
 from vigc.platform.local_ray import CPUS_PER_ACTOR
 from vigc.platform.pacing import pace
 from vigc.platform.passes import Pass
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
     import ray.data
 
     from vigc.platform.stages import Measure, StopFlag
-
-CPUS_TO_LIST, CPUS_TO_COMMIT = 0.1, 0.25
+    from vigc.platform.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,9 @@ class Graph:
     measure: Measure | None  # done with rows before they are committed
     max_retries: int  # how often a block is given to another process after one died with it
 
-    def dataset(self, pass_: Pass, remaining: list[tuple[int, list[int]]], stop: StopFlag) -> ray.data.Dataset:
+    def dataset(
+        self, pass_: Pass, remaining: list[tuple[int, list[int]]], stop: StopFlag, watch: Watch
+    ) -> ray.data.Dataset:
         """What makes these blocks of these shards, one row of stages.COMMITTED for each."""
         import ray.data
 
@@ -47,6 +49,7 @@ class Graph:
         context = ray.data.DataContext.get_current().copy()
         context.raise_original_map_exception = True
         context.target_max_block_size = 1  # every row, which is a block of images, goes on by itself
+        context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, watch.callback()]
         pace(context)
         num_calls = math.ceil(4 * self.num_slots / pass_.layout.rows_per_block)
         # Different resources keep Ray from fusing decode into the actor, where it would stall the event loop.
@@ -63,10 +66,10 @@ class Graph:
                 ray.data.read_datasource(
                     Blocks(remaining), concurrency=1, num_cpus=CPUS_TO_LIST, override_num_blocks=len(remaining)
                 )
-                .map_batches(decode, **one, num_cpus=1, max_retries=self.max_retries)
+                .map_batches(decode, **one, num_cpus=CPUS_TO_DECODE, max_retries=self.max_retries)
                 .map_batches(
                     Talk,
-                    fn_constructor_args=(self.worker, self.worker_args, stop, pass_.number),
+                    fn_constructor_args=(self.worker, self.worker_args, stop, pass_.number, pass_.folder.uri),
                     **one,
                     compute=ray.data.ActorPoolStrategy(
                         min_size=self.min_actors, max_size=self.max_actors, max_concurrent_calls_per_actor=num_calls

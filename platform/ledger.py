@@ -15,7 +15,6 @@ from io import BytesIO
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vigc.platform.layout import (
@@ -29,24 +28,13 @@ from vigc.platform.layout import (
     parse_block_file,
     sha256_of,
 )
-from vigc.platform.records import RowStatus, StoreError, Verdict
+from vigc.platform.records import StoreError
 from vigc.platform.schema import ROW
 from vigc.platform.storage import Folder
+from vigc.platform.tally import Tally, count
 
 TALLY_KEY = b"vigc.tally"
 COMPRESSION = "zstd"
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """Counts of rows."""
-
-    rows: int = 0
-    failed: int = 0  # images that could not be used
-    kept: int = 0  # images with at least one kept conversation
-
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(self.rows + other.rows, self.failed + other.failed, self.kept + other.kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,15 +142,6 @@ def tidy(folder: Folder, ledger: Ledger) -> None:
     folder.delete_unfinished()
 
 
-def count(rows: pa.Table) -> Tally:
-    failed = pc.sum(pc.equal(rows["status"], RowStatus.FAILED.value)).as_py() or 0
-    spoken = rows["conversations"].combine_chunks()
-    parents = pc.list_parent_indices(spoken)
-    is_kept = pc.equal(pc.struct_field(pc.list_flatten(spoken), "status"), Verdict.KEPT.value)
-    kept = len(pc.unique(parents.filter(is_kept)))
-    return Tally(rows.num_rows, int(failed), kept)
-
-
 def as_parquet(rows: pa.Table, tally: Tally) -> bytes:
     buffer = BytesIO()
     pq.write_table(rows.cast(with_tally(tally)), buffer, compression=COMPRESSION)
@@ -170,11 +149,11 @@ def as_parquet(rows: pa.Table, tally: Tally) -> bytes:
 
 
 def with_tally(tally: Tally) -> pa.Schema:
-    return ROW.with_metadata({TALLY_KEY: json.dumps(asdict(tally)).encode()})
+    return ROW.with_metadata({TALLY_KEY: tally.as_json().encode()})
 
 
 def tally_of(schema: pa.Schema) -> Tally:
-    return Tally(**json.loads((schema.metadata or {})[TALLY_KEY]))
+    return Tally.from_json((schema.metadata or {})[TALLY_KEY])
 
 
 def marker_of(finished: Finished) -> bytes:
@@ -187,7 +166,7 @@ def _markers(folder: Folder) -> list[Finished]:
         path = f"{FINISHED_FOLDER}/{name}"
         try:
             values: dict[str, Any] = json.loads(folder.read(path))
-            found.append(Finished(**values | {"tally": Tally(**values["tally"])}))
+            found.append(Finished(**values | {"tally": Tally.from_dict(values["tally"])}))
         except (ValueError, TypeError, KeyError) as error:
             raise StoreError(
                 f"{folder}/{path}: not a marker of finished shards ({error}). Restore the file, or delete it and run "

@@ -64,6 +64,12 @@ def ray_session(log: Path, actors: int = 1, gpus_per_actor: float = 0) -> Iterat
                 ray.shutdown()
 
 
+def running_ray() -> Any:
+    """The module, where it is imported already and joined to a cluster; else None."""
+    ray = sys.modules.get("ray")
+    return ray if ray is not None and hasattr(ray, "is_initialized") and ray.is_initialized() else None
+
+
 def _start(actors: int) -> None:
     import ray
 

@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vigc.platform.layout import Block, Layout, block_folder, merged_file, parse_block_file, sha256_of
-from vigc.platform.ledger import COMPRESSION, Committed, Finished, Ledger, Tally, marker_of, tally_of
+from vigc.platform.ledger import COMPRESSION, Committed, Finished, Ledger, marker_of, tally_of
 from vigc.platform.records import StoreError
 from vigc.platform.schema import ROW
 from vigc.platform.storage import Folder
+from vigc.platform.tally import Tally
 
 MIN_BYTES = 128 * 2**20
 ROWS_PER_GROUP = 2_000

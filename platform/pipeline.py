@@ -10,31 +10,42 @@ from __future__ import annotations
 
 import errno
 import logging
-import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from vigc.platform.cluster import (
+    Need,
+    check_fits,
+    check_shared,
+    fitted_actors,
+    grows_by_itself,
+    size_of_cluster,
+    too_small,
+)
 from vigc.platform.files import store_error
 from vigc.platform.graph import Graph
 from vigc.platform.images import MAX_PIXELS, decode_batch
 from vigc.platform.ledger import tidy
-from vigc.platform.local_ray import CPUS_BESIDE_ACTORS, CPUS_PER_ACTOR, ray_session
+from vigc.platform.local_ray import ray_session
 from vigc.platform.lock import only_writer
 from vigc.platform.merging import Merger
 from vigc.platform.passes import Pass
 from vigc.platform.progress import Counter, Progress, reported, tally_before
 from vigc.platform.records import ConfigError, RunError, VigcError
+from vigc.platform.stopping import stoppable
 from vigc.platform.storage import Folder, LocalFolder
+from vigc.platform.watch import Stuck, Watch
 
 if TYPE_CHECKING:
     from vigc.platform.stages import Measure, StopFlag
 
+_log = logging.getLogger(__name__)
 __all__ = ["Progress", "RunError", "run"]
 
 # How often Ray gives a block to another process after one died with it; its own answer is: for ever. An image that
@@ -42,6 +53,7 @@ __all__ = ["Progress", "RunError", "run"]
 MAX_RETRIES = 10
 Decode = Callable[[pa.Table, int, int], pa.Table]  # manifest rows, image_size, max_pixels
 MAX_STREAMS_WITHOUT_PROGRESS = 3
+STUCK_AFTER_S, MAX_BEAT_S = 300.0, 10.0
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -57,6 +69,7 @@ def run(
     max_pixels: int = MAX_PIXELS,
     decode: Decode = decode_batch,
     measure: Measure | None = None,
+    stuck_after_s: float = STUCK_AFTER_S,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> None:
     """Makes the rows that the pass still lacks; does nothing, and starts no Ray, when it lacks none.
@@ -65,7 +78,8 @@ def run(
         worker: a class, built once per actor with `worker_args`, in a process of its own. Its
             `async def __call__(self, batch: pa.Table)` is an async generator that yields tables of schema.ROW, one row
             for each row of the batch, in its order; the batch's columns are those of images.DECODED. Many calls are
-            under way at once, all on the event loop of that process.
+            under way at once, all on the event loop of that process. A method `load() -> metrics.Load`, where there is
+            one, tells how busy it is.
         image_size: side of the square pixels that the worker gets.
         num_slots: how many conversations the worker holds at once; it is kept supplied with four times as many images.
         actors: how many; or the least and the most, between which Ray adds and removes them by the work there is.
@@ -73,11 +87,14 @@ def run(
         decode: manifest rows in, rows of images.DECODED out; `image_size` is what it takes it for.
         measure: gets rows of schema.ROW and returns them with more known of them, on CPU workers, before they are
             committed; the same however often it is called.
+        stuck_after_s: when no process was at work on any block for so long, the run begins again from what is
+            committed; see watch.py.
         on_progress: called about once a second, from another thread.
     Raises:
         StoreError: another process is writing the directory, or the file system refuses.
-        RunError: processes keep dying, the worker raised, or nothing was finished for as long as
-            RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S says (30 minutes).
+        ConfigError: the cluster is too small and does not grow.
+        RunError: processes keep dying, the worker raised, the cluster shrank too far, the run was stuck again and
+            again, or nothing was finished for as long as RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S says (30 minutes).
         VigcError: of the worker's own, passed on as it is.
         KeyboardInterrupt: with a note on what is done. The first Ctrl-C lets what is under way finish, a second not.
     """
@@ -107,7 +124,7 @@ def run(
             with reported(counter, on_progress):
                 if any(ledger.remaining()):
                     with ray_session(_log_file(pass_.folder), most, gpus_per_actor) as logs:
-                        _Stream(pass_, graph, counter, merger, lost).run_to_the_end(logs)
+                        _Stream(pass_, graph, counter, merger, lost, stuck_after_s).run_to_the_end(logs)
                 merger.finish()
                 tidy(pass_.folder, pass_.ledger())
         finally:
@@ -117,20 +134,29 @@ def run(
 class _Stream:
     """One run of a pass on a Ray that is there."""
 
-    def __init__(self, pass_: Pass, graph: Graph, counter: Counter, merger: Merger, lost: threading.Event) -> None:
+    def __init__(
+        self,
+        pass_: Pass,
+        graph: Graph,
+        counter: Counter,
+        merger: Merger,
+        lost: threading.Event,
+        stuck_after_s: float,
+    ) -> None:
         self._pass, self._graph, self._counter, self._merger, self._lost = pass_, graph, counter, merger, lost
+        self._stuck_after_s = stuck_after_s
         self._committed: set[tuple[int, int]] = set()
 
     def run_to_the_end(self, logs: Path) -> None:
         """Streams until nothing is lacking, again where machines failed, as long as that gets on."""
-        _check_cpus(self._graph.min_actors)
-        _check_nodes(self._pass.folder)
-        in_vain = 0
-        with _stoppable(self._counter) as (stop, is_drained):
+        check_fits(self._graph.min_actors, self._graph.gpus_per_actor)
+        check_shared(self._pass.folder)
+        in_vain, is_stuck = 0, False
+        with stoppable(self._counter, min(MAX_BEAT_S, self._stuck_after_s / 4)) as (stop, is_drained):
             while remaining := self._remaining():
                 before = self._counter.num_made
                 try:
-                    self._stream_once(remaining, stop, is_drained)
+                    self._stream_once(remaining, self._fitted(is_stuck), stop, is_drained)
                     if self._counter.num_made == before and not self._counter.is_stopping:
                         raise RunError(f"The run made nothing of {len(remaining)} shards, and nothing failed.")
                 except KeyboardInterrupt as interrupt:
@@ -140,7 +166,12 @@ class _Stream:
                     in_vain = 0 if self._counter.num_made > before else in_vain + 1
                     if not _is_of_machines(error) or in_vain >= MAX_STREAMS_WITHOUT_PROGRESS:
                         raise self._explained(error, logs) from error
-                    logging.getLogger(__name__).info("Streaming again what is not committed, after: %s", error)
+                    is_stuck = isinstance(_root(error), Stuck)
+                    what = _root(error) if is_stuck else f"Processes or machines failed ({_first_line(_root(error))})"
+                    now = self._counter.read()
+                    _log.warning(
+                        "%s. Starting again from what is committed: %d of %d images.", what, now.done, now.total
+                    )
                 if self._counter.is_stopping:
                     raise _noted(KeyboardInterrupt(), self._how_far())
 
@@ -148,10 +179,26 @@ class _Stream:
         """From storage, since a block may have been committed by a task whose answer never came."""
         return list(self._pass.ledger().remaining())
 
-    def _stream_once(self, remaining: list[tuple[int, list[int]]], stop: StopFlag, is_drained: threading.Event) -> None:
+    def _fitted(self, is_stuck: bool) -> Graph:
+        """With no more actors than the cluster holds, where it does not grow or did not although Ray was stuck."""
+        graph, size = self._graph, size_of_cluster()
+        if grows_by_itself() and not is_stuck:
+            return graph
+        least, most = fitted_actors(graph.min_actors, graph.max_actors, graph.gpus_per_actor, size)
+        need = Need(least, graph.gpus_per_actor)
+        if not need.fits(size) and not grows_by_itself():
+            raise RunError(f"{too_small(size, need)} {self._how_far()}")
+        if (least, most) != (graph.min_actors, graph.max_actors):
+            _log.warning("The cluster has %s, which leaves room for %d of the %d actors.", size, most, graph.max_actors)
+        return replace(graph, min_actors=least, max_actors=most)
+
+    def _stream_once(
+        self, remaining: list[tuple[int, list[int]]], graph: Graph, stop: StopFlag, is_drained: threading.Event
+    ) -> None:
         from vigc.platform.stages import committed_of
 
-        dataset = self._graph.dataset(self._pass, remaining, stop)
+        watch = Watch(stop, Need(graph.min_actors, graph.gpus_per_actor), self._stuck_after_s)
+        dataset = graph.dataset(self._pass, remaining, stop, watch)
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             if self._lost.is_set():
                 raise RunError("The lock was lost to another process, which writes here now. This run ends.")
@@ -177,7 +224,9 @@ class _Stream:
             return cause
         if isinstance(cause, OSError) and cause.errno in DISK_FULL:
             return store_error(str(self._pass.folder), cause)
-        if isinstance(cause, ExecutionTimeoutError):
+        if isinstance(cause, Stuck):
+            what = f"{cause}, again and again"
+        elif isinstance(cause, ExecutionTimeoutError):
             what = f"Nothing was finished for too long: {cause}"
         elif _is_of_machines(error) and not isinstance(cause, RayTaskError):
             what = f"Processes at work on the images died again and again, the last time with {type(cause).__name__}"
@@ -186,110 +235,17 @@ class _Stream:
         return RunError(f"{what}. {self._how_far()} Logs: {logs}")
 
 
-@contextmanager
-def _stoppable(counter: Counter) -> Iterator[tuple[StopFlag, threading.Event]]:
-    """The flag that the stages look at, and an event that says that all that was under way then is committed.
-
-    The first Ctrl-C sets the flag, a second is the usual KeyboardInterrupt.
-    """
-    import ray
-
-    from vigc.platform.stages import STOP_POLL_S, StopFlag
-
-    node = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-        ray.get_runtime_context().get_node_id(), soft=False
-    )
-    flag: Any = ray.remote(_Flag)
-    actor = flag.options(num_cpus=0, scheduling_strategy=node).remote()
-    asked, over, is_drained = threading.Event(), threading.Event(), threading.Event()
-
-    def pass_on() -> None:
-        asked.wait()
-        if over.is_set():
-            return
-        actor.set.remote()
-        over.wait(3 * STOP_POLL_S)  # until all stages know
-        while not over.wait(STOP_POLL_S):
-            if not ray.get(actor.num_under_way.remote()):
-                is_drained.set()
-                return
-
-    def ask(*_: object) -> None:
-        counter.is_stopping = True
-        asked.set()
-        signal.signal(signal.SIGINT, before)
-
-    is_main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGINT) if is_main else None
-    is_usual = is_main and before is signal.default_int_handler
-    if is_usual:
-        signal.signal(signal.SIGINT, ask)
-    thread = threading.Thread(target=pass_on, name="stop", daemon=True)
-    thread.start()
-    try:
-        yield StopFlag(actor), is_drained
-    finally:
-        if is_usual:
-            signal.signal(signal.SIGINT, before)
-        over.set()
-        asked.set()
-        thread.join()
-
-
-class _Flag:
-    def __init__(self) -> None:
-        self._is_set = False
-        self._under_way: set[tuple[int, int]] = set()
-
-    def begin(self, block: tuple[int, int]) -> None:
-        self._under_way.add(block)
-
-    def end(self, block: tuple[int, int]) -> None:
-        self._under_way.discard(block)
-
-    def num_under_way(self) -> int:
-        return len(self._under_way)
-
-    def set(self) -> None:
-        self._is_set = True
-
-    def is_set(self) -> bool:
-        return self._is_set
-
-
-def _check_cpus(actors: int) -> None:
-    """With too few CPUs Ray would wait for ever. A Ray of our own has enough; a cluster may still be growing."""
-    import ray
-
-    needed = actors * CPUS_PER_ACTOR + CPUS_BESIDE_ACTORS
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    if resources.get("CPU", 0) < needed:
-        logging.getLogger(__name__).warning(
-            "The cluster has %g CPUs; this run needs %g and waits until it has grown. If it does not grow by itself, "
-            "lower --actors.",
-            resources.get("CPU", 0),
-            needed,
-        )
-
-
-def _check_nodes(folder: Folder) -> None:
-    """What one machine writes to its own disk, the others do not see."""
-    import ray
-
-    num_nodes = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
-    if num_nodes > 1 and isinstance(folder, LocalFolder):
-        logging.getLogger(__name__).warning(
-            "%s has to be the same folder on all %d nodes, on a file system that they share.", folder, num_nodes
-        )
-
-
 def _is_of_machines(error: BaseException) -> bool:
     """Whether processes or nodes failed, and not what they were doing."""
     from ray.data.exceptions import ExecutionTimeoutError
     from ray.exceptions import RayError, RayTaskError
 
     cause = _root(error)
-    return isinstance(cause, RayError | ExecutionTimeoutError) and not isinstance(cause, RayTaskError)
+    return isinstance(cause, RayError | ExecutionTimeoutError | Stuck) and not isinstance(cause, RayTaskError)
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(".")
 
 
 def _root(error: BaseException) -> BaseException:

@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from vigc.platform.ledger import Ledger, Tally, tally_of
+from vigc.platform.ledger import Ledger, tally_of
 from vigc.platform.storage import Folder
+from vigc.platform.tally import Tally
 
 INTERVAL_S = 1.0
 NUM_READERS = 16
@@ -31,6 +32,7 @@ class Progress:
     is_stopping: bool = False  # asked to stop, and finishing what is under way
     first_at: float | None = None  # when this run's first images were committed, in time.monotonic's seconds
     last_at: float | None = None  # when its last ones so far were
+    tally: Tally = field(default_factory=Tally)  # of all rows, those of earlier runs included
 
 
 class Counter:
@@ -60,7 +62,9 @@ class Counter:
             first_at, last_at = self._first_at, self._last_at
         rate = made.rows / (time.monotonic() - self._started) if made.rows else None
         left = (self._total - now.rows) / rate if rate else None
-        return Progress(now.rows, self._total, now.kept, now.failed, rate, left, self.is_stopping, first_at, last_at)
+        return Progress(
+            now.rows, self._total, now.kept, now.failed, rate, left, self.is_stopping, first_at, last_at, now
+        )
 
 
 def tally_before(folder: Folder, ledger: Ledger) -> Tally:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,11 +26,13 @@ from ray.data.datasource import ReadTask
 from vigc.platform.images import ERROR_KINDS
 from vigc.platform.isolation import Child, ChildDied
 from vigc.platform.layout import Block, Layout
-from vigc.platform.ledger import Committed, Tally, commit
+from vigc.platform.ledger import Committed, commit
+from vigc.platform.metrics import Load, Metric, keep_telling, of_load
 from vigc.platform.passes import read_block
 from vigc.platform.records import RowStatus, RunError
 from vigc.platform.schema import ROW
 from vigc.platform.storage import Folder
+from vigc.platform.tally import Tally
 
 # A payload of null says that the block was not begun, because the run is being stopped.
 UNIT = pa.schema([("shard", pa.int32()), ("block", pa.int32()), ("payload", pa.large_binary())])
@@ -38,10 +41,12 @@ COMMITTED = pa.schema(
         ("shard", pa.int32()),
         ("block", pa.int32()),
         ("file", pa.string()),
-        *((name, pa.int64()) for name in ("num_bytes", "rows", "failed", "kept")),
+        ("num_bytes", pa.int64()),
+        ("tally", pa.string()),  # as JSON; null without a file
     ]
 )
 STOP_POLL_S = 0.5
+LOAD_TIMEOUT_S = 5.0
 Measure = Callable[[pa.Table], pa.Table]  # rows of the schema ROW to the same rows with more known of them
 MAX_CRASHES_IN_A_ROW = 10
 
@@ -74,8 +79,9 @@ def _units_of(shard: int, numbers: list[int]) -> Any:
 class StopFlag:
     """Whether the run is to come to its end, which is known half a second later at most; and what is under way then."""
 
-    def __init__(self, actor: Any) -> None:
+    def __init__(self, actor: Any, beat_s: float) -> None:
         self._actor = actor
+        self.beat_s = beat_s  # how often a process says that it is at work
 
     def begin(self, block: Block) -> None:
         """Its conversations have begun."""
@@ -84,6 +90,31 @@ class StopFlag:
     def end(self, block: Block) -> None:
         """It is committed, or was not begun."""
         self._actor.end.remote(block)
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Says that this process is at work, as long as the block lasts; see watch.py."""
+        over = threading.Event()
+
+        def beat() -> None:
+            while not over.wait(self.beat_s):
+                self.beat()
+
+        self.beat()
+        thread = threading.Thread(target=beat, name="beat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            self.beat()
+
+    def beat(self) -> None:
+        self._actor.beat.remote()
+
+    def num_beats(self) -> Any:
+        """A reference to it."""
+        return self._actor.num_beats.remote()
 
     def is_set(self) -> bool:
         import ray
@@ -128,7 +159,7 @@ class Decode:
         block = _block_of(unit)
         if self.stop.is_set():
             return _unit(block, None)
-        with _carried():
+        with _carried(), self.stop.beating():
             records = read_block(self.folder, self.layout, block)
             return _unit(block, to_bytes(self.decode(records, self.image_size, self.max_pixels)))
 
@@ -140,13 +171,18 @@ class Talk:
     it a second time becomes a failed row, `crashed`; the others are as if nothing had been.
     """
 
-    def __init__(self, worker: type, worker_args: tuple[Any, ...], stop: StopFlag, request: str) -> None:
+    def __init__(self, worker: type, worker_args: tuple[Any, ...], stop: StopFlag, request: str, run: str) -> None:
         self._child = Child(WorkerHost, (worker, worker_args))
         self._child.start()
         self._stop = stop
         self._request = request
         self._crowd = _Crowd()
         self._crashes_in_a_row = 0
+        self._num_images = 0  # under way
+        keep_telling(run, self._load)
+
+    def _load(self) -> dict[Metric, float]:
+        return of_load(self._child.ask(None, LOAD_TIMEOUT_S), self._num_images)
 
     async def __call__(self, unit: pa.Table) -> AsyncIterator[pa.Table]:
         block, payload = _block_of(unit), unit["payload"][0].as_py()
@@ -154,9 +190,25 @@ class Talk:
             yield _unit(block, None)
             return
         self._stop.begin(block)
-        with _carried():
-            rows = await self._rows(from_bytes(payload))
+        images = from_bytes(payload)
+        self._num_images += images.num_rows
+        try:
+            with _carried():
+                rows = await self._beating(self._rows(images))
+        finally:
+            self._num_images -= images.num_rows
         yield _unit(block, to_bytes(rows))
+
+    async def _beating(self, work: Coroutine[Any, Any, pa.Table]) -> pa.Table:
+        """Waits for it, saying meanwhile that this process is at work: hundreds of blocks may share its event loop."""
+        task = asyncio.ensure_future(work)
+        try:
+            while not task.done():
+                self._stop.beat()
+                await asyncio.wait({task}, timeout=self._stop.beat_s)
+            return task.result()
+        finally:
+            task.cancel()
 
     async def _rows(self, images: pa.Table) -> pa.Table:
         try:
@@ -200,7 +252,10 @@ class WorkerHost:
     def __init__(self, worker: type, worker_args: tuple[Any, ...]) -> None:
         self._worker = worker(*worker_args)
 
-    async def __call__(self, payload: bytes) -> bytes:
+    async def __call__(self, payload: bytes | None) -> bytes | Load | None:
+        """Rows for images; for None, how busy the worker is, where it can tell."""
+        if payload is None:
+            return self._worker.load() if hasattr(self._worker, "load") else None
         made = [rows async for rows in self._worker(from_bytes(payload))]
         return to_bytes(pa.concat_tables(made) if made else ROW.empty_table())
 
@@ -262,10 +317,9 @@ class Commit:
 
     def __call__(self, unit: pa.Table) -> pa.Table:
         block, payload = _block_of(unit), unit["payload"][0].as_py()
-        with _carried():
+        with _carried(), self.stop.beating():
             found = Committed(block, "", 0) if payload is None else commit(self.folder, block, self._rows(payload))
         self.stop.end(block)
-        tally = found.tally or Tally()
         return pa.Table.from_pylist(
             [
                 {
@@ -273,9 +327,7 @@ class Commit:
                     "block": block.number,
                     "file": found.file,
                     "num_bytes": found.num_bytes,
-                    "rows": tally.rows,
-                    "failed": tally.failed,
-                    "kept": tally.kept,
+                    "tally": None if found.tally is None else found.tally.as_json(),
                 }
             ],
             schema=COMMITTED,
@@ -289,7 +341,7 @@ class Commit:
 def committed_of(batch: pa.Table) -> Iterator[Committed]:
     """What the last stage says; a block that was not begun has no file."""
     for found in batch.to_pylist():
-        tally = Tally(found["rows"], found["failed"], found["kept"]) if found["file"] else None
+        tally = None if found["tally"] is None else Tally.from_json(found["tally"])
         yield Committed(Block(found["shard"], found["block"]), found["file"], found["num_bytes"], tally)
 
 

@@ -2,7 +2,8 @@
 
 Tracking is a mirror, never the record: everything it is told lies in the run's folder, too. A thread of its own talks
 to the server, so a slow server slows nothing and a dead one stops nothing; what could not be sent is kept and tried
-again, and what never could is said at the end.
+again, and what never could is said at the end. Where each attempt at a run is worth a line of its own, it is a child
+of the run, and what is told goes to both.
 """
 
 from __future__ import annotations
@@ -14,23 +15,29 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from vigc.platform.files import written_whole
 from vigc.platform.records import ConfigError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput
 
+    from vigc.platform.storage import Folder
+
 RUN_FILE = "mlflow.json"  # in the run's folder: which MLflow run belongs to it
 PARAM_LENGTH = 500
 BATCH = 500  # figures sent at once; MLflow takes 1000
 RETRY_S, CLOSE_S = 10.0, 15.0
+CLOSE_LOST_S = 3.0  # where nothing could be sent any more before the end
+NOT_TRACKED = "none"  # in place of a URI
+FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
 DIGEST_LENGTH = 36
 _TIMEOUT_S = 5  # of one request
+_PARENT = "mlflow.parentRunId"
 _KIND = {"mlflow.experimentKind": "custom_model_development"}  # so that MLflow's pages show curves first
 
 
@@ -50,6 +57,7 @@ class Tracking:
     Args:
         uri: of the tracking server, as for mlflow.set_tracking_uri.
         folder: the run's own; remembers the MLflow run in `mlflow.json`.
+        attempt: what is particular to this attempt; None: attempts are not told apart.
         description: shown with the run, in Markdown.
         parent: the id of the run that this one is shown below.
         on_note: told where the run can be seen, once when the server cannot be reached, and once when it can again.
@@ -63,8 +71,9 @@ class Tracking:
         *,
         experiment: str,
         name: str,
-        folder: Path,
+        folder: Folder,
         params: Mapping[str, Any],
+        attempt: Mapping[str, Any] | None = None,
         data: Sequence[DataUsed] = (),
         description: str = "",
         on_note: Callable[[str], None] = lambda message: None,
@@ -74,12 +83,12 @@ class Tracking:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # this thread tries again by itself
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(_TIMEOUT_S))
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-        try:
-            import mlflow  # noqa: F401  found out now, not in the thread
-        except ImportError as error:
-            raise ConfigError("MLflow is not installed; `pip install 'vigc[train]'` brings its client.") from error
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # a folder does where nobody runs a server
+        if not is_installed():
+            raise ConfigError("MLflow is not installed; `pip install 'vigc[track]'` brings its client.")
         self._uri, self._experiment, self._name, self._folder = uri, experiment, name, folder
         self._params, self._data, self._on_note = flatten(params), data, on_note
+        self._attempt = None if attempt is None else flatten(attempt)
         tags = {
             "mlflow.source.name": experiment,
             "mlflow.user": os.environ.get("USER"),
@@ -89,7 +98,7 @@ class Tracking:
         self._tags = {name: value for name, value in tags.items() if value}
         self._inbox: queue.SimpleQueue[_Message | None] = queue.SimpleQueue()
         self._kept: list[_Message] = []
-        self._run_id = ""
+        self._run_id = self._attempt_id = ""
         self._client: MlflowClient | None = None
         self._silent = False
         self._closing = threading.Event()
@@ -113,9 +122,9 @@ class Tracking:
     def file(self, path: Path) -> None:
         self._inbox.put(_File(path))
 
-    def close(self, *, failed: bool = False) -> int:
+    def close(self, status: str = FINISHED) -> int:
         """Sends what is left, for at most CLOSE_S, and gives how many messages never arrived."""
-        self._inbox.put(_End("FAILED" if failed else "FINISHED"))
+        self._inbox.put(_End(status))
         self._inbox.put(None)
         self._closing.set()
         self._thread.join(timeout=CLOSE_S)
@@ -126,14 +135,14 @@ class Tracking:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._thread.is_alive():
-            self.close(failed=error is not None)
+            self.close(FINISHED if error is None else FAILED)
 
     def _run(self) -> None:
         ended, end = False, float("inf")
         while not (ended and not self._kept) and time.monotonic() < end:
             ended = self._collect() or ended
             if self._closing.is_set() and end == float("inf"):
-                end = time.monotonic() + CLOSE_S
+                end = time.monotonic() + (min(CLOSE_S, CLOSE_LOST_S) if self._silent else CLOSE_S)
             if self._kept and not self._send():
                 self._closing.wait(RETRY_S) if not self._closing.is_set() else time.sleep(0.5)
 
@@ -155,7 +164,8 @@ class Tracking:
         number = _run_length(self._kept)
         try:
             client = self._connected()
-            _deliver(client, self._run_id, self._kept[:number])
+            for run_id in filter(None, (self._run_id, self._attempt_id)):
+                _deliver(client, run_id, self._kept[:number], run_id == self._attempt_id)
         except Exception as error:  # noqa: BLE001  whatever a server or a network can do must not stop the run
             if not self._silent:
                 self._on_note(f"MLflow at {self._uri} does not take figures ({_first_line(error)}); going on.")
@@ -180,28 +190,27 @@ class Tracking:
             params = [Param(key, value) for key, value in self._params.items() if key not in known]
             client.log_batch(self._run_id, params=params, tags=[RunTag(*tag) for tag in self._tags.items()])
             client.log_inputs(self._run_id, datasets=[_input(data) for data in self._data])
-            with written_whole(self._folder / RUN_FILE) as stream:
-                json.dump({"uri": self._uri, "run_id": self._run_id}, stream)
+            self._remember()
             if self._uri.startswith("http"):
                 experiment = client.get_run(self._run_id).info.experiment_id
                 self._on_note(f"MLflow: {self._uri.rstrip('/')}/#/experiments/{experiment}/runs/{self._run_id}")
         client.update_run(self._run_id, status="RUNNING")
+        if self._attempt is not None and not self._attempt_id:
+            self._attempt_id = self._new_attempt(client, self._attempt)
+            self._remember()
         self._client = client
         return client
 
     def _known_run(self, client: MlflowClient) -> str | None:
         """The run that this folder had before, where the server still has it."""
-        from mlflow.exceptions import RestException
+        from mlflow.exceptions import MlflowException
 
-        file = self._folder / RUN_FILE
-        if not file.exists():
-            return None
-        known = json.loads(file.read_text(encoding="utf-8"))
-        if known["uri"] != self._uri:
+        known = self._remembered()
+        if known.get("uri") != self._uri:
             return None
         try:
             return str(client.get_run(known["run_id"]).info.run_id)
-        except RestException as error:
+        except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return None
             raise
@@ -210,6 +219,39 @@ class Tracking:
         found = client.get_experiment_by_name(self._experiment)
         experiment = found.experiment_id if found else client.create_experiment(self._experiment, tags=_KIND)
         return str(client.create_run(experiment, run_name=self._name).info.run_id)
+
+    def _new_attempt(self, client: MlflowClient, params: Mapping[str, str]) -> str:
+        """A child of the run. The one before was killed if it still counts as running: there is one at a time."""
+        from mlflow.entities import Param
+
+        last = self._remembered().get("attempt_id")
+        run = client.get_run(self._run_id).info
+        siblings = client.search_runs([run.experiment_id], f"tags.`{_PARENT}` = '{self._run_id}'", max_results=1000)
+        if last and any(one.info.run_id == last and one.info.status == "RUNNING" for one in siblings):
+            client.set_terminated(last, status=KILLED)
+        tags = {_PARENT: self._run_id, **self._tags}
+        made = client.create_run(run.experiment_id, tags=tags, run_name=f"{self._name}, attempt {len(siblings) + 1}")
+        client.log_batch(made.info.run_id, params=[Param(key, value) for key, value in params.items()])
+        return str(made.info.run_id)
+
+    def _remembered(self) -> dict[str, str]:
+        if RUN_FILE not in self._folder.names():
+            return {}
+        known: dict[str, str] = json.loads(self._folder.read(RUN_FILE))
+        return known
+
+    def _remember(self) -> None:
+        known = {"uri": self._uri, "run_id": self._run_id}
+        if self._attempt_id:
+            known["attempt_id"] = self._attempt_id
+        elif "attempt_id" in (before := self._remembered()) and before["run_id"] == self._run_id:
+            known["attempt_id"] = before["attempt_id"]
+        self._folder.write(RUN_FILE, json.dumps(known).encode())
+
+
+def is_installed() -> bool:
+    """Found out without importing it, which takes more than a second."""
+    return find_spec("mlflow") is not None
 
 
 class _Message:
@@ -246,7 +288,8 @@ def _run_length(messages: list[_Message]) -> int:
     return max(1, number)
 
 
-def _deliver(client: MlflowClient, run_id: str, messages: list[_Message]) -> None:
+def _deliver(client: MlflowClient, run_id: str, messages: list[_Message], is_attempt: bool) -> None:
+    """What is large goes to the run alone, not to its attempts."""
     import mlflow
     import numpy as np
     from mlflow.entities import Metric
@@ -256,13 +299,13 @@ def _deliver(client: MlflowClient, run_id: str, messages: list[_Message]) -> Non
         figures = [m for m in messages if isinstance(m, _Figures)]
         metrics = [Metric(key, value, f.time_ms, f.step) for f in figures for key, value in f.values.items()]
         client.log_batch(run_id, metrics=metrics)
-    elif isinstance(first, _Table):
+    elif isinstance(first, _Table) and not is_attempt:
         columns = {
             name: [mlflow.Image(value) if isinstance(value, np.ndarray) else value for value in values]
             for name, values in first.columns.items()
         }
         client.log_table(run_id, columns, f"{first.name}.json")
-    elif isinstance(first, _File):
+    elif isinstance(first, _File) and not is_attempt:
         client.log_artifact(run_id, str(first.path))
     elif isinstance(first, _End):
         client.set_terminated(run_id, status=first.status)

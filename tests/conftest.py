@@ -28,6 +28,7 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S="60",  # a deadlock fails here instead of waiting half an hour
     RAY_DATA_DISABLE_PROGRESS_BARS="1",
+    MLFLOW_TRACKING_URI="none",  # where a test does not say otherwise
 )
 
 
@@ -51,6 +52,7 @@ def shared_ray(ray_folder: None) -> Iterator[None]:
         include_dashboard=False,
         _node_ip_address="127.0.0.1",
         log_to_driver=False,
+        _system_config={"metrics_report_interval_ms": 1000},
     )
     yield
     ray.shutdown()

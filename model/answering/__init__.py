@@ -9,7 +9,8 @@ from typing import Any, Protocol
 class Answerer(Protocol):
     """Any number of coroutines may ask at once; what waits is answered in batches."""
 
-    can_rank: bool
+    @property
+    def can_rank(self) -> bool: ...
 
     def image(self, picture: bytes) -> AbstractAsyncContextManager[Any]:
         """Holds an image open: pixels at the model's own size, or a whole file, as the model takes them."""

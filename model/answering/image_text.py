@@ -79,7 +79,7 @@ class ImageTextAnswerer:
         except (OSError, ValueError, KeyError, ImportError) as error:
             line = next(iter(str(error).splitlines()), type(error).__name__)
             raise ModelError(f"{model}: not an image-text-to-text model that can be loaded ({line}).") from error
-        self._model = loaded.to(device).eval()
+        self._model = loaded.to(device).eval()  # type: ignore[arg-type]
         self._tokenizer = self._processor.tokenizer
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token

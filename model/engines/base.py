@@ -101,8 +101,29 @@ class Engine(ABC):
         self._num_threads = num_threads or os.cpu_count() or 1
         self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()  # None ends the thread
         self._closed = False
+        self._num_under_way = 0
         self._thread = threading.Thread(target=self._guard, name=type(self).__name__, daemon=True)
         self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can answer."""
+        return self._thread.is_alive()
+
+    @property
+    def num_under_way(self) -> int:
+        """Continuations that it was asked for and has not given yet."""
+        return self._num_under_way
+
+    @property
+    def num_in_use(self) -> int:
+        """Slots in which something is being decoded now."""
+        return min(self._num_under_way, self.num_slots)
+
+    @property
+    def num_waiting(self) -> int:
+        """Continuations that wait for a slot now."""
+        return max(0, self._num_under_way - self.num_in_use)
 
     @asynccontextmanager
     async def image(self, pixels: np.ndarray) -> AsyncIterator[ImageHandle]:
@@ -180,6 +201,8 @@ class Engine(ABC):
             raise ModelError("The engine is closed.")
         loop = asyncio.get_running_loop()
         job = Job(image, work, loop, loop.create_future(), on_text)
+        number = work.n if isinstance(work, Request) else 0
+        self._num_under_way += number
         self._inbox.put(job)
         try:
             return await job.future
@@ -187,6 +210,8 @@ class Engine(ABC):
             job.cancelled.set()
             self._inbox.put(NUDGE)
             raise
+        finally:
+            self._num_under_way -= number
 
     def _guard(self) -> None:
         torch.set_num_threads(self._num_threads)  # Ray gives a worker's torch one thread

@@ -6,11 +6,11 @@ import math
 
 import torch
 
+from vigc.model.completion import CPU_SLOTS, GPU_SLOTS
 from vigc.model.engines.slots import cache_shape
 from vigc.model.network import Network
 from vigc.platform.records import ConfigError
 
-CPU_SLOTS, MOST_SLOTS = 64, 256  # beyond, a GPU's memory bandwidth goes into keys and values, and nothing is won
 SHARE = 0.8  # of what is free; the rest is for what is held for a moment
 IMAGES_PER_SLOT = 2  # that wait beside those that are talked about
 
@@ -34,7 +34,7 @@ def num_slots_for(network: Network, length: int, memory_bytes: int | None = None
             f"The engine needs {each / 2**20:.0f} MiB for one slot of {length} positions and its images, and may use "
             f"{room / 2**20:.0f} MiB. Raise --engine-memory, or use a GPU with more memory."
         )
-    return int(min(MOST_SLOTS if on_gpu else CPU_SLOTS, room // each))
+    return int(min(GPU_SLOTS if on_gpu else CPU_SLOTS, room // each))
 
 
 def slot_bytes(network: Network, length: int) -> int:

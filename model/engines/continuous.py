@@ -89,6 +89,10 @@ class ContinuousEngine(Engine):
         super().__init__(network, num_slots=self._batch.num_slots, num_threads=num_threads)
 
     @property
+    def num_in_use(self) -> int:
+        return len(self._batch)
+
+    @property
     def occupancy(self) -> float:
         """Mean share of slots that were occupied in a decode step, since the start; 0 before the first."""
         steps = self.meter.num_steps

@@ -56,6 +56,9 @@ class NameObjects:
     def of_row(self, row: Row) -> Row:
         return _named(row, _finder_of(self.vocabulary))
 
+    def of_conversation(self, conversation: Conversation, record: ImageRecord | Row) -> Conversation:
+        return with_objects(conversation, record, _finder_of(self.vocabulary))
+
     def of_sentences(self, sentences: list[Sentence], record: ImageRecord | Row) -> list[Sentence]:
         """The same for a part of an answer."""
         finder = _finder_of(self.vocabulary)

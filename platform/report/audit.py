@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vigc.platform.quality.ranking import auroc
 from vigc.platform.records import InputError
 from vigc.platform.storage import open_file
 from vigc.platform.store import Store
@@ -125,7 +125,7 @@ def _checks(found: Sequence[tuple[bool, Mapping[str, Any]]], grounding_below: fl
         num_wrong=sum(is_wrong for is_wrong, _ in found),
         objects=agreement([(is_wrong, bool(one)) for is_wrong, one in absent if one is not None]),
         grounding=agreement([(is_wrong, value < grounding_below) for is_wrong, value in grounded]),
-        grounding_auroc=_auroc([(is_wrong, -value) for is_wrong, value in grounded]),
+        grounding_auroc=auroc([(is_wrong, -value) for is_wrong, value in grounded]),
     )
 
 
@@ -154,16 +154,6 @@ def agreement(pairs: Sequence[tuple[bool, bool]]) -> Agreement:
         recall=both / (both + only_human) if both + only_human else None,
         kappa=kappa,
     )
-
-
-def _auroc(pairs: Sequence[tuple[bool, float]]) -> float | None:
-    """The chance that a wrong sentence has a higher score than a right one; ties count half."""
-    wrong = np.array([score for is_wrong, score in pairs if is_wrong])
-    right = np.array([score for is_wrong, score in pairs if not is_wrong])
-    if not len(wrong) or not len(right):
-        return None
-    above = (wrong[:, None] > right[None, :]).mean() + (wrong[:, None] == right[None, :]).mean() / 2
-    return float(above)
 
 
 def _sentences(store: Store, image_ids: set[str]) -> Iterator[tuple[tuple[str, str, str, int], dict[str, Any]]]:

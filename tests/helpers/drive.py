@@ -1,4 +1,4 @@
-"""A driver process of its own: python drive.py IMAGES OUT DELAY_S [RAY_ADDRESS]. Says what it does, a line each."""
+"""A driver process of its own, which says what it does: python drive.py IMAGES OUT DELAY_S [RAY_ADDRESS [ACTORS]]."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ def report(progress: Progress) -> None:
 
 
 if __name__ == "__main__":
-    images, out, delay_s, *address = sys.argv[1:]
-    if address:
-        os.environ["RAY_ADDRESS"] = address[0]
+    images, out, delay_s, *rest = sys.argv[1:]
+    actors: int | tuple[int, int] = 1
+    if rest:
+        os.environ["RAY_ADDRESS"] = rest[0]
+        actors = 2, int(rest[1]) if rest[1:] else 20  # 20 would leave no CPU of a small cluster
     try:
         store = Store(out)
         pass_ = store.find_pass(REQUEST) or store.create_pass(REQUEST, open_source(images))
@@ -31,7 +33,7 @@ if __name__ == "__main__":
             worker_args=(float(delay_s),),
             image_size=16,
             num_slots=1,
-            actors=2 if address else 1,
+            actors=actors,
             on_progress=report,
         )
     except VigcError as error:

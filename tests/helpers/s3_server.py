@@ -35,8 +35,8 @@ SERVICES += ("filer.port", "filer.port.grpc", "s3.port", "s3.port.grpc")
 class S3Server:
     """Started by `start`, ended by `kill`, as often as one likes."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, host: str = HOST) -> None:
+        self.folder, self.host = folder, host
         self._ports = dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True))
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)
@@ -59,7 +59,7 @@ class S3Server:
 
     @property
     def url(self) -> str:
-        return f"http://{HOST}:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     @property
     def env(self) -> dict[str, str]:
@@ -69,16 +69,16 @@ class S3Server:
             "AWS_SECRET_ACCESS_KEY": SECRET,
             "AWS_ENDPOINT_URL": self.url,
             "AWS_REGION": REGION,
-            "NO_PROXY": HOST,
-            "no_proxy": HOST,
+            "NO_PROXY": self.host,
+            "no_proxy": self.host,
         }
 
     def start(self) -> S3Server:
         """Returns when a file has been written; raises after START_S."""
         arguments = {
             "dir": self.folder,
-            "ip": HOST,
-            "ip.bind": HOST,
+            "ip": self.host,
+            "ip.bind": self.host,
             "master.telemetry": "false",
             "master.raftHashicorp": "true",  # with the short timings: back two seconds after a kill instead of 17
             "master.electionTimeout": "1s",

@@ -31,6 +31,9 @@ VERBS = (
     "verify",
     "digest",
     "doctor",
+    "serve",
+    "submit",
+    "plan",
 )
 
 # Runs the command line in this process and says on stderr which heavy modules it imported.

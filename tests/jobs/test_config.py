@@ -35,7 +35,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_defaults(yaml_file):
 
     config = make_config({"seed": 4, "images": None, "policy_options": []}, file)
 
-    assert (config.images, config.seed, config.slots, config.top_p) == ("photos", 4, 64, 0.5)
+    assert (config.images, config.seed, config.slots, config.top_p) == ("photos", 4, None, 0.5)
     assert config.kinds == ["conversation", "detail"]
     assert policy_of(config).max_steps == 2
 

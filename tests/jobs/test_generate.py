@@ -110,7 +110,7 @@ def test_the_request_says_what_was_asked_and_the_run_how_it_was_done(undisturbed
     assert request["source"] == f"folder {pictures}"
     assert request["kinds"] == ["conversation", "detail"]
     assert request["policy"]["max_steps"] == 16
-    assert run["config"]["slots"] == 64
+    assert run["config"]["slots"] is None
     assert run["config"]["set"] == {}
     assert run["versions"]["ray"]
     assert run["num_made"] == 11

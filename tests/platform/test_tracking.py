@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from vigc.platform import tracking
+from vigc.platform.storage import open_folder
 from vigc.platform.tracking import RUN_FILE, DataUsed, Tracking, flatten
 
 
@@ -25,7 +26,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def track(uri: str, folder: Path, **options: object) -> Tracking:
     params = {"recipe": {"name": "paper_7b", "batch_size": 8}, "data": "x" * 1000}
-    return Tracking(uri, experiment="vigc train", name="run", folder=folder, params=params, **options)  # type: ignore[arg-type]
+    return Tracking(uri, experiment="vigc train", name="run", folder=open_folder(folder), params=params, **options)  # type: ignore[arg-type]
 
 
 def run_of(uri: str, folder: Path):  # type: ignore[no-untyped-def]

@@ -1,0 +1,159 @@
+"""The application: gateways that speak HTTP, and replicas of an engine behind them.
+
+`serve run vigc.serve.app:build`, `serve deploy` with a file that names it, and `vigc serve` all come here. How many
+replicas there are follows the requests under way, within the range that the settings name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import AutoscalingConfig
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import LoggingConfig
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
+
+from vigc.model.identity import find_model, identify
+from vigc.model.prompts import load_pack
+from vigc.platform.records import ConfigError
+from vigc.serve.asking import AskReplicas
+from vigc.serve.checked import check, find_objects
+from vigc.serve.errors import unavailable
+from vigc.serve.figures import RayFigures
+from vigc.serve.gateway import BATCH_TYPES, Parts, make_app
+from vigc.serve.guard import Guard, Keys, protects
+from vigc.serve.openai import Chat
+from vigc.serve.pictures import Pictures
+from vigc.serve.rows import Rows
+from vigc.serve.settings import KEYS_VARIABLE, Settings
+from vigc.serve.talker import Talker
+
+PROTECTED = ("/v1", "/metrics")
+READY_S = 5.0
+MAX_OPEN = 1000  # requests of a gateway; the queue that is spoken of lies behind it
+CPUS_OF_A_REPLICA, CPUS_OF_A_GATEWAY = 0.5, 0.25
+
+
+def build(settings: Settings | Mapping[str, Any]) -> Application:
+    """The application, not yet deployed.
+
+    Args:
+        settings: as a mapping where they come from a Serve file's `args`.
+    Raises:
+        VigcError: a setting that cannot be used.
+        ValueError: `args` that are no settings.
+    """
+    settings = Settings.model_validate(settings)
+    check(settings)
+    least, most = settings.replica_range
+    # `serve.deployment` is untyped; its options are checked by Ray.
+    talker = serve.deployment(Talker).options(  # type: ignore[attr-defined]
+        name="Talker",
+        ray_actor_options={"num_cpus": CPUS_OF_A_REPLICA, "num_gpus": settings.gpus_per_replica},
+        max_ongoing_requests=settings.max_ongoing,
+        max_queued_requests=settings.max_queued,
+        graceful_shutdown_timeout_s=settings.drain_s,
+        graceful_shutdown_wait_loop_s=0.5,
+        health_check_period_s=2.0,
+        health_check_timeout_s=30.0,
+        logging_config=LoggingConfig(encoding="JSON"),
+        **(
+            {"num_replicas": least}
+            if least == most
+            else {
+                "autoscaling_config": AutoscalingConfig(
+                    min_replicas=least,
+                    max_replicas=most,
+                    target_ongoing_requests=settings.target_ongoing or max(1.0, settings.max_ongoing / 2),
+                    upscale_delay_s=settings.upscale_delay_s,
+                    downscale_delay_s=settings.downscale_delay_s,
+                    metrics_interval_s=1.0,
+                    look_back_period_s=5.0,
+                )
+            }
+        ),
+    )
+    gateway = serve.deployment(serve.ingress()(Gateway)).options(  # type: ignore[attr-defined]
+        name="Gateway",
+        num_replicas=settings.gateways,
+        ray_actor_options={"num_cpus": CPUS_OF_A_GATEWAY},
+        max_ongoing_requests=MAX_OPEN,
+        graceful_shutdown_timeout_s=settings.drain_s,
+        graceful_shutdown_wait_loop_s=0.5,
+        logging_config=LoggingConfig(encoding="JSON", enable_access_log=False),  # guard.py logs each request
+    )
+    application: Application = gateway.bind(settings, talker.bind(settings))
+    return application
+
+
+class Gateway:
+    """The deployment around `make_app`."""
+
+    def __init__(self, settings: Settings, talker: DeploymentHandle[Talker]) -> None:
+        self._settings, self._talker = settings, talker
+        self._keys = Keys(os.environ.get(KEYS_VARIABLE, ""))
+        if settings.requires_key and not self._keys:
+            raise ConfigError(f"{KEYS_VARIABLE} is empty where the gateway runs, and the settings want a key.")
+        self._weights: str | None = None
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        settings, figures = self._settings, RayFigures()
+        ask = AskReplicas(self._talker.options(stream=True).talk, settings.answer_timeout_s)
+        model = find_model(settings.model)
+        rows = Rows(settings, load_pack(settings.prompts), find_objects(settings), ask)
+        parts = Parts(
+            model=model,
+            rows=rows,
+            chat=Chat(rows, model.name, ask),
+            pictures=Pictures(settings, model.image_size),
+            figures=figures,
+            ready=self._ready,
+            weights=lambda: self._weights,
+        )
+        return guarded(make_app(parts), settings, self._keys, figures)
+
+    async def _ready(self) -> dict[str, Any]:
+        from ray.serve.exceptions import BackPressureError
+
+        try:
+            async with asyncio.timeout(READY_S):
+                found: dict[str, int] = await self._talker.figures.remote()
+        except BackPressureError:
+            return {"queue": "full"}
+        except Exception as error:  # whatever it is, nobody can be answered now
+            raise unavailable(f"No replica answers ({type(error).__name__}).") from error
+        if self._weights is None:
+            self._weights = (await asyncio.to_thread(identify, self._settings.model)).weights
+        return found
+
+
+def guarded(app: ASGIApp, settings: Settings, keys: Keys, figures: Any) -> ASGIApp:
+    """The application as strangers meet it."""
+
+    def max_body_bytes(content_type: str) -> int:
+        is_batch = content_type.partition(";")[0].strip().lower() in BATCH_TYPES
+        return settings.max_batch_bytes if is_batch else settings.max_body_bytes
+
+    guard: ASGIApp = Guard(
+        app,
+        keys=keys,
+        figures=figures,
+        max_body_bytes=max_body_bytes,
+        body_timeout_s=settings.body_timeout_s,
+        is_protected=protects(PROTECTED),
+    )
+    if not settings.cors_origins:
+        return guard
+    return CORSMiddleware(
+        guard,
+        allow_origins=settings.cors_origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
+        expose_headers=["X-Request-ID", "Retry-After"],
+    )

@@ -1,0 +1,68 @@
+// The picture that is asked about, and boxes around what is in it.
+
+import { byId, element } from "./dom.js";
+
+const NUM_COLOURS = 8;
+const SVG = "http://www.w3.org/2000/svg";
+
+export function showPicture(picture) {
+  const look = byId("look");
+  const image = element("img", { src: picture.url, alt: `The picture: ${picture.name || picture.url}` });
+  image.addEventListener("load", () => {
+    picture.width ??= image.naturalWidth;
+    picture.height ??= image.naturalHeight;
+    look.style.setProperty("--ratio", image.naturalWidth / image.naturalHeight);
+  });
+  image.addEventListener("error", () => {
+    look.replaceChildren(element("p", { className: "muted no-preview" }, "This browser has no preview of the picture. The service may still read it."));
+  });
+  look.replaceChildren(image);
+  look.hidden = false;
+  byId("empty").hidden = true;
+  byId("about").hidden = false;
+  byId("name").textContent = picture.name || picture.url;
+  drawBoxes(look, picture);
+}
+
+export function watchBoxes() {
+  byId("boxes").addEventListener("change", (event) => byId("look").classList.toggle("no-boxes", !event.target.checked));
+}
+
+/** Lights up the boxes of these categories; null: all alike. */
+export function light(categories) {
+  const look = byId("look");
+  const isAny = categories?.some((name) => look.querySelector(`[data-category="${CSS.escape(name)}"]`));
+  look.classList.toggle("lit", Boolean(isAny));
+  for (const box of look.querySelectorAll("[data-category]")) {
+    box.classList.toggle("on", Boolean(isAny) && categories.includes(box.dataset.category));
+  }
+}
+
+function drawBoxes(look, { objects, width, height }) {
+  const names = [...new Set((objects ?? []).map((one) => one.category))].sort();
+  const colourOf = (name) => `c${names.indexOf(name) % NUM_COLOURS}`;
+  byId("boxes-switch").hidden = byId("objects").hidden = names.length === 0;
+  if (objects === null) return;
+  const boxes = document.createElementNS(SVG, "svg");
+  boxes.setAttribute("class", "boxes");
+  boxes.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  boxes.setAttribute("preserveAspectRatio", "none");
+  boxes.setAttribute("aria-hidden", "true");
+  for (const { category, bbox } of objects) {
+    const rect = document.createElementNS(SVG, "rect");
+    ["x", "y", "width", "height"].forEach((name, index) => rect.setAttribute(name, bbox[index]));
+    rect.setAttribute("class", `box ${colourOf(category)}`);
+    rect.dataset.category = category;
+    boxes.append(rect);
+  }
+  look.append(boxes);
+  byId("objects").replaceChildren(
+    ...names.map((name) => {
+      const number = objects.filter((one) => one.category === name).length;
+      const chip = element("li", { className: `object ${colourOf(name)}` }, number > 1 ? `${number} × ${name}` : name);
+      chip.addEventListener("pointerenter", () => light([name]));
+      chip.addEventListener("pointerleave", () => light(null));
+      return chip;
+    })
+  );
+}

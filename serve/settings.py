@@ -1,0 +1,96 @@
+"""What the service can be told: one typed model, filled from flags of `vigc serve` or from `args` in a Serve file."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from vigc.model.grounding import Grounding
+
+KEYS_VARIABLE = "VIGC_API_KEYS"  # bearer keys, with commas between them; read where the gateway runs
+MIB = 2**20
+
+
+class Settings(BaseModel):
+    """The settings of one service. Paths must be readable on every machine that runs a part of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str | None = None  # None: the embedded model
+    prompts: str | None = None  # None: the project's own pack
+    policy: str = "paper"  # where a request names none
+    grounding: Grounding | None = None  # where a request names none; None: the policy's
+    objects: str = "auto"  # auto, none, coco, objects365, or a file: the vocabulary that objects are named in
+    samples: bool = True  # whether the page offers rendered scenes to try
+
+    engine: Literal["continuous", "reference", "vllm"] = "continuous"
+    vllm_python: str | None = None
+    slots: int = Field(64, ge=1)  # conversations that a replica decodes at once
+    engine_memory: float | None = Field(None, gt=0)  # GiB for a replica's slots and images; None: what is free
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    threads: int | None = Field(None, ge=1)  # of a replica's engine; None: its share of the cores
+
+    replicas: str = Field("1", coerce_numbers_to_str=True)  # a number, or "MIN:MAX"
+    gpus_per_replica: float = Field(0, ge=0)
+    gateways: int = Field(1, ge=1)  # replicas that speak HTTP, decode pictures and name objects
+    max_ongoing: int = Field(64, ge=1)  # requests that a replica works on
+    max_queued: int = Field(64, ge=0)  # requests that wait for one, per gateway; what is more is told to come later
+    target_ongoing: float | None = Field(None, gt=0)  # per replica, when scaling; None: half of max_ongoing
+    upscale_delay_s: float = Field(10, ge=0)
+    downscale_delay_s: float = Field(300, ge=0)
+    drain_s: float = Field(60, gt=0)  # for what is under way when a replica has to go
+
+    requires_key: bool = False  # refuse to start without keys in VIGC_API_KEYS
+    allow_hosts: list[str] = []  # that pictures are fetched from: host, host:port, *.domain, or * for all public ones
+    cors_origins: list[str] = []  # pages of other origins that may ask
+    max_upload_mib: float = Field(20, gt=0)  # one picture
+    max_pixels: int = Field(50_000_000, ge=1)
+    max_question_chars: int = Field(2000, ge=1)
+    max_batch_mib: float = Field(64, gt=0)
+    max_batch_lines: int = Field(1000, ge=1)
+    body_timeout_s: float = Field(30, gt=0)  # for all of a request to arrive
+    fetch_timeout_s: float = Field(10, gt=0)  # for a picture at an address
+    answer_timeout_s: float = Field(300, gt=0)
+
+    @field_validator("replicas", mode="after")
+    @classmethod
+    def _is_range(cls, value: str) -> str:
+        found = re.fullmatch(r"(\d+)(?::(\d+))?", value)
+        if found is None or not 1 <= int(found[1]) <= int(found[2] or found[1]):
+            raise ValueError(f"{value!r} is no number of replicas; use a number from 1 on, or MIN:MAX like 1:8")
+        return value
+
+    @property
+    def replica_range(self) -> tuple[int, int]:
+        least, _, most = self.replicas.partition(":")
+        return int(least), int(most or least)
+
+    @property
+    def max_upload_bytes(self) -> int:
+        return int(self.max_upload_mib * MIB)
+
+    @property
+    def max_body_bytes(self) -> int:
+        """Of a request with one picture, which may be base64 inside JSON."""
+        return self.max_upload_bytes * 4 // 3 + MIB
+
+    @property
+    def max_batch_bytes(self) -> int:
+        return int(self.max_batch_mib * MIB)
+
+    @property
+    def chosen_device(self) -> str:
+        return self.device if self.device != "auto" else ("cuda" if self.gpus_per_replica else "cpu")
+
+    @property
+    def chosen_dtype(self) -> str:
+        return self.dtype if self.dtype != "auto" else ("bfloat16" if self.chosen_device != "cpu" else "float32")
+
+    @property
+    def chosen_threads(self) -> int:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return self.threads or max(1, cores // self.replica_range[1])

@@ -1,0 +1,52 @@
+"""Runs on a Ray of few CPUs: python on_small_ray.py NUM_CPUS ACTORS IMAGES OUT. Begins, stops, goes on, and says so.
+
+Then it tries a run with one actor more than fits.
+"""
+
+from __future__ import annotations
+
+import _thread
+import sys
+import time
+
+import ray
+from datasets import REQUEST
+from fake_workers import FakeWorker
+
+from vigc.platform.cluster import grows_by_itself
+from vigc.platform.pipeline import run
+from vigc.platform.records import VigcError
+from vigc.platform.sources import open_source
+from vigc.platform.store import Store
+
+
+def main(num_cpus: int, actors: int, images: str, out: str) -> None:
+    ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, _node_ip_address="127.0.0.1")
+    end = time.monotonic() + 30
+    while grows_by_itself():  # until the cluster has said what it is
+        assert time.monotonic() < end, "the cluster does not say whether it grows"
+        time.sleep(0.2)
+    store = Store(out)
+    pass_ = store.create_pass(REQUEST, open_source(images))
+    settings = {"worker": FakeWorker, "image_size": 16, "num_slots": 1}
+    try:
+        run(
+            pass_,
+            worker_args=(0.2,),
+            actors=actors,
+            on_progress=lambda now: now.images_per_s and not now.is_stopping and _thread.interrupt_main(),
+            **settings,
+        )
+    except KeyboardInterrupt:
+        print("stopped with some done" if 0 < pass_.remaining() < pass_.num_requested else "stopped in vain")
+    run(pass_, actors=actors, **settings)
+    print("went on to the end" if not pass_.remaining() else "left some out")
+    store.overwrite()
+    try:
+        run(store.create_pass(REQUEST, open_source(images)), actors=actors + 1, **settings)
+    except VigcError as error:
+        print(f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

@@ -1,0 +1,76 @@
+"""A cluster whose nodes come and go: none at first, more as there is work, one killed, none in the end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from datasets import REQUEST, draw
+from ray_cluster import RayCluster
+
+from vigc.platform.store import Store
+from vigc.platform.verify import verify
+
+pytestmark = pytest.mark.soak
+
+NUM_IMAGES = 40
+DELAY_S = 3.0  # for each block of two; an actor is at work on two at a time
+DRIVER = Path(__file__).parents[1] / "helpers" / "drive.py"
+# Ray Data asks for nodes, and lets go of them, in steps of many seconds unless told otherwise.
+QUICK = {
+    "RAY_DATA_MIN_GAP_BETWEEN_AUTOSCALING_REQUESTS": "1",
+    "RAY_DATA_CLUSTER_UTIL_AVG_WINDOW_S": "2",
+    "RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S": "5",
+    "RAY_DATA_LOW_UTIL_REQUEST_RELEASE_DELAY_S": "3",
+}
+
+
+@pytest.fixture
+def cluster():
+    folder = Path(tempfile.mkdtemp(prefix="va"))
+    made = RayCluster(folder, num_cpus=1, dashboard=False, env=QUICK, autoscaling=(2, 3))
+    try:
+        yield made.start()
+    finally:
+        made.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_until(met, what, timeout_s=90):
+    end = time.monotonic() + timeout_s
+    while not met():
+        assert time.monotonic() < end, what
+        time.sleep(0.5)
+
+
+def test_nodes_come_as_there_is_work_one_is_killed_and_all_go_in_the_end(cluster, tmp_path):
+    for seed in range(NUM_IMAGES):
+        draw(tmp_path / "images" / f"{seed:02}.png", seed)
+    out = tmp_path / "out"
+    assert cluster.raylets() == []
+    driver = subprocess.Popen(
+        [sys.executable, str(DRIVER), str(tmp_path / "images"), str(out), str(DELAY_S), cluster.address, "4"],
+        env={**os.environ, **QUICK},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_until(lambda: len(cluster.raylets()) >= 2, "the cluster did not grow")
+        store = Store(out)
+        wait_until(lambda: store.find_pass(REQUEST).ledger().num_rows >= 2, "nothing was done")
+        assert store.find_pass(REQUEST).remaining() > 0
+        cluster.raylets()[0].kill()
+        said, complaints = driver.communicate(timeout=200)
+    finally:
+        driver.kill()
+    assert driver.returncode == 0, said + complaints
+    found = verify(out)
+    assert (found.problems, found.num_rows) == ([], NUM_IMAGES)
+    wait_until(lambda: cluster.raylets() == [], "nodes that have nothing to do stayed")
