@@ -241,6 +241,7 @@ def _generated(config: ExperimentConfig, out: Path, on_note: OnNote) -> Store:
         return Store(config.generated)
     from vigc.jobs.config import GenerateConfig
     from vigc.jobs.generate import run_generate
+    from vigc.platform.tracking import NOT_TRACKED
 
     assert config.images is not None
     wanted = GenerateConfig.model_validate(
@@ -252,6 +253,7 @@ def _generated(config: ExperimentConfig, out: Path, on_note: OnNote) -> Store:
             "grounding": config.grounding,
             "objects": "none",  # nobody annotated them
             "device": config.device,
+            "tracking": config.tracking or NOT_TRACKED,
         }
     )
     made = run_generate(wanted)

@@ -9,6 +9,7 @@ import typer
 from vigc.jobs.terminal import INTERRUPTED, Json, help_end, make_console, print_json
 from vigc.jobs.train_command import make_recipes
 from vigc.platform.records import ConfigError
+from vigc.platform.tracking import NOT_TRACKED
 
 if TYPE_CHECKING:
     from rich.table import Table as Shown
@@ -72,7 +73,7 @@ def experiment(
     workers: Annotated[int, typer.Option(min=1, help="Processes, each with a GPU if there are any.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     tracking: Annotated[
-        str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="An MLflow server to show the runs on.")
+        str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="An MLflow server to show the runs on, or none.")
     ] = None,
     json_: Json = False,
 ) -> None:
@@ -103,7 +104,7 @@ def experiment(
         scenes=ScenesSize(told, silent, asked),
         workers=workers,
         device=device,
-        tracking=tracking,
+        tracking=None if tracking == NOT_TRACKED else tracking,
     )
     console = make_console(quiet=json_)
     try:
