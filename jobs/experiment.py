@@ -16,6 +16,7 @@ left. This is the paper's table 1 (arXiv 2308.12714), where the budget is not he
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,14 +24,18 @@ from typing import Any
 
 from vigc.jobs.evaluate import EvaluateConfig, run_evaluate
 from vigc.jobs.experiment_tables import Table, compare
+from vigc.jobs.machine import num_gpus
+from vigc.jobs.train import CPUS_BESIDE_WORKERS, prepare_environment
 from vigc.model.training.recipe import Recipe
 from vigc.platform.evaluation.chair import QUESTION as DESCRIBE
 from vigc.platform.exports.examples import clean, question_of
 from vigc.platform.exports.llava import SPEAKERS
 from vigc.platform.files import only_writer, written_whole
+from vigc.platform.local_ray import CPUS_PER_ACTOR, ray_session
 from vigc.platform.quality.settings import FilterSettings
 from vigc.platform.records import ConfigError, Kind, RowStatus, StoreError, Verdict
 from vigc.platform.request import differences, plain
+from vigc.platform.storage import LocalFolder
 from vigc.platform.store import Store
 
 RESULT = "experiment.json"
@@ -52,6 +57,7 @@ class Benchmark:
     annotations: str | None = None
     images: str | None = None
     prompt: str | None = None
+    max_tokens: int | None = None  # of an answer
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,11 @@ def run_experiment(config: ExperimentConfig, on_note: OnNote = lambda note: None
         _claim(out, config)
         tracking = _tracking(config, out, on_note)
         try:
-            done = _run(config, out, on_note, tracking)
+            prepare_environment(_device(config))
+            num_cpus = config.workers * (config.cpus_per_worker or 1) + CPUS_BESIDE_WORKERS
+            # One Ray for all parts, which would start their own otherwise.
+            with ray_session(out / "ray.log", actors=math.ceil(num_cpus / CPUS_PER_ACTOR)):
+                done = _run(config, out, on_note, tracking)
         except BaseException:
             if tracking is not None:
                 tracking.close(failed=True)
@@ -145,6 +155,12 @@ def _run(config: ExperimentConfig, out: Path, on_note: OnNote, tracking: Any) ->
 
     write_page(out / "report.html", table.as_json(), {arm: ARMS[arm] for arm in config.arms})
     return Done(out, table)
+
+
+def _device(config: ExperimentConfig) -> str:
+    if config.device != "auto":
+        return config.device
+    return "cuda" if num_gpus() else "cpu"
 
 
 def _check(config: ExperimentConfig) -> None:
@@ -200,7 +216,7 @@ def _with_scenes(config: ExperimentConfig, out: Path, on_note: OnNote) -> Experi
         base_images=str(place / "told" / "images"),
         images=str(place / "silent" / "images"),
         benchmarks=(
-            Benchmark("questions", str(asked / "questions.jsonl"), None, str(asked / "images"), "{question}"),
+            Benchmark("questions", str(asked / "questions.jsonl"), None, str(asked / "images"), "{question}", 32),
             Benchmark("chair", str(asked / "annotations.json"), str(asked / "annotations.json"), str(asked / "images")),
         ),
     )
@@ -225,6 +241,7 @@ def _generated(config: ExperimentConfig, out: Path, on_note: OnNote) -> Store:
         return Store(config.generated)
     from vigc.jobs.config import GenerateConfig
     from vigc.jobs.generate import run_generate
+    from vigc.platform.tracking import NOT_TRACKED
 
     assert config.images is not None
     wanted = GenerateConfig.model_validate(
@@ -236,6 +253,7 @@ def _generated(config: ExperimentConfig, out: Path, on_note: OnNote) -> Store:
             "grounding": config.grounding,
             "objects": "none",  # nobody annotated them
             "device": config.device,
+            "tracking": config.tracking or NOT_TRACKED,
         }
     )
     made = run_generate(wanted)
@@ -315,6 +333,7 @@ def _evaluate(config: ExperimentConfig, one: Benchmark, number: int, run: Path, 
             annotations=one.annotations,
             images=one.images,
             prompt=one.prompt,
+            max_tokens=one.max_tokens,
             out=str(place),
             device=config.device,
         )

@@ -9,6 +9,7 @@ import typer
 from vigc.jobs.terminal import INTERRUPTED, Json, help_end, make_console, print_json
 from vigc.jobs.train_command import make_recipes
 from vigc.platform.records import ConfigError
+from vigc.platform.tracking import NOT_TRACKED
 
 if TYPE_CHECKING:
     from rich.table import Table as Shown
@@ -35,7 +36,7 @@ SMALL = (  # of the tiny model on scenes
     "checkpoint_every=50",
     "saved_as=float32",
 )
-SCENES_UPDATES = 200
+SCENES_UPDATES = 150
 
 
 def experiment(
@@ -58,7 +59,7 @@ def experiment(
     arms: Annotated[str, typer.Option(help="What is compared.")] = "base,vig,vic,filtered",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each arm.")] = 3,
     updates: Annotated[
-        int | None, typer.Option(min=1, help="Of the weights in each run.", show_default="200 on scenes")
+        int | None, typer.Option(min=1, help="Of the weights in each run.", show_default="150 on scenes")
     ] = None,
     recipe: Annotated[str, typer.Option(help="Of the runs.")] = "llava_lora",
     options: Annotated[
@@ -68,11 +69,11 @@ def experiment(
     told: Annotated[int, typer.Option(min=4, help="On scenes: those whose truth is told.")] = 60,
     silent: Annotated[int, typer.Option(min=4, help="On scenes: those that data are generated from.")] = 600,
     asked: Annotated[int, typer.Option(min=4, help="On scenes: those that are held out.")] = 150,
-    seeing: Annotated[int, typer.Option(min=1, help="Updates in which the tiny model learns to see.")] = 600,
+    seeing: Annotated[int, typer.Option(min=1, help="Updates in which the tiny model learns to see.")] = 200,
     workers: Annotated[int, typer.Option(min=1, help="Processes, each with a GPU if there are any.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     tracking: Annotated[
-        str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="An MLflow server to show the runs on.")
+        str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="An MLflow server to show the runs on, or none.")
     ] = None,
     json_: Json = False,
 ) -> None:
@@ -103,7 +104,7 @@ def experiment(
         scenes=ScenesSize(told, silent, asked),
         workers=workers,
         device=device,
-        tracking=tracking,
+        tracking=None if tracking == NOT_TRACKED else tracking,
     )
     console = make_console(quiet=json_)
     try:

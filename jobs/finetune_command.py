@@ -11,6 +11,7 @@ import typer
 from vigc.jobs.terminal import INTERRUPTED, Json, help_end, make_console, print_json
 from vigc.jobs.train_command import make_recipes
 from vigc.platform.records import ConfigError
+from vigc.platform.tracking import NOT_TRACKED
 
 FINETUNE_EXAMPLES = help_end(
     "vigc finetune llava-hf/llava-1.5-7b-hf --data data --out tuned",
@@ -58,7 +59,7 @@ def finetune(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     max_failures: Annotated[int, typer.Option(min=0, help="Lost workers after which the run gives up.")] = 8,
     tracking: Annotated[
-        str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="An MLflow server to show the run on.")
+        str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="An MLflow server to show the run on, or none.")
     ] = None,
     merge: Annotated[bool, typer.Option("--merge/--no-merge", help="Write the whole tuned model to OUT/model.")] = True,
     json_: Json = False,
@@ -95,7 +96,7 @@ def finetune(
         cpus_per_worker=cpus_per_worker,
         device=device,
         max_failures=max_failures,
-        tracking=tracking,
+        tracking=None if tracking == NOT_TRACKED else tracking,
         choice=Choice("vig" if answers == "vig" else "vic", top_k, min_score),
     )
     console = make_console(quiet=json_)

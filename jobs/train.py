@@ -72,13 +72,18 @@ def run_train(
     plan.out.mkdir(parents=True, exist_ok=True)
     with only_writer(plan.out):
         _claim(plan)
-        os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-        os.environ.setdefault("DS_ACCELERATOR", plan.device)  # else DeepSpeed guesses, and says so
-        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a report is taken once per check
+        prepare_environment(plan.device)
         num_cpus = plan.num_workers * (plan.cpus_per_worker or 1) + CPUS_BESIDE_WORKERS
         with ray_session(plan.out / LOG, actors=math.ceil(num_cpus / CPUS_PER_ACTOR)):
             result = _fit(plan, on_figures, on_note)
         return _finish(plan, result)
+
+
+def prepare_environment(device: str) -> None:
+    """What Ray Train and DeepSpeed read; before Ray starts, whose processes inherit it."""
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("DS_ACCELERATOR", device)  # else DeepSpeed guesses, and says so
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a report is taken once per check
 
 
 def _claim(plan: TrainPlan) -> None:

@@ -93,7 +93,7 @@ class Tracking:
             "mlflow.source.name": experiment,
             "mlflow.user": os.environ.get("USER"),
             "mlflow.note.content": description,
-            "mlflow.parentRunId": parent,
+            _PARENT: parent,
         }
         self._tags = {name: value for name, value in tags.items() if value}
         self._inbox: queue.SimpleQueue[_Message | None] = queue.SimpleQueue()
@@ -229,7 +229,7 @@ class Tracking:
         siblings = client.search_runs([run.experiment_id], f"tags.`{_PARENT}` = '{self._run_id}'", max_results=1000)
         if last and any(one.info.run_id == last and one.info.status == "RUNNING" for one in siblings):
             client.set_terminated(last, status=KILLED)
-        tags = {_PARENT: self._run_id, **self._tags}
+        tags = {**self._tags, _PARENT: self._run_id}
         made = client.create_run(run.experiment_id, tags=tags, run_name=f"{self._name}, attempt {len(siblings) + 1}")
         client.log_batch(made.info.run_id, params=[Param(key, value) for key, value in params.items()])
         return str(made.info.run_id)

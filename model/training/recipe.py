@@ -232,7 +232,7 @@ def tiny_llava() -> tuple[Recipe, ...]:
             optimizer=OptimizerRecipe(1e-3, 1e-5, 1e-5, 50, (0.9, 0.98), clip=1.0, muon=4.0),
             batch_size=16,
             micro_batch_size=16,
-            num_updates=600,
+            num_updates=200,
             precision="fp32",
             checkpoint_every=100,
             seed=50,

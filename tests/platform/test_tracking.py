@@ -88,6 +88,18 @@ def test_a_run_that_is_taken_up_again_stays_one_run(tmp_path: Path, store: str) 
     assert len(client.search_runs([found.info.experiment_id])) == 1
 
 
+def test_a_run_can_stand_below_another(tmp_path: Path, store: str) -> None:
+    parent = track(store, tmp_path / "whole")
+    parent.figures(0, {"value": 1.0})
+    above = parent.run_id(wait_s=30.0)
+    child = track(store, tmp_path / "part", parent=above)
+    child.figures(0, {"value": 1.0})
+    assert (child.close(), parent.close()) == (0, 0)
+    assert above is not None
+    assert run_of(store, tmp_path / "part").data.tags["mlflow.parentRunId"] == above
+    assert "mlflow.parentRunId" not in run_of(store, tmp_path / "whole").data.tags
+
+
 def test_a_run_that_fails_is_marked_so(tmp_path: Path, store: str) -> None:
     with pytest.raises(RuntimeError), track(store, tmp_path):
         raise RuntimeError
