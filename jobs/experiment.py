@@ -345,7 +345,6 @@ def _evaluate(config: ExperimentConfig, one: Benchmark, number: int, run: Path, 
 def _tracking(config: ExperimentConfig, out: Path, on_note: OnNote) -> Any:
     if config.tracking is None:
         return None
-    from vigc.platform.storage import LocalFolder
     from vigc.platform.tracking import Tracking
 
     tracking = Tracking(
