@@ -87,7 +87,7 @@ class _Check:
 
     def __init__(self, one: Pass, found: Verification, on_progress: Callable[[int, int], None] | None) -> None:
         self._pass, self._found, self._on_progress = one, found, on_progress
-        self._kinds = sorted(one.request["kinds"])
+        self._kinds: list[str] = sorted(one.request.get("kinds", ()))  # none: as many conversations as questions
         self._missing: Counter[str] = Counter()
         self._unasked: list[str] = []
         self._doubled: list[str] = []
@@ -192,7 +192,8 @@ class _Check:
             for image_id in (i for i, number in there.items() if number > 1):
                 self._doubled.append(image_id)
                 self._note("doubled", image_id)
-        self._check_kinds(rows.filter(pc.invert(is_failed)))
+        if self._kinds:
+            self._check_kinds(rows.filter(pc.invert(is_failed)))
         if self._on_progress is not None:
             self._on_progress(self._found.num_rows, self._found.num_requested)
 

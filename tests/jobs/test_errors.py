@@ -51,7 +51,7 @@ def files_below(folder):
         ("generate photos --out photos/a.png/out", "a file stands where a folder is needed"),
         ("generate photos --out letters --overwrite", "holds 'dear.txt', which is no data set"),
         ("generate photos --out out --kinds story", "--kinds: there is no 'story'"),
-        ("generate photos --out out --policy wishful", "there are paper, lean, shipped"),
+        ("generate photos --out out --policy wishful", "there are paper, lean, verified, shipped"),
         ("generate photos --out out --policy shipped", "Add --engine reference, or --set num_beams=1"),
         ("generate photos --out out --set steps=2", "--set steps: the policy has no such option"),
         ("generate photos --out out --set max_steps", "not of the form option=value"),
