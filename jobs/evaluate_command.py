@@ -8,6 +8,7 @@ import typer
 
 from vigc.jobs.terminal import INTERRUPTED, Json, help_end, make_console, print_json
 from vigc.platform.records import ConfigError
+from vigc.platform.tracking import NOT_TRACKED
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -94,7 +95,7 @@ def evaluate(
     actors: Annotated[int, typer.Option(min=1, help="Processes that each hold the model.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of the intervals.")] = 0,
     tracking: Annotated[
-        str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="An MLflow server to show the figures on.")
+        str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="An MLflow server to show the figures on; none: nowhere.")
     ] = None,
     rescore: Annotated[
         str | None, typer.Option(metavar="EVAL", help="Score a stored evaluation again, without the model.")
@@ -141,7 +142,7 @@ def evaluate(
         slots=slots,
         actors=actors,
         seed=seed,
-        tracking=tracking,
+        tracking=None if tracking == NOT_TRACKED else tracking,
         overwrite=overwrite,
     )
     from vigc.jobs.verify import Meter

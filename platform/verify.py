@@ -70,7 +70,7 @@ def verify(out: str | Path, on_progress: Callable[[int, int], None] | None = Non
         found.passes.append(
             {
                 "pass": one.number,
-                "kinds": list(one.request["kinds"]),
+                "kinds": list(one.request.get("kinds", ())),
                 "num_requested": one.num_requested,
                 "num_rows": found.num_rows - before[0],
                 "num_failed": found.num_failed - before[1],
