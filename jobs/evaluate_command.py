@@ -95,7 +95,8 @@ def evaluate(
     actors: Annotated[int, typer.Option(min=1, help="Processes that each hold the model.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of the intervals.")] = 0,
     tracking: Annotated[
-        str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="An MLflow server to show the figures on; none: nowhere.")
+        str | None,
+        typer.Option(envvar="MLFLOW_TRACKING_URI", help="An MLflow server to show the figures on; none: nowhere."),
     ] = None,
     rescore: Annotated[
         str | None, typer.Option(metavar="EVAL", help="Score a stored evaluation again, without the model.")
