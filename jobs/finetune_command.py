@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from vigc.jobs.terminal import INTERRUPTED, Json, help_end, make_console, print_json
-from vigc.jobs.train_command import make_recipes
+from vigc.jobs.terminal import Json, help_end, make_console
+from vigc.jobs.train_command import learn, make_recipes, print_outcome
 from vigc.platform.records import ConfigError
 from vigc.platform.tracking import NOT_TRACKED
 
@@ -72,9 +72,8 @@ def finetune(
         raise ConfigError("--out is missing. Say where the run goes.")
     if answers not in ("vic", "vig"):
         raise ConfigError(f"--answers {answers!r}: use vic or vig.")
-    from vigc.jobs.train import merge_run, run_train
+    from vigc.jobs.train import merge_run
     from vigc.jobs.train_plan import make_plan
-    from vigc.jobs.train_report import TrainLine
     from vigc.model.identity import identify
     from vigc.model.loading import model_type
     from vigc.platform.instructions.fields import Choice
@@ -100,17 +99,10 @@ def finetune(
         choice=Choice("vig" if answers == "vig" else "vic", top_k, min_score),
     )
     console = make_console(quiet=json_)
-    line = TrainLine(console, plan)
-    try:
-        with line.shown():
-            outcome = run_train(plan, line.report, line.note)
-    except KeyboardInterrupt as stop:
-        typer.echo("Stopped. The same command goes on from the last checkpoint.", err=True)
-        raise typer.Exit(INTERRUPTED) from stop
+    outcome = learn(plan, console)
     full = merge_run(plan, outcome) if merge else None
     if json_:
-        result = {"out": str(outcome.out), "update": outcome.update, "val_loss": outcome.val_loss}
-        print_json(result | {"weights": str(outcome.trained), "model": str(full) if full else None})
+        print_outcome(outcome, full)
         return
     console.print(f"Done. Weights of update {outcome.update}: {outcome.trained}", soft_wrap=True)
     if full:

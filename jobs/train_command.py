@@ -14,6 +14,10 @@ from vigc.platform.records import ConfigError, Kind
 from vigc.platform.tracking import NOT_TRACKED
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vigc.jobs.train import TrainOutcome
+    from vigc.jobs.train_plan import TrainPlan
     from vigc.model.training.recipe import Recipe
 
 TRAIN_EXAMPLES = help_end(
@@ -77,9 +81,8 @@ def train(
         return
     if out is None:
         raise ConfigError("--out is missing. Say where the run goes.")
-    from vigc.jobs.train import merge_run, run_train
+    from vigc.jobs.train import merge_run
     from vigc.jobs.train_plan import fresh_model, make_plan
-    from vigc.jobs.train_report import TrainLine
 
     console = make_console(quiet=json_)
     fewest, most = _range(workers)
@@ -104,17 +107,10 @@ def train(
             max_failures=max_failures,
             tracking=None if tracking == NOT_TRACKED else tracking,
         )
-        line = TrainLine(console, plan)
-        try:
-            with line.shown():
-                outcome = run_train(plan, line.report, line.note)
-        except KeyboardInterrupt as stop:
-            typer.echo("Stopped. The same command goes on from the last checkpoint.", err=True)
-            raise typer.Exit(INTERRUPTED) from stop
+        outcome = learn(plan, console)
         full = merge_run(plan, outcome) if merge or len(stages) > 1 else None
     if json_:
-        result = {"out": str(outcome.out), "update": outcome.update, "val_loss": outcome.val_loss}
-        print_json(result | {"weights": str(outcome.trained), "model": str(full) if full else None})
+        print_outcome(outcome, full)
         return
     best = "" if outcome.val_loss is None else f", the best of the run with a validation loss of {outcome.val_loss:.4f}"
     console.print(f"Done. Weights of update {outcome.update}{best}: {outcome.trained}", soft_wrap=True)
@@ -176,6 +172,26 @@ def _put(values: dict[str, Any], owner: Any, path: str, text: str) -> None:
         _put(values[head], nested, rest, text)
     else:
         values[head] = None if text in ("none", "None") else text.split(",") if "tuple" in str(hint) else text
+
+
+def learn(plan: TrainPlan, console: Console) -> TrainOutcome:
+    """Runs it with its line of progress; Ctrl-C says how to go on."""
+    from vigc.jobs.train import run_train
+    from vigc.jobs.train_report import TrainLine
+
+    line = TrainLine(console, plan)
+    try:
+        with line.shown():
+            return run_train(plan, line.report, line.note)
+    except KeyboardInterrupt as stop:
+        typer.echo("Stopped. The same command goes on from the last checkpoint.", err=True)
+        raise typer.Exit(INTERRUPTED) from stop
+
+
+def print_outcome(outcome: TrainOutcome, full: Path | None) -> None:
+    """As JSON; `full` is the folder of the whole model, where one was written."""
+    result = {"out": str(outcome.out), "update": outcome.update, "val_loss": outcome.val_loss}
+    print_json(result | {"weights": str(outcome.trained), "model": str(full) if full else None})
 
 
 def _range(text: str) -> tuple[int, int]:

@@ -79,7 +79,7 @@ def _add_page(app: FastAPI, parts: Parts) -> None:
     async def page() -> FileResponse:
         return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
 
-    app.mount("/page", StaticFiles(directory=PAGE), name="page")
+    app.mount("/page", _Fresh(directory=PAGE), name="page")
 
     @app.get("/samples", **documents.SAMPLES)
     async def list_samples() -> dict[str, Any]:
@@ -244,6 +244,15 @@ async def _stream(
                 yield end
 
     return StreamingResponse(body(), media_type="text/event-stream", headers=STREAM_HEADERS)
+
+
+class _Fresh(StaticFiles):
+    """Files that a browser asks for anew: modules of two versions do not go together."""
+
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        response = super().file_response(*args, **options)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
 
 
 def _sse(event: Event | ApiError) -> str:

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import pytest
+from chromium import CHROMIUM, launched
 from measured import MORE, TRUE, UNTRUE, conversation, failed, row, sentence, store_of
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from vigc.platform.records import Kind
 from vigc.platform.report import write_report
 from vigc.platform.report.audit import audit, read_marks
 
-CHROMIUM = shutil.which("chromium")
-ARGUMENTS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 EVIL = '<img src=x onerror="window.hacked = 1"><script>window.hacked = 2</script>'
 INJECT = """() => {
   const script = document.createElement("script");
@@ -57,10 +47,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
-        yield browser
-        browser.close()
+    yield from launched()
 
 
 @pytest.fixture

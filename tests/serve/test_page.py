@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import urllib.request
 from itertools import pairwise
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from chromium import CHROMIUM, launched
+from playwright.sync_api import expect
 
 from vigc.platform.exports.examples import Example
 from vigc.platform.exports.llava import record
 from vigc.serve.errors import ApiError, overloaded
 from vigc.serve.guard import Keys
 
-CHROMIUM = shutil.which("chromium")
-ARGUMENTS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--use-fake-device-for-media-stream",
-    "--use-fake-ui-for-media-stream",
-)
 ANSWER_MS = 30_000
 expect.set_options(timeout=15_000)
 WATCH = """() => {
@@ -56,10 +44,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="chr
 
 @pytest.fixture(scope="module")
 def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
-        yield browser
-        browser.close()
+    yield from launched("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 
 
 @pytest.fixture

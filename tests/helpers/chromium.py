@@ -1,0 +1,27 @@
+"""Debian's Chromium, as the tests of pages drive it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+from playwright.sync_api import Browser, sync_playwright
+
+CHROMIUM = shutil.which("chromium")
+_ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+def launched(*more: str) -> Iterator[Browser]:
+    """A browser, for a fixture to hand on; `more` arguments of its command line."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*_ARGUMENTS, *more])
+        yield browser
+        browser.close()
