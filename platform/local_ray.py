@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tenacity import Retrying, retry_if_exception_message, stop_after_attempt
+
 from vigc.platform.records import ConfigError, RunError
 
 # Read by Ray when it is imported or started, so they are set before; a user's own setting wins.
@@ -29,6 +31,7 @@ _QUIET_ENVIRONMENT = {
 MIN_CPUS = 4
 CPUS_BESIDE_ACTORS = 3
 CPUS_PER_ACTOR = 0.5
+NUM_STARTS = 3
 OBJECT_STORE_BYTES = 512 * 2**20  # pixels at model size are small: 150 kB at 224 x 224
 
 
@@ -71,8 +74,6 @@ def running_ray() -> Any:
 
 
 def _start(actors: int) -> None:
-    import ray
-
     local: dict[str, Any] = {
         "address": "local",
         "num_cpus": max(MIN_CPUS, os.cpu_count() or 1, math.ceil(actors * CPUS_PER_ACTOR) + CPUS_BESIDE_ACTORS),
@@ -82,10 +83,22 @@ def _start(actors: int) -> None:
     }
     address = os.environ.get("RAY_ADDRESS")
     try:
-        ray.init(**({} if address else local), log_to_driver=False, logging_level=logging.ERROR)
+        init_ray(**({} if address else local), log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
         place = f"at RAY_ADDRESS={address} could not be reached" if address else "could not be started on this machine"
         raise RunError(f"Ray {place}: {error}. `vigc doctor` checks what it needs.") from error
+
+
+def init_ray(**options: Any) -> None:
+    """`ray.init`, again where its processes did not come up within Ray's half minute, as on a busy machine."""
+    import ray
+
+    is_late = retry_if_exception_message(match=r"(?s).*timed out during startup")
+    for attempt in Retrying(
+        retry=is_late, stop=stop_after_attempt(NUM_STARTS), before_sleep=lambda state: ray.shutdown(), reraise=True
+    ):
+        with attempt:
+            ray.init(**options)
 
 
 def _check_gpus(actors: int, gpus_per_actor: float) -> None:

@@ -45,7 +45,9 @@ def ray_folder() -> Iterator[None]:
 def shared_ray(ray_folder: None) -> Iterator[None]:
     import ray
 
-    ray.init(
+    from vigc.platform.local_ray import init_ray
+
+    init_ray(
         address="local",
         num_cpus=max(4, os.cpu_count() or 1),
         object_store_memory=300 * 2**20,

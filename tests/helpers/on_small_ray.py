@@ -9,11 +9,11 @@ import _thread
 import sys
 import time
 
-import ray
 from datasets import REQUEST
 from fake_workers import FakeWorker
 
 from vigc.platform.cluster import grows_by_itself
+from vigc.platform.local_ray import init_ray
 from vigc.platform.pipeline import run
 from vigc.platform.records import VigcError
 from vigc.platform.sources import open_source
@@ -21,7 +21,7 @@ from vigc.platform.store import Store
 
 
 def main(num_cpus: int, actors: int, images: str, out: str) -> None:
-    ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, _node_ip_address="127.0.0.1")
+    init_ray(address="local", num_cpus=num_cpus, include_dashboard=False, _node_ip_address="127.0.0.1")
     end = time.monotonic() + 30
     while grows_by_itself():  # until the cluster has said what it is
         assert time.monotonic() < end, "the cluster does not say whether it grows"
