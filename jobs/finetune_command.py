@@ -45,8 +45,11 @@ def finetune(
         typer.Option(min=1, help="Of several weighted answers to a question, the best K.", show_default="all"),
     ] = None,
     min_score: Annotated[
-        float, typer.Option(min=0, help="Leave out questions whose best answer has no higher weight.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            min=0, help="Leave out questions whose best answer has no higher weight.", show_default="none are left out"
+        ),
+    ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(help="See `vigc train --recipe NAME --print`.", show_default="llava_lora or instructblip_answers"),

@@ -32,7 +32,7 @@ class Choice:
 
     answers: Literal["vic", "vig"] = "vic"  # of a data set's conversations
     top_k: int | None = None  # the best of several answers to a question, by weight
-    min_score: float = 0.0  # questions whose best answer has no higher weight are left out
+    min_score: float | None = None  # questions whose best answer has no higher weight are left out
 
 
 ALL = Choice()

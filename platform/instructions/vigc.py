@@ -28,22 +28,23 @@ class VigcFile:
 
     def __iter__(self) -> Iterator[Instruction]:
         for place, record in self._origin.records(self._content):
-            answers = self._chosen(self._answers(place, record))
-            if not answers:
-                continue
-            yield self._origin.instruction(
+            made = self._origin.instruction(
                 place,
                 self._origin.text(place, record, "image"),
                 self._origin.text(place, record, "question"),
-                answers,
+                self._best(self._answers(place, record)),
                 self._kind_of(place, record),
             )
+            if self._is_good_enough(record):
+                yield made
 
-    def _chosen(self, answers: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
-        """The best answers, or none where the best is not good enough. Answers without weights weigh 1."""
-        ranked = sorted(answers, key=lambda one: -one[1])
-        choice = self._origin.choice
-        return ranked[: choice.top_k] if ranked and ranked[0][1] > choice.min_score else []
+    def _best(self, answers: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
+        """The best by weight, as many as are chosen."""
+        return sorted(answers, key=lambda one: -one[1])[: self._origin.choice.top_k]
+
+    def _is_good_enough(self, record: dict[str, Any]) -> bool:
+        least = self._origin.choice.min_score
+        return least is None or max(record.get("weight", [1.0])) > least
 
     def _answers(self, place: str, record: dict[str, Any]) -> Iterable[tuple[str, float]]:
         if isinstance(record.get("answer"), str):

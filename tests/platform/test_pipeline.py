@@ -60,9 +60,7 @@ def undisturbed(shared_ray, images, tmp_path_factory):
     trace = tmp_path_factory.mktemp("trace")
     pass_ = start(images, out)
     seen = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vigc.platform.pipeline.decode_batch", traced_decode)
-        go(pass_, worker_args=(0.0, str(trace)), on_progress=seen.append)
+    go(pass_, worker_args=(0.0, str(trace)), decode=traced_decode, on_progress=seen.append)
     return out, seen, trace
 
 
@@ -148,14 +146,11 @@ def test_a_worker_that_dies_at_every_image_ends_the_run_instead_of_failing_them_
     assert pass_.remaining() > NUM_IMAGES - 10
 
 
-def test_a_decoding_task_that_always_dies_ends_the_run_and_not_never(
-    shared_ray, images, tmp_path, one_retry, monkeypatch
-):
-    monkeypatch.setattr("vigc.platform.pipeline.decode_batch", dying_decode)
+def test_a_decoding_task_that_always_dies_ends_the_run_and_not_never(shared_ray, images, tmp_path, one_retry):
     with pytest.raises(
         RunError, match=r"died again and again.* 0 of 40 images are committed; the same command continues"
     ):
-        go(start(images, tmp_path / "out"))
+        go(start(images, tmp_path / "out"), decode=dying_decode)
 
 
 def test_the_workers_own_error_arrives_as_it_was_even_from_its_constructor(shared_ray, images, tmp_path):
