@@ -41,9 +41,9 @@ def main(num_cpus: int, actors: int, images: str, out: str) -> None:
         print("stopped with some done" if 0 < pass_.remaining() < pass_.num_requested else "stopped in vain")
     run(pass_, actors=actors, **settings)
     print("went on to the end" if not pass_.remaining() else "left some out")
-    store.overwrite()
+    refused = Store(f"{out}-refused")
     try:
-        run(store.create_pass(REQUEST, open_source(images)), actors=actors + 1, **settings)
+        run(refused.create_pass(REQUEST, open_source(images)), actors=actors + 1, **settings)
     except VigcError as error:
         print(f"{type(error).__name__}: {error}")
 
