@@ -22,7 +22,7 @@ from vigc.platform import pipeline
 from vigc.platform.images import MAX_PIXELS
 from vigc.platform.layout import rows_per_block
 from vigc.platform.pipeline import Progress
-from vigc.platform.planning import Rate, rate_of
+from vigc.platform.planning import MIN_POINTS, Rate, rate_of
 from vigc.platform.quality.presence import NameObjects
 from vigc.platform.records import InputError
 from vigc.platform.sources import Source
@@ -45,6 +45,8 @@ class Probed:
 
 def probe(config: GenerateConfig, seconds: float, *, on_progress: Callable[[Progress], None] | None = None) -> Probed:
     """Runs one actor for so long, from when its engine is full, or until the images of the source are done.
+
+    Where images take so long that so few seconds hold none, it goes on until there are enough for a rate.
 
     Raises:
         VigcError: what `vigc generate` would raise, or too little was done for a rate.
@@ -123,8 +125,8 @@ class _Watch:
         if now.last_at is not None and (not self.points or now.done > self.points[-1][1]):
             self.points.append((now.last_at, now.done))
             self.failed = now.failed
-        full = next((at for at, done in self.points if done >= self._num_slots), None)
-        if full is not None and time.monotonic() - full >= self._seconds:
+        full = [at for at, done in self.points if done >= self._num_slots]
+        if len(full) >= MIN_POINTS and time.monotonic() - full[0] >= self._seconds:
             self.is_enough = True
             _press_ctrl_c()
             time.sleep(0.5)  # the first asks the run to finish what is under way, the second not to

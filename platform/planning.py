@@ -20,6 +20,7 @@ import yaml
 from vigc.platform.records import ConfigError, InputError
 
 SHIPPED_PRICES = Path(__file__).with_name("prices.yaml")
+MIN_POINTS = 3
 MAX_WINDOWS = 8
 BYTES_PER_CONVERSATION = 1_300  # of a committed row, for want of a measurement
 
@@ -94,9 +95,9 @@ def rate_of(points: Sequence[tuple[float, int]], skip: int = 0) -> Rate:
         InputError: too little was done for a rate.
     """
     counted = [point for point in points if point[1] >= skip] or list(points[-1:])
-    if len(counted) < 3 or counted[-1][0] <= counted[0][0]:
+    if len(counted) < MIN_POINTS or counted[-1][0] <= counted[0][0]:
         done = points[-1][1] if points else 0
-        raise InputError(f"Only {done} images were done, too few for a rate. Give the probe more --probe-seconds.")
+        raise InputError(f"Only {done} images were done, too few for a rate. Give the probe more images.")
     (began, first), (ended, last) = counted[0], counted[-1]
     middle = (last - first) / (ended - began)
     parts = _windows(counted)

@@ -117,11 +117,11 @@ def test_a_run_that_is_stuck_starts_again_from_what_is_committed_and_says_so(hog
     logger.addHandler(release)
     try:
         pass_ = Store(tmp_path / "out").create_pass(REQUEST, open_source(str(images)))
-        run(pass_, worker=FakeWorker, image_size=16, num_slots=4, stuck_after_s=4)
+        run(pass_, worker=FakeWorker, image_size=16, num_slots=4, stuck_after_s=6)
     finally:
         logger.removeHandler(release)
-    (said,) = (line for line in release.said if "Starting again" in line)
-    assert said.startswith("Nobody was at work for 4 s on a cluster with ")
+    said = next(line for line in release.said if "Starting again" in line)
+    assert said.startswith("Nobody was at work for 6 s on a cluster with ")
     assert said.endswith(f"Starting again from what is committed: 0 of {NUM_IMAGES} images.")
     found = verify(tmp_path / "out")
     assert (found.problems, found.num_rows) == ([], NUM_IMAGES)
@@ -138,6 +138,6 @@ def test_a_run_that_stays_stuck_ends_with_an_error(hog, images, tmp_path):
 def test_slow_work_is_not_taken_for_a_standstill(shared_ray, images, tmp_path, monkeypatch, caplog):
     """A block takes twice as long as nobody may be at work."""
     pass_ = Store(tmp_path / "out").create_pass(REQUEST, open_source(str(images)), rows_per_block=NUM_IMAGES)
-    run(pass_, worker=FakeWorker, worker_args=(8.0,), image_size=16, num_slots=12, stuck_after_s=4)
+    run(pass_, worker=FakeWorker, worker_args=(16.0,), image_size=16, num_slots=12, stuck_after_s=8)
     assert "Starting again" not in caplog.text
     assert verify(tmp_path / "out").problems == []
