@@ -24,6 +24,7 @@ from vigc.serve.checked import check
 from vigc.serve.settings import KEYS_VARIABLE, Settings
 
 NAME = "vigc"
+LOCAL = ("127.0.0.1", "::1", "localhost")  # names that only this machine can mean by itself
 PACKAGES = ("aiohttp", "fastapi", "openai", "python_multipart", "uvicorn")
 Ready = dict[str, Any]
 
@@ -50,6 +51,8 @@ def run_serve(
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
         raise ConfigError(f"The service needs {', '.join(missing)}. Install them: pip install 'vigc[serve]'.")
     settings = make_settings(given)
+    if host in LOCAL and not settings.requires_key:
+        settings = settings.model_copy(update={"names": list(LOCAL)})
     check(settings)
     _check_port(host, port)
     signal.signal(signal.SIGTERM, _interrupt)  # containers are stopped so
@@ -115,7 +118,7 @@ def _ready(settings: Settings, host: str, port: int, logs: Path, seconds: float)
     return {
         "url": f"http://{shown}:{port}",
         "host": host,
-        "is_local": host in ("127.0.0.1", "::1", "localhost"),
+        "is_local": host in LOCAL,
         "model": find_model(settings.model).name,
         "engine": settings.engine,
         "device": settings.device,

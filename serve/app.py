@@ -28,7 +28,7 @@ from vigc.serve.checked import check, find_objects
 from vigc.serve.errors import unavailable
 from vigc.serve.figures import RayFigures
 from vigc.serve.gateway import Parts, make_app
-from vigc.serve.guard import Guard, Keys, protects
+from vigc.serve.guard import Guard, Keys, Names, protects
 from vigc.serve.openai import Chat
 from vigc.serve.pictures import Pictures
 from vigc.serve.rows import Rows
@@ -144,6 +144,7 @@ def guarded(app: ASGIApp, settings: Settings, keys: Keys, figures: Any) -> ASGIA
     guard: ASGIApp = Guard(
         app,
         keys=keys,
+        names=Names(settings.names, settings.cors_origins),
         figures=figures,
         max_body_bytes=max_body_bytes,
         body_timeout_s=settings.body_timeout_s,

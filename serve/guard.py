@@ -16,12 +16,14 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vigc.serve.errors import DENIED, ApiError, internal, overloaded, too_large, too_slow
 from vigc.serve.figures import Figures
+from vigc.serve.settings import KEYS_VARIABLE
 
 log = logging.getLogger("ray.serve")
 SECURITY = {
@@ -70,6 +72,41 @@ class Keys:
             )
 
 
+class Names:
+    """Hosts by which the service may be called, where nothing but its address keeps strangers out.
+
+    A page on the web can have a visitor's browser call the visitor's own machine: by the page's own name, which its
+    owner lets point there, or by sending a form. The first shows in the Host header, the second in Origin.
+
+    Args:
+        hosts: without ports; none at all lets every name pass.
+        origins: pages elsewhere that may ask nevertheless.
+    """
+
+    def __init__(self, hosts: Sequence[str], origins: Sequence[str] = ()) -> None:
+        self._hosts, self._origins = frozenset(hosts), frozenset(origins)
+
+    def check(self, headers: Headers) -> None:
+        """
+        Raises:
+            ApiError: the request was made for another host, or by a page of another.
+        """
+        if not self._hosts:
+            return
+        if (host := _host_of(f"//{headers.get('host', '')}")) not in self._hosts:
+            raise ApiError(421, f"Without keys in {KEYS_VARIABLE} this service is not called {host!r}.", type_=DENIED, code="wrong_host")
+        origin = headers.get("origin")
+        if origin and origin not in self._origins and _host_of(origin) not in self._hosts:
+            raise ApiError(403, f"Pages of {origin!r} may not ask here.", type_=DENIED, code="wrong_origin")
+
+
+def _host_of(address: str) -> str:
+    try:
+        return urlsplit(address).hostname or ""
+    except ValueError:
+        return ""
+
+
 class Guard:
     """See the module.
 
@@ -83,6 +120,7 @@ class Guard:
         app: ASGIApp,
         *,
         keys: Keys,
+        names: Names,
         figures: Figures,
         max_body_bytes: Callable[[str], int],
         body_timeout_s: float,
@@ -90,7 +128,7 @@ class Guard:
         is_protected: Callable[[str], bool],
     ) -> None:
         self._app = app
-        self._keys, self._figures = keys, figures
+        self._keys, self._names, self._figures = keys, names, figures
         self._max_body_bytes, self._body_timeout_s = max_body_bytes, body_timeout_s
         self._is_protected = is_protected
         self._held = Held(max_held_bytes)
@@ -122,6 +160,7 @@ class Guard:
                 request.is_answered = True
 
         try:
+            self._names.check(headers)
             if self._keys and self._is_protected(scope["path"]) and scope["method"] != "OPTIONS":
                 self._keys.check(headers.get("authorization", ""))
             limit = self._max_body_bytes(headers.get("content-type", ""))

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from itertools import product
 
 from vigc.platform.evaluation.items import Answered, Figure, Item, Reply, Scored
 
@@ -34,17 +33,17 @@ _CONTRACTED = (
     "where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've y'all "
     "y'all'll y'all'd've you'd you'd've you'll you're you've"
 )
-_AMBIGUOUS = frozenset({"id've", "lets", "shes"})  # not among the published ones
+_UNLISTED = frozenset({"lets", "shes", "somebodyd", "im", "ive", "id've", "i'dve"})  # those of I: never met, as I is i
 
 
 def _contractions() -> dict[str, str]:
-    """Every way to leave out apostrophes of a contraction, e.g. couldnt've and couldn'tve."""
-    found = {}
+    """What the challenge's code mends: a contraction that lacks one apostrophe; of one it takes the apostrophe away."""
+    found = {"somebody'd": "somebodyd"}
     for whole in _CONTRACTED.split():
         pieces = whole.split("'")
-        for marks in product(("'", ""), repeat=len(pieces) - 1):
-            form = pieces[0] + "".join(mark + piece for mark, piece in zip(marks, pieces[1:], strict=True))
-            if form != whole and form not in _AMBIGUOUS:
+        for number in range(1, len(pieces)):
+            form = "'".join(pieces[:number]) + "'".join(pieces[number:])
+            if form not in _UNLISTED:
                 found[form] = whole
     return found
 

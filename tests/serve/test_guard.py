@@ -72,6 +72,38 @@ def test_keys_are_compared_in_constant_time(monkeypatch):
     assert not Keys(" , ")
 
 
+HERE = ["127.0.0.1", "::1", "localhost"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "127.0.0.1:8000"}, 200),
+        ({"host": "localhost"}, 200),
+        ({"host": "LOCALHOST:1"}, 200),
+        ({"host": "[::1]:8000", "origin": "http://[::1]:8000"}, 200),
+        ({"host": "localhost", "origin": "https://friend.example"}, 200),
+        ({"host": "rebound.example:8000"}, 421),
+        ({"host": "localhost.rebound.example"}, 421),
+        ({"host": "127.0.0.1@rebound.example"}, 421),
+        ({"host": "[::1"}, 421),
+        ({"host": ""}, 421),
+        ({"host": "localhost", "origin": "https://stranger.example"}, 403),
+        ({"host": "localhost", "origin": "null"}, 403),
+    ],
+)
+def test_pages_of_others_do_not_reach_a_service_that_has_no_keys(headers, status):
+    service = LocalService(Settings(names=HERE, cors_origins=["https://friend.example"], samples=False), talk=fails)
+    try:
+        for path in ("/", "/v1/models", "/healthz"):
+            answer = service.client.get(path, headers=headers)
+            assert answer.status_code == status
+            if status != 200:
+                assert answer.json()["error"]["code"] == {421: "wrong_host", 403: "wrong_origin"}[status]
+    finally:
+        service.close()
+
+
 def test_every_answer_has_an_id_and_is_closed_to_scripts_of_others(client):
     for answer in (client.get("/"), client.get("/nowhere"), client.get("/v1/models")):
         assert answer.headers["x-request-id"]
