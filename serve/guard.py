@@ -94,7 +94,8 @@ class Names:
         if not self._hosts:
             return
         if (host := _host_of(f"//{headers.get('host', '')}")) not in self._hosts:
-            raise ApiError(421, f"Without keys in {KEYS_VARIABLE} this service is not called {host!r}.", type_=DENIED, code="wrong_host")
+            message = f"Without keys in {KEYS_VARIABLE} this service is not called {host!r}."
+            raise ApiError(421, message, type_=DENIED, code="wrong_host")
         origin = headers.get("origin")
         if origin and origin not in self._origins and _host_of(origin) not in self._hosts:
             raise ApiError(403, f"Pages of {origin!r} may not ask here.", type_=DENIED, code="wrong_origin")
