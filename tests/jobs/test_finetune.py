@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -110,35 +109,48 @@ def test_wrong_use_of_finetune_is_one_line(vigc_here, tmp_path, arguments, told)
     assert result.err.count("\n") == 1
 
 
-@pytest.mark.slow
-def test_a_run_that_was_killed_ends_like_one_that_was_not_and_transformers_loads_what_it_leaves(tmp_path):
+def command(base, data, out):
+    small = ("batch_size=4", "micro_batch_size=2", "num_updates=10", "checkpoint_every=2", "precision=fp32")
+    small = (*small, "trainable.lora.rank=4", "optimizer.peak=2e-3", "saved_as=float32", "optimizer.num_warmup=1")
+    sets = [word for option in small for word in ("--set", option)]
+    words = ["--data", str(data), "--out", str(out), "--cpus-per-worker", "1", *sets]
+    return [sys.executable, "-m", "vigc.jobs.cli", "finetune", str(base), *words]
+
+
+def run(*arguments):
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture
+def resumed(tmp_path):
+    """The folder of a run that was killed half way and went on."""
     data = make_data(tmp_path / "data")
     save_network(tiny_llava(load_pack(), seed=0), tmp_path / "base")
-
-    def command(out):
-        small = ("batch_size=4", "micro_batch_size=2", "num_updates=10", "checkpoint_every=2", "precision=fp32")
-        small = (*small, "trainable.lora.rank=4", "optimizer.peak=2e-3", "saved_as=float32", "optimizer.num_warmup=1")
-        sets = [word for option in small for word in ("--set", option)]
-        words = ["--data", str(data), "--out", str(out), "--cpus-per-worker", "1", *sets]
-        return [sys.executable, "-m", "vigc.jobs.cli", "finetune", str(tmp_path / "base"), *words]
-
-    killed = subprocess.Popen(command(tmp_path / "run"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    arguments = tmp_path / "base", data, tmp_path / "run"
+    killed = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for_update(killed, tmp_path / "run", 6)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
-    done = subprocess.run(command(tmp_path / "run"), capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    calm = subprocess.run(command(tmp_path / "calm"), capture_output=True, text=True, timeout=300, check=False)
-    assert calm.returncode == 0, calm.stdout + calm.stderr
-    one, other = (tmp_path / name / "weights" / "weights.safetensors" for name in ("run", "calm"))
-    assert one.read_bytes() == other.read_bytes()
-    assert losses(tmp_path / "run")[10] < losses(tmp_path / "run")[1]
-    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "run" / "model")
-    processor = AutoProcessor.from_pretrained(tmp_path / "run" / "model")
+    run(*arguments)
+    return tmp_path / "run"
+
+
+@pytest.mark.slow
+def test_transformers_loads_what_a_run_leaves_that_was_killed_and_went_on(resumed):
+    assert losses(resumed)[10] < losses(resumed)[1]
+    model = AutoModelForImageTextToText.from_pretrained(resumed / "model")
+    processor = AutoProcessor.from_pretrained(resumed / "model")
     asked = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is there?"}]}]
     text = processor.apply_chat_template(asked, add_generation_prompt=True)
     pixels = np.random.default_rng(random.randrange(9)).integers(0, 255, (160, 160, 3), dtype=np.uint8)
     inputs = processor(images=pixels, text=text, return_tensors="pt")
     with torch.no_grad():
         assert model.generate(**inputs, max_new_tokens=3).shape[1] > inputs.input_ids.shape[1]
-    assert os.listdir(tmp_path / "run")
+
+
+@pytest.mark.soak  # test_train.py has the same of `vigc train`, and what makes it so is shared
+def test_a_run_that_was_killed_ends_like_one_that_was_not(resumed, tmp_path):
+    run(tmp_path / "base", tmp_path / "data", tmp_path / "calm")
+    one, other = (folder / "weights" / "weights.safetensors" for folder in (resumed, tmp_path / "calm"))
+    assert one.read_bytes() == other.read_bytes()

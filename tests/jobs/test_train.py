@@ -133,8 +133,9 @@ def data(tmp_path_factory):
     return make_data(tmp_path_factory.mktemp("data"))
 
 
-def run(*arguments, flags=(), expected=0):
-    done = subprocess.run([*command(*arguments), *flags], capture_output=True, text=True, timeout=300, check=False)
+def run(*arguments, flags=(), expected=0, workers=2):
+    words = [*command(*arguments, workers=workers), *flags]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == expected, done.stdout + done.stderr
     return done
 
@@ -178,7 +179,7 @@ def test_a_run_that_loses_a_worker_and_one_that_is_stopped_end_like_an_undisturb
 def test_a_wrong_folder_of_images_ends_the_run_in_one_line_and_not_in_weights_that_learnt_nothing(data, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     flags = ["--images", str(tmp_path / "elsewhere")]
-    done = run(data, tmp_path / "run", "num_updates=16", flags=flags, expected=2)
+    done = run(data, tmp_path / "run", "num_updates=16", flags=flags, expected=2, workers=1)
     assert "24 of 24 samples have a picture that cannot be read. Is --images the right folder?" in done.stderr
     assert 1 <= done.stdout.count("Skipped, picture unreadable: ") <= 6
     assert not (tmp_path / "run" / "weights").exists()
