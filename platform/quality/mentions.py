@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from lemminflect import getInflection
 
@@ -18,6 +19,7 @@ from vigc.platform.quality.negation import denied
 from vigc.platform.quality.vocabulary import Vocabulary
 
 PERSON = "person"
+NUM_REMEMBERED = 4096  # texts: answers before and after correction share most of their sentences
 # "a horse-drawn carriage" names a horse, "a dog-friendly bar" no dog.
 _STILL_NAMED = ("drawn", "pulled", "wearing", "carrying", "holding", "riding")
 
@@ -55,9 +57,13 @@ class ObjectFinder:
         self.vocabulary = vocabulary
         self._table = _table(vocabulary)
         self._first_words = {word for word, names in self._table.items() if any(name.category for _, name, _ in names)}
+        self._remembered = lru_cache(NUM_REMEMBERED)(self._find)
 
     def find_objects(self, text: str) -> list[Mention]:
         """All mentions in the order of the text, repeats included; none overlap."""
+        return list(self._remembered(text))
+
+    def _find(self, text: str) -> list[Mention]:
         tokens = tokenise(text)
         words = tokens.words
         found: list[tuple[int, int, str]] = []

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ _LISTS = ("nothing", "only_as_head", "only_with_article", "verbs", "modifiers")
 _KEYS = {"name", "extends", "categories", "covers", *_LISTS}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Vocabulary:
     """What can be named. Phrases are in the singular; "=phrase" stands for that form only."""
 
@@ -53,7 +54,7 @@ class Vocabulary:
         there = frozenset(present)
         return there | {general for general, special in self.covers.items() if not there.isdisjoint(special)}
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Of all that it holds: equal where the same texts name the same objects."""
         return hashlib.sha256(json.dumps(self.as_json(), sort_keys=True).encode()).hexdigest()
