@@ -21,18 +21,11 @@ from vigc.model.vllm_environment import find_python
 from vigc.platform.local_ray import ray_session
 from vigc.platform.records import ConfigError, RunError
 from vigc.serve.checked import check
-from vigc.serve.settings import KEYS_VARIABLE, Settings
+from vigc.serve.settings import KEYS_VARIABLE, LEAN, Settings
 
 NAME = "vigc"
 LOCAL = ("127.0.0.1", "::1", "localhost")  # names that only this machine can mean by itself
 PACKAGES = ("aiohttp", "fastapi", "openai", "python_multipart", "uvicorn")
-# How Serve's processes talk to each other, unless the environment has it otherwise: straight and not through the object
-# store, and in the event loop that answers. A third of what a request costs beside the model goes.
-LEAN = {
-    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
-    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
-}
 Ready = dict[str, Any]
 
 
@@ -65,7 +58,7 @@ def run_serve(
     signal.signal(signal.SIGTERM, _interrupt)  # containers are stopped so
     on_start()
     most = settings.replica_range[1]
-    os.environ.update(LEAN | {name: os.environ[name] for name in LEAN if name in os.environ})
+    os.environ.update({name: value for name, value in LEAN.items() if name not in os.environ})
     with (
         tempfile.TemporaryDirectory(prefix="vigc-serve-") as folder,
         ray_session(Path(folder) / "ray.log", most + settings.gateways, settings.gpus_per_replica) as logs,

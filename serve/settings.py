@@ -12,6 +12,13 @@ from vigc.model.grounding import Grounding
 
 KEYS_VARIABLE = "VIGC_API_KEYS"  # bearer keys, with commas between them; read where the gateway runs
 MIB = 2**20
+# For the environment of Ray's processes: they talk to each other straight, not through the object store, and in the
+# event loop that answers, which is a good part of what a request costs beside the model.
+LEAN = {
+    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+}
 
 
 class Settings(BaseModel):
@@ -32,7 +39,7 @@ class Settings(BaseModel):
     engine_memory: float | None = Field(None, gt=0)  # GiB for a replica's slots and images; None: what is free
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    threads: int | None = Field(None, ge=1)  # of a replica's engine; None: its share of the cores
+    threads: int | None = Field(None, ge=1)  # of a replica's engine; None: its share of the cores but one
 
     replicas: str = Field("1", coerce_numbers_to_str=True)  # a number, or "MIN:MAX"
     gpus_per_replica: float = Field(0, ge=0)
@@ -99,4 +106,5 @@ class Settings(BaseModel):
     @property
     def chosen_threads(self) -> int:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return self.threads or max(1, cores // self.replica_range[1])
+        # One is left to gateways: threads of an engine wait for each other, all for the one whose core is taken.
+        return self.threads or max(1, (cores - 1) // self.replica_range[1])

@@ -13,11 +13,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from vigc.serve.settings import LEAN
+
 if TYPE_CHECKING:
     from gcs_server import GcsServer
     from s3_server import S3Server
 
 ROOT = Path(__file__).parents[1]
+if (number := os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")) and hasattr(os, "sched_setaffinity"):
+    # A core for each of those that test at once, and for whatever they start: threads that wait for each other on cores
+    # that others hold, as OpenMP's do, take ten times as long.
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(number) % len(cores)]})
 HELPERS = ROOT / "tests" / "helpers"
 
 sys.path.insert(0, str(HELPERS))
@@ -29,6 +36,7 @@ os.environ.update(
     RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S="60",  # a deadlock fails here instead of waiting half an hour
     RAY_DATA_DISABLE_PROGRESS_BARS="1",
     MLFLOW_TRACKING_URI="none",  # where a test does not say otherwise
+    **LEAN,
 )
 
 
