@@ -237,7 +237,7 @@ def bench_serve(
         float, typer.Option(min=0, metavar="SECONDS", help="Then 32 clients for so long, for memory; 0: none.")
     ] = 600,
     kind: Annotated[Kind, typer.Option(help="What is talked about.")] = Kind.DETAIL,
-    max_ongoing: Annotated[int, typer.Option(min=1, help="As of vigc serve.")] = 64,
+    max_ongoing: Annotated[int, typer.Option(min=1, help="As of vigc serve.")] = 128,
     max_queued: Annotated[int, typer.Option(min=0, help="As of vigc serve.")] = 64,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there.")] = None,
     plot_file: Annotated[Path | None, typer.Option("--plot", metavar="FILE.svg", help="Draw memory over time.")] = None,

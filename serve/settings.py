@@ -18,6 +18,7 @@ LEAN = {
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_SERVE_ROUTER_RETRY_MAX_BACKOFF_S": "0.1",  # until who waits for a full replica looks again; half a second else
 }
 
 
@@ -44,7 +45,7 @@ class Settings(BaseModel):
     replicas: str = Field("1", coerce_numbers_to_str=True)  # a number, or "MIN:MAX"
     gpus_per_replica: float = Field(0, ge=0)
     gateways: int = Field(1, ge=1)  # replicas that speak HTTP, decode pictures and name objects
-    max_ongoing: int = Field(64, ge=1)  # requests that a replica works on
+    max_ongoing: int = Field(128, ge=1)  # requests that a replica works on; more than slots, so that none waits empty
     max_queued: int = Field(64, ge=0)  # requests that wait for one, per gateway; what is more is told to come later
     target_ongoing: float | None = Field(None, gt=0)  # per replica, when scaling; None: half of max_ongoing
     upscale_delay_s: float = Field(10, ge=0)
