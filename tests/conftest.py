@@ -20,11 +20,6 @@ if TYPE_CHECKING:
     from s3_server import S3Server
 
 ROOT = Path(__file__).parents[1]
-if (number := os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")) and hasattr(os, "sched_setaffinity"):
-    # A core for each of those that test at once, and for whatever they start: threads that wait for each other on cores
-    # that others hold, as OpenMP's do, take ten times as long.
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[int(number) % len(cores)]})
 HELPERS = ROOT / "tests" / "helpers"
 
 sys.path.insert(0, str(HELPERS))
