@@ -1,7 +1,7 @@
 """A job on a cluster of three hosts with a network between them: one is cut off for a minute, one is lost for good.
 
 Run by `make soak`. Each host is a network namespace with a `ray start` in it; pictures and data lie in an S3 server
-outside, from where the job is submitted by hand, as from a laptop.
+outside, from where the job is submitted by hand, as from a laptop. MLflow's server is there, too, with PostgreSQL.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
+import mlflow
+import mlflow_server
 import pytest
 from hosts import Hosts, why_not
 from ray_cluster import BIN
@@ -64,6 +66,18 @@ def storage(hosts, tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "*")
     yield f"s3://{server.bucket}/three-hosts"
     server.kill()
+
+
+@pytest.fixture
+def tracking(hosts, storage):
+    reason = mlflow_server.why_not()
+    if reason is not None:
+        pytest.skip(reason)
+    server = mlflow_server.MlflowServer(hosts.outside, artifacts=f"{storage}/mlflow")
+    try:
+        yield server.start().url
+    finally:
+        server.close()
 
 
 class Nodes:
@@ -171,7 +185,23 @@ def wait_for_rows(out, number, job):
         time.sleep(1)
 
 
-def test_a_host_is_cut_off_for_a_minute_and_another_is_lost_for_good(nodes, storage, tmp_path):
+def say_and_check_history(tracking, storage):
+    """One run, with every image in its curve, whatever happened on the way; its report went to S3."""
+    client = mlflow.MlflowClient(tracking)
+    runs = client.search_runs([one.experiment_id for one in client.search_experiments()])
+    attempts = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    [run] = [run for run in runs if run not in attempts]
+    curve = [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, "images_done")]
+    say(f"MLflow: one run, {run.info.status}, {len(attempts)} attempts, {len(curve)} points: {curve[0]} to {curve[-1]}")
+    assert run.info.status == "FINISHED"
+    assert curve == sorted(curve, key=lambda point: point[0])
+    assert [value for _, value in curve] == sorted(value for _, value in curve)
+    assert (curve[-1][1], len(curve) > 10) == (NUM_IMAGES, True)
+    stored = open_folder(f"{storage}/mlflow/{run.info.experiment_id}/{run.info.run_id}/artifacts").names()
+    assert {"summary.json", "report.html"} <= set(stored)
+
+
+def test_a_host_is_cut_off_for_a_minute_and_another_is_lost_for_good(nodes, storage, tracking, tmp_path):
     make_scenes(tmp_path / "scenes", num=NUM_IMAGES, seed=11)
     stored = open_folder(f"{storage}/images")
     for path in (tmp_path / "scenes" / "images").iterdir():
@@ -182,7 +212,7 @@ def test_a_host_is_cut_off_for_a_minute_and_another_is_lost_for_good(nodes, stor
     say(f"three hosts are up, {NUM_IMAGES} images are in S3")
     out = f"{storage}/data"
     words = ["python", "-m", "vigc", "generate", f"{storage}/images", "--out", out, "--actors", "2", "--slots", "4"]
-    words += ["--kinds", "detail", "--device", "cpu", "--stuck-after", "1"]
+    words += ["--kinds", "detail", "--device", "cpu", "--stuck-after", "1", "--tracking", tracking]
     log = tmp_path / "job.log"
     with open(log, "wb") as file:
         job = subprocess.Popen(
@@ -210,5 +240,6 @@ def test_a_host_is_cut_off_for_a_minute_and_another_is_lost_for_good(nodes, stor
     say(f"verify: {found.num_rows} rows, problems: {found.problems}")
     assert (found.problems, found.num_rows, found.num_failed) == ([], NUM_IMAGES, 0)
     assert len(Store(out).passes()) == 1
+    say_and_check_history(tracking, storage)
     say(f"nodes were started {nodes.num_started} times")
     assert nodes.num_started[CUT] >= 1
