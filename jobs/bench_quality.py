@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 import vigc
@@ -45,12 +47,41 @@ class Way:
     policy: Policy
     is_vig: bool = False  # VIG's answers of this policy are looked at, not the final ones
 
+    @property
+    def answers_questions(self) -> bool:
+        """Gold questions are VIC's to answer, and there is nothing to choose from."""
+        return not (self.is_vig or self.policy.choose)
+
 
 @dataclass(frozen=True)
 class Outcome:
     chair: Chair
     accuracy: float | None  # of answers to gold questions
     images_per_s: float | None
+
+
+class Steps:
+    """What is being measured, how much of it is done, and the time left, on stderr."""
+
+    def __init__(self, num: int) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
+        self._task = self._bar.add_task("", total=num)
+        self._num, self._begun, self._started = num, 0, time.monotonic()
+
+    def begin(self, what: str) -> None:
+        self._bar.start()
+        self._bar.update(self._task, description=what, completed=self._begun)
+        if not self._console.is_terminal:
+            spent = time.monotonic() - self._started
+            left = f", about {spent / self._begun * (self._num - self._begun):.0f} s left" if self._begun else ""
+            self._console.print(f"{self._begun} of {self._num} done{left}; now: {what}", markup=False, soft_wrap=True)
+        self._begun += 1
+
+    def pause(self) -> None:
+        """Leaves the terminal to others until the next step begins."""
+        self._bar.stop()
 
 
 def quality(*, num: int, num_questions: int, seed: int, labelled: Path | None, json_file: Path | None) -> None:
@@ -71,6 +102,7 @@ def quality(*, num: int, num_questions: int, seed: int, labelled: Path | None, j
     from vigc.platform.quality.mentions import ObjectFinder
     from vigc.platform.quality.vocabulary import vocabulary_of
 
+    steps = Steps(2 * (_num_steps(num_questions) + 1))
     figures: dict[str, Any] = {"seed": seed, "num_scenes": num, "num_question_scenes": num_questions}
     figures |= _mentions(labelled)
     annotated = held_out_scenes(200, seed)  # enough to have everything that scenes hold
@@ -85,13 +117,17 @@ def quality(*, num: int, num_questions: int, seed: int, labelled: Path | None, j
             asked = held_out_scenes(num_questions, seed, debiased=debiased, hard=True)
             suffix = "_debiased" * debiased
             title = f"{num} held-out scenes of 6 to 12 objects" + ", without their usual company" * debiased
-            outcomes = _outcomes(engine, pack, finder, scenes, asked)
+            outcomes = _outcomes(engine, pack, finder, scenes, asked, steps)
+            steps.pause()
             _print_ways(title, outcomes)
             figures |= {f"{name}{suffix}": value for name, value in _figures(outcomes).items()}
+            steps.begin("grounding")
             grounded = asyncio.run(_grounding(engine, pack, finder, scenes))
+            steps.pause()
             _print_grounding(grounded)
             figures |= {f"{name}{suffix}": value for name, value in grounded.items()}
     finally:
+        steps.pause()
         engine.close()
     write_figures(json_file, figures)
 
@@ -112,6 +148,12 @@ def _ways() -> list[Way]:
     ]
 
 
+def _num_steps(num_questions: int) -> int:
+    """Of a set of scenes, without grounding."""
+    described = len({way.policy for way in _ways()})
+    return described + sum(way.answers_questions for way in _ways()) * bool(num_questions)
+
+
 def _by_blank() -> Policy:
     from vigc.model.grounding import Grounding
     from vigc.model.policy import make_policy
@@ -120,7 +162,7 @@ def _by_blank() -> Policy:
 
 
 def _outcomes(
-    engine: Engine, pack: PromptPack, finder: ObjectFinder, scenes: list[Scene], asked: list[Scene]
+    engine: Engine, pack: PromptPack, finder: ObjectFinder, scenes: list[Scene], asked: list[Scene], steps: Steps
 ) -> dict[str, tuple[str, Outcome]]:
     """By name: label and outcome of every way."""
     from vigc.model.embedded.evaluate import generate, score_questions
@@ -131,13 +173,15 @@ def _outcomes(
     rows: dict[Policy, tuple[list[tuple[str, str]], float]] = {}
     for way in _ways():
         if way.policy not in rows:
+            steps.begin(f"{way.label}, descriptions")
             started = time.perf_counter()
             made = asyncio.run(generate(engine, pack, way.policy, scenes, [Kind.DETAIL], finder.named))
             rate = len(scenes) / (time.perf_counter() - started)
             rows[way.policy] = [(talk.vig_answer, talk.answer) for (talk,) in made], rate
         texts, rate = rows[way.policy]
         accuracy = None
-        if asked and not (way.is_vig or way.policy.choose):
+        if asked and way.answers_questions:
+            steps.begin(f"{way.label}, questions")
             topics = asyncio.run(score_questions(engine, pack, way.policy, asked, finder.named))
             accuracy = sum(t.accuracy * t.num_questions for t in topics) / sum(t.num_questions for t in topics)
         found = chair(
