@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,21 +37,32 @@ class Result:
 Vigc = Callable[..., Result]
 
 
-@pytest.fixture
-def vigc_here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Vigc:
+@pytest.fixture(scope="session")
+def vigc_here() -> Vigc:
     """The same in this process, for verbs that need no Ray: the answer comes in milliseconds."""
 
     def run(*arguments: object, cwd: Path | None = None) -> Result:
-        if cwd is not None:
-            monkeypatch.chdir(cwd)
-        monkeypatch.setattr(sys, "argv", ["vigc", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main()
-        captured = capsys.readouterr()
-        return Result(int(stop.value.code or 0), captured.out, captured.err)
+        out, err, before = io.StringIO(), io.StringIO(), sys.argv
+        sys.argv = ["vigc", *map(str, arguments)]
+        try:
+            with (
+                redirect_stdout(out),
+                redirect_stderr(err),
+                chdir(cwd or Path.cwd()),
+                pytest.raises(SystemExit) as stop,
+            ):
+                main()
+        finally:
+            sys.argv = before
+        return Result(int(stop.value.code or 0), out.getvalue(), err.getvalue())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def vigc_joined(vigc_here: Vigc, shared_ray: None) -> Vigc:
+    """In this process, on the Ray of this session: for whoever looks at what is made, and not at how a run starts."""
+    return vigc_here
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,7 @@ def config(questions, scenes_dir, out, **changes):
 
 
 def test_a_killed_evaluation_goes_on_and_asks_nothing_twice_that_was_committed(
-    vigc, vigc_started, questions, scenes_dir, tmp_path
+    vigc_joined, vigc_started, questions, scenes_dir, tmp_path
 ):
     def slowly(request):
         time.sleep(0.3)
@@ -66,14 +66,14 @@ def test_a_killed_evaluation_goes_on_and_asks_nothing_twice_that_was_committed(
         assert before < 24
         with pytest.raises(StoreError, match="have no answer yet"):
             rescore(str(out))
-        result = vigc(*arguments, "--json")
+        result = vigc_joined(*arguments, "--json")
         assert result.code == 0, result.err
         asked = Counter(request["messages"][0]["content"][-1]["text"] for request in server.requests)
         again = Counter(request["messages"][0]["content"][-1]["text"] for request in server.requests[before:])
         assert len(asked) == 24
         assert not {spoken["instruction"] for row in answered for spoken in row["conversations"]} & set(again)
         num_requests = len(server.requests)
-        said = vigc(*arguments)
+        said = vigc_joined(*arguments)
         assert len(server.requests) == num_requests
     scores = result.json()
     # Twelve colours right; twelve shapes wrong; of the broken picture both.

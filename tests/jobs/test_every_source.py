@@ -189,12 +189,12 @@ def test_what_is_selected_is_said_and_no_more_is_made(vigc_here, shared_ray, mon
 
 
 @pytest.mark.slow
-def test_the_real_command_reads_pictures_out_of_a_table(vigc, scenes_dir, tmp_path):
+def test_the_real_command_reads_pictures_out_of_a_table(vigc_joined, scenes_dir, tmp_path):
     scenes = sorted((scenes_dir / "images").glob("*.jpg"))[:NUM]
     location, ids = huggingface_repository(tmp_path / "source", scenes)
 
     settings = ("--kinds", "detail", "--set", "max_steps=1")
-    result = vigc("generate", *location, "--out", tmp_path / "data", *settings)
+    result = vigc_joined("generate", *location, "--out", tmp_path / "data", *settings)
 
     assert result.code == 0, result.err
     rows = {row["image_id"]: row for row in Store(tmp_path / "data").rows()}

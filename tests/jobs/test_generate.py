@@ -117,9 +117,9 @@ def test_the_request_says_what_was_asked_and_the_run_how_it_was_done(undisturbed
     assert run["seconds"] > 0
 
 
-def test_the_llava_export_of_a_run_is_valid(vigc, undisturbed, pictures, tmp_path):
+def test_the_llava_export_of_a_run_is_valid(vigc_here, undisturbed, pictures, tmp_path):
     out, _ = undisturbed
-    result = vigc("export", out, "--format", "llava", "--to", tmp_path / "train.json", "--check")
+    result = vigc_here("export", out, "--format", "llava", "--to", tmp_path / "train.json", "--check")
 
     assert result.code == 0, result.err
     assert str(pictures) in result.out
@@ -162,19 +162,19 @@ def test_the_same_command_again_starts_neither_ray_nor_torch_and_reports_the_sam
     assert digest(out) == before
 
 
-def test_another_request_is_refused_naming_the_difference(vigc, undisturbed, pictures):
+def test_another_request_is_refused_naming_the_difference(vigc_here, undisturbed, pictures):
     out, _ = undisturbed
-    result = vigc("generate", pictures, "--out", out, "--kinds", "detail", "--seed", 3)
+    result = vigc_here("generate", pictures, "--out", out, "--kinds", "detail", "--seed", 3)
 
     assert result.code == 2
     assert 'kinds: ["conversation", "detail"] -> ["detail"]; seed: 0 -> 3' in result.err
 
 
-def test_pictures_that_came_later_are_not_silently_left_out(vigc, undisturbed, pictures):
+def test_pictures_that_came_later_are_not_silently_left_out(vigc_here, undisturbed, pictures):
     out, _ = undisturbed
     shutil.copy(pictures / "000000.jpg", pictures / "late.jpg")
     try:
-        result = vigc("generate", pictures, "--out", out, *KINDS)
+        result = vigc_here("generate", pictures, "--out", out, *KINDS)
     finally:
         (pictures / "late.jpg").unlink()
 
@@ -184,7 +184,7 @@ def test_pictures_that_came_later_are_not_silently_left_out(vigc, undisturbed, p
 
 
 def test_a_run_that_is_interrupted_and_killed_ends_as_if_nothing_had_happened(
-    vigc, vigc_started, undisturbed, pictures, tmp_path
+    vigc_joined, vigc_started, undisturbed, pictures, tmp_path
 ):
     out = tmp_path / "data"
     command = ("generate", pictures, "--out", out, *KINDS, "--slots", 1)  # so that images finish one after another
@@ -203,9 +203,9 @@ def test_a_run_that_is_interrupted_and_killed_ends_as_if_nothing_had_happened(
         wait_for_commits(out, after_interrupt + 1, killed)
         os.kill(killed.pid, signal.SIGKILL)
     assert committed(out) < 11
-    assert vigc("verify", out).code == 1
+    assert vigc_joined("verify", out).code == 1
 
-    resumed = vigc(*command, "--json")
+    resumed = vigc_joined(*command, "--json")
 
     assert resumed.code == 0, resumed.err
     assert 0 < resumed.json()["num_made"] < 11
@@ -213,22 +213,22 @@ def test_a_run_that_is_interrupted_and_killed_ends_as_if_nothing_had_happened(
     assert digest(out) == digest(undisturbed[0])
 
 
-def test_two_actors_give_the_digest_of_one(vigc, undisturbed, pictures, tmp_path):
+def test_two_actors_give_the_digest_of_one(vigc_joined, undisturbed, pictures, tmp_path):
     out = tmp_path / "data"
-    result = vigc("generate", pictures, "--out", out, *KINDS, "--actors", 2, "--json")
+    result = vigc_joined("generate", pictures, "--out", out, *KINDS, "--actors", 2, "--json")
 
     assert result.code == 0, result.err
     assert result.json()["summary"]["num_rows"] == 11
     assert digest(out) == digest(undisturbed[0])
 
 
-def test_the_reference_engine_gives_the_digest_of_the_continuous_one(vigc, undisturbed, pictures, tmp_path):
+def test_the_reference_engine_gives_the_digest_of_the_continuous_one(vigc_joined, undisturbed, pictures, tmp_path):
     few = tmp_path / "few"
     few.mkdir()
     for name in ("000000.jpg", "000001.jpg", "000002.jpg", "000004.png"):
         shutil.copy(pictures / name, few)
 
-    result = vigc("generate", few, "--out", tmp_path / "data", *KINDS, "--engine", "reference", "--json")
+    result = vigc_joined("generate", few, "--out", tmp_path / "data", *KINDS, "--engine", "reference", "--json")
 
     assert result.code == 0, result.err
     expected = {key: value for key, value in answers(undisturbed[0]).items() if (few / key[0]).exists()}
@@ -236,13 +236,13 @@ def test_the_reference_engine_gives_the_digest_of_the_continuous_one(vigc, undis
     assert answers(tmp_path / "data") == expected
 
 
-def test_a_model_that_cannot_be_loaded_is_one_line_and_leaves_nothing(vigc, pictures, tmp_path):
+def test_a_model_that_cannot_be_loaded_is_one_line_and_leaves_nothing(vigc_joined, pictures, tmp_path):
     from vigc.model.embedded import PATH
 
     model = shutil.copytree(PATH, tmp_path / "model")
     shutil.rmtree(model / "qformer_tokenizer")
 
-    result = vigc("generate", pictures, "--out", tmp_path / "data", "--model", model)
+    result = vigc_joined("generate", pictures, "--out", tmp_path / "data", "--model", model)
 
     assert result.code == 2
     assert result.err.startswith(f"vigc: {model}: the Q-Former tokenizer could not be loaded")

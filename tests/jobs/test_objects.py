@@ -100,9 +100,11 @@ def test_a_manifest_has_the_categories_of_its_rows(plan, scenes_dir, tmp_path, s
 
 
 @pytest.mark.slow
-def test_a_run_over_annotated_images_prints_and_stores_what_its_texts_name_before_and_after(vigc, scenes_dir, tmp_path):
+def test_a_run_over_annotated_images_prints_and_stores_what_its_texts_name_before_and_after(
+    vigc_joined, scenes_dir, tmp_path
+):
     out = tmp_path / "data"
-    result = vigc("generate", scenes_dir, "--out", out, "--kinds", "detail", "--limit", 6)
+    result = vigc_joined("generate", scenes_dir, "--out", out, "--kinds", "detail", "--limit", 6)
     assert result.code == 0, result.err
     said = " ".join(result.out.split())
 

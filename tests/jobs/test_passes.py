@@ -30,22 +30,22 @@ def whole(scenes_dir, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def made(vigc, whole, tmp_path_factory):
+def made(vigc_joined, whole, tmp_path_factory):
     """The pictures, five of them broken, and the data set that was made of those."""
     folder = tmp_path_factory.mktemp("made")
     shutil.copytree(whole, folder / "pictures")
     for name in BROKEN:
         (folder / "pictures" / name).write_text("no picture")
-    result = vigc("generate", folder / "pictures", "--out", folder / "data", *DETAIL)
+    result = vigc_joined("generate", folder / "pictures", "--out", folder / "data", *DETAIL)
     assert result.code == 0, result.err
     return folder
 
 
 @pytest.fixture(scope="module")
-def undisturbed(vigc, whole, tmp_path_factory):
+def undisturbed(vigc_joined, whole, tmp_path_factory):
     """What a single run gives where no picture is broken."""
     out = tmp_path_factory.mktemp("undisturbed") / "data"
-    result = vigc("generate", whole, "--out", out, *DETAIL)
+    result = vigc_joined("generate", whole, "--out", out, *DETAIL)
     assert result.code == 0, result.err
     return out
 
@@ -87,12 +87,12 @@ def failed(out):
 
 
 def test_mended_pictures_become_ok_in_a_second_pass_and_the_others_stay_failed(
-    vigc, vigc_here, made, whole, place, undisturbed
+    vigc_joined, vigc_here, made, whole, place, undisturbed
 ):
     before = digest(place)
     mend(made, whole, *BROKEN[:3])
 
-    first = vigc("generate", "--retry-failed", place)
+    first = vigc_joined("generate", "--retry-failed", place)
 
     assert first.code == 0, first.err
     assert "failed images of pass 001: 5 images" in first.out
@@ -106,7 +106,7 @@ def test_mended_pictures_become_ok_in_a_second_pass_and_the_others_stay_failed(
     assert partly != before
 
     mend(made, whole, *BROKEN[3:])
-    second = vigc("generate", "--retry-failed", "--out", place, "--slots", 2)
+    second = vigc_joined("generate", "--retry-failed", "--out", place, "--slots", 2)
 
     assert second.code == 0, second.err
     assert passes(place) == ["001", "002", "003"]
@@ -134,7 +134,7 @@ def test_mended_pictures_become_ok_in_a_second_pass_and_the_others_stay_failed(
 
 
 def test_a_retry_that_is_killed_is_continued_and_not_begun_a_third_time(
-    vigc, vigc_here, vigc_started, made, whole, place, undisturbed
+    vigc_joined, vigc_here, vigc_started, made, whole, place, undisturbed
 ):
     mend(made, whole, *BROKEN)
     command = ("generate", "--retry-failed", place, "--slots", 1)  # so that images finish one after another
@@ -152,7 +152,7 @@ def test_a_retry_that_is_killed_is_continued_and_not_begun_a_third_time(
     assert other.code == 2
     assert "a retry that is not finished, begun with other settings: seed: 0 -> 5" in other.err
 
-    again = vigc(*command)
+    again = vigc_joined(*command)
 
     assert again.code == 0, again.err
     assert "(pass 002, continued, " in again.out
@@ -161,11 +161,11 @@ def test_a_retry_that_is_killed_is_continued_and_not_begun_a_third_time(
     assert digest(place) == digest(undisturbed)
 
 
-def test_a_kind_is_added_once(vigc, vigc_here, made, whole, place):
+def test_a_kind_is_added_once(vigc_joined, vigc_here, made, whole, place):
     mend(made, whole, BROKEN[0])
     before = answers(place)
 
-    first = vigc("generate", "--add-kind", "reasoning", place)
+    first = vigc_joined("generate", "--add-kind", "reasoning", place)
 
     assert first.code == 0, first.err
     assert "images of pass 001: 6 images" in first.out
@@ -182,7 +182,7 @@ def test_a_kind_is_added_once(vigc, vigc_here, made, whole, place):
     assert known.out == f"{place} was asked for detail in this way already; there is nothing to add.\n"
 
 
-def test_new_settings_add_a_pass_whose_answers_count_and_the_same_ones_continue_it(vigc, vigc_here, made, place):
+def test_new_settings_add_a_pass_whose_answers_count_and_the_same_ones_continue_it(vigc_joined, vigc_here, made, place):
     command = ("generate", made / "pictures", "--out", place, "--kinds", "detail", "--temperature", 1.0, "--seed", 3)
     before = answers(place)
 
@@ -191,7 +191,7 @@ def test_new_settings_add_a_pass_whose_answers_count_and_the_same_ones_continue_
     assert "policy.max_steps: 1 -> 16; policy.temperature: 0.0 -> 1.0; seed: 0 -> 3" in refused.err
     assert "--new" in refused.err
 
-    added = vigc(*command, "--new")
+    added = vigc_joined(*command, "--new")
     assert added.code == 0, added.err
     assert passes(place) == ["001", "002"]
     assert answers(place).keys() == before.keys()
@@ -207,7 +207,7 @@ def test_new_settings_add_a_pass_whose_answers_count_and_the_same_ones_continue_
     assert (earlier.code, passes(place), digest(place)) == (0, ["001", "002"], changed)
     assert "Pass 002 is newer than this one, 001; where both answer, the newer counts." in earlier.out
 
-    replaced = vigc("generate", made / "pictures", "--out", place, *DETAIL, "--overwrite", "--json")
+    replaced = vigc_joined("generate", made / "pictures", "--out", place, *DETAIL, "--overwrite", "--json")
     assert (replaced.code, replaced.json()["num_made"]) == (0, 6)
     assert passes(place) == ["001"]
     assert answers(place) == before

@@ -14,7 +14,7 @@ SUFFIXES = {".jpg", ".png", ".gif", ".tif"}
 
 
 @pytest.mark.slow
-def test_every_photograph_of_scikit_image_gives_a_row(vigc, tmp_path):
+def test_every_photograph_of_scikit_image_gives_a_row(vigc_joined, tmp_path):
     spec = importlib.util.find_spec("skimage")
     assert spec is not None
     assert spec.origin is not None
@@ -26,7 +26,7 @@ def test_every_photograph_of_scikit_image_gives_a_row(vigc, tmp_path):
     num = len(list(photographs.iterdir()))
     assert num >= 15
     out = tmp_path / "data"
-    vigc("generate", photographs, "--out", out, "--kinds", "detail")
+    vigc_joined("generate", photographs, "--out", out, "--kinds", "detail", "--set", "max_steps=1")
     rows = list(Store(out).rows())
     assert len(rows) == num
     # The one that is no photograph: 3 x 10 x 10 floating-point numbers.

@@ -79,9 +79,11 @@ def test_gpus_are_called_as_the_prices_call_them(line, name):
 
 
 @pytest.mark.slow
-def test_a_probe_measures_the_real_pipeline_and_leaves_nothing(vigc, scenes_dir, tmp_path):
+def test_a_probe_measures_the_real_pipeline_and_leaves_nothing(vigc_joined, scenes_dir, tmp_path):
     flags = ["--slots", "2", "--kinds", "detail", "--device", "cpu"]
-    result = vigc("plan", "--probe-seconds", "4", "--json", "generate", scenes_dir, "--out", tmp_path / "data", *flags)
+    result = vigc_joined(
+        "plan", "--probe-seconds", "4", "--json", "generate", scenes_dir, "--out", tmp_path / "data", *flags
+    )
     assert result.code == 0, result.err
     plan = result.json()
     rate = plan["images_per_s"]

@@ -278,6 +278,20 @@ def test_a_redeploy_loses_no_request(served, uri):
     assert not set(before["Gateway"]) & set(replicas("Gateway"))
 
 
+def test_replicas_follow_the_load_and_no_answer_is_lost_on_the_way(served, uri):
+    scaled = {"replicas": "1:2", "target_ongoing": 1, "upscale_delay_s": 1, "downscale_delay_s": 2, "threads": 1}
+    served.settings = served.settings.model_copy(update=scaled)
+    served.deploy()
+    wait_until(lambda: len(replicas("Talker")) == 1)
+    with load(served, uri, 4) as answers:
+        wait_until(lambda: len(replicas("Talker")) == 2)
+        scaled_at = len(answers)
+        wait_until(lambda: len(answers) >= scaled_at + 40)
+    with load(served, uri, 1) as later:
+        wait_until(lambda: len(replicas("Talker")) == 1)
+    assert [text for status, text in answers + later if status != 200] == []
+
+
 def test_each_request_is_a_line_of_json_in_the_log(served):
 
     call(served, "GET", "/healthz", headers={"X-Request-ID": "find-me"})
