@@ -7,12 +7,14 @@ the names that a checkpoint uses. peft is imported where adapters are used and n
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
 from vigc.model.trainee import Trainee
 from vigc.platform.records import ModelError
+
+if TYPE_CHECKING:  # a recipe can be read without torch
+    import torch
+    from torch import nn
 
 ADAPTER = "default"
 MARK = ".lora_"
@@ -82,6 +84,8 @@ def adapter_shapes(network: Trainee, lora: Lora) -> dict[str, torch.Size]:
     Raises:
         ModelError: a target names no linear layer.
     """
+    import torch
+
     shapes = {}
     for path, layer in _targets(network, lora):
         shapes[f"{network.language_path}.{path}.lora_A.{ADAPTER}.weight"] = torch.Size([lora.rank, layer.in_features])
@@ -90,6 +94,8 @@ def adapter_shapes(network: Trainee, lora: Lora) -> dict[str, torch.Size]:
 
 
 def _targets(network: Trainee, lora: Lora) -> list[tuple[str, nn.Linear]]:
+    from torch import nn
+
     layers = [(path, layer) for path, layer in network.language_model.named_modules() if isinstance(layer, nn.Linear)]
     for target in lora.targets:
         if not any(path.split(".")[-1] == target for path, _ in layers):

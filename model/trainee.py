@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:  # a recipe can be read without torch
+    import torch
+    from torch import Tensor, nn
 
 
 class Trainee(Protocol):

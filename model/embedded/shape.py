@@ -8,15 +8,11 @@ config.json.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import nn
-from transformers import (
-    InstructBlipConfig,
-    InstructBlipForConditionalGeneration,
-    InstructBlipQFormerConfig,
-    InstructBlipVisionConfig,
-    LlamaConfig,
-)
+if TYPE_CHECKING:  # a shape can be chosen without torch
+    from torch import nn
+    from transformers import InstructBlipConfig, InstructBlipForConditionalGeneration
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -53,6 +49,8 @@ def make_config(
     pad_id: int,
 ) -> InstructBlipConfig:
     """Of this shape, for tokenizers of these sizes with these marks."""
+    from transformers import InstructBlipConfig, InstructBlipQFormerConfig, InstructBlipVisionConfig, LlamaConfig
+
     vision = InstructBlipVisionConfig(
         hidden_size=shape.vision_width,
         intermediate_size=4 * shape.vision_width,
@@ -101,6 +99,9 @@ def make_config(
 
 def make_model(config: InstructBlipConfig) -> InstructBlipForConditionalGeneration:
     """A model with fresh weights that can learn: transformers starts the queries at zero, all alike."""
+    from torch import nn
+    from transformers import InstructBlipForConditionalGeneration
+
     model = InstructBlipForConditionalGeneration(config)
     nn.init.normal_(model.query_tokens, std=0.5)
     return model

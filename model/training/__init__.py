@@ -2,8 +2,3 @@
 
 No Ray here: `jobs/train*.py` feeds it rows and carries it over machines.
 """
-
-from vigc.model.training.instructions import IGNORE
-from vigc.model.training.schedule import Schedule, make_optimizer
-
-__all__ = ["IGNORE", "Schedule", "make_optimizer"]

@@ -23,7 +23,7 @@ from vigc.model.policy import make_policy
 from vigc.model.prompts import load_pack
 from vigc.model.scenes import Split, make_scene
 from vigc.model.scenes.world import CATEGORIES
-from vigc.model.training import Schedule, make_optimizer
+from vigc.model.training.schedule import Schedule, make_optimizer
 from vigc.platform.records import Kind
 
 PACK, PAPER = load_pack(), make_policy("paper")
