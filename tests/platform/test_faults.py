@@ -170,9 +170,11 @@ def test_the_model_s_process_is_killed_and_the_run_goes_on_by_itself(undisturbed
 
 
 @pytest.fixture
-def two_nodes(ray_folder):
+def two_nodes(shared_ray):
     """The address of a cluster, and a function that kills its second node."""
+    from ray._private.worker import global_worker
     from ray.cluster_utils import Cluster
+    from ray.experimental.internal_kv import _initialize_internal_kv
 
     Path(os.environ["RAY_TMPDIR"], "ray").mkdir(exist_ok=True)
     each = {"num_cpus": 3, "object_store_memory": 2**28}
@@ -183,6 +185,7 @@ def two_nodes(ray_folder):
         yield cluster.address, lambda: os.kill(other.all_processes["raylet"][0].process.pid, signal.SIGKILL)
     finally:
         cluster.shutdown()
+        _initialize_internal_kv(global_worker.gcs_client)  # this process's own, which it takes away, too
 
 
 @on_disk_first
