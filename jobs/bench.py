@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 import vigc
-from vigc.jobs.machine import num_cores
 from vigc.jobs.terminal import make_console
+from vigc.model.cores import num_cores
 from vigc.platform.records import Kind
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from vigc.model.speed.measure import Settings, lines, measure, profile
 from vigc.platform.records import Kind
 
 if TYPE_CHECKING:
-    from vigc.model.engines import ContinuousEngine
+    from vigc.model.engines import Engine
 
 SETTLED_AT = 500  # images, from which on nothing more may be held
 
@@ -79,11 +79,11 @@ def engine(
 def memory(*, num: int, slots: int | None, threads: int | None, plot: Path | None, json_file: Path | None) -> None:
     """Many images through one engine: how much more is held at the end than after the first 500."""
     from vigc.model import embedded
-    from vigc.model.engines import ContinuousEngine
+    from vigc.model.engines import continuous_engine
     from vigc.model.network import load_network
 
     console = make_console()
-    engine = ContinuousEngine(load_network(embedded.PATH, device="cpu"), num_slots=slots, num_threads=threads)
+    engine = continuous_engine(load_network(embedded.PATH, device="cpu"), num_slots=slots, num_threads=threads)
     held: list[tuple[int, int]] = []
 
     def note(done: int) -> None:
@@ -118,7 +118,7 @@ def memory(*, num: int, slots: int | None, threads: int | None, plot: Path | Non
     )
 
 
-async def _many(engine: ContinuousEngine, num: int, note: Callable[[int], None]) -> None:
+async def _many(engine: Engine, num: int, note: Callable[[int], None]) -> None:
     """Short conversations about rendered scenes, four times as many at once as there are slots."""
     import numpy as np
 

@@ -31,7 +31,7 @@ def beside_vllm(
     """
     from vigc.model import embedded
     from vigc.model.embedded.evaluate import held_out_scenes
-    from vigc.model.engines import ContinuousEngine, VllmEngine
+    from vigc.model.engines import ContinuousEngine, Lanes, VllmEngine, continuous_engine
     from vigc.model.network import load_network
     from vigc.model.policy import make_policy
     from vigc.model.prompts import load_pack
@@ -45,13 +45,13 @@ def beside_vllm(
     talk = spoken(network, load_pack(), make_policy("paper"), kind)
     console.print("starting vLLM", style="dim")
     began = time.perf_counter()
-    engines: dict[str, ContinuousEngine | VllmEngine] = {
+    engines: dict[str, ContinuousEngine | Lanes | VllmEngine] = {
         "vllm": VllmEngine(network, python=vllm_python, num_slots=slots, num_threads=threads)
     }
     start_s = time.perf_counter() - began
     made: dict[str, list[Side]] = {"vllm": [], "continuous": []}
     try:
-        engines["continuous"] = ContinuousEngine(network, num_slots=slots, num_threads=threads)
+        engines["continuous"] = continuous_engine(network, num_slots=slots, num_threads=threads)
         for engine in engines.values():
             by_engine(engine, images[:WARM_UP], talk)
         for number in range(rounds):

@@ -16,7 +16,8 @@ from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
 
-from vigc.jobs.machine import PACKAGES, installed, memory_bytes, num_cores, num_gpus, versions
+from vigc.jobs.machine import PACKAGES, installed, memory_bytes, num_gpus, versions
+from vigc.model.cores import num_cores
 from vigc.model.identity import identify
 from vigc.platform.local_ray import OBJECT_STORE_BYTES
 from vigc.platform.records import VigcError

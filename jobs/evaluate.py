@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vigc.jobs.machine import git_commit, num_cores, num_gpus, versions
+from vigc.jobs.machine import git_commit, num_gpus, versions
+from vigc.model.cores import num_cores
 from vigc.platform.evaluation import benchmark
 from vigc.platform.evaluation.items import Answered, Files, Item
 from vigc.platform.records import AnswerStyle, ConfigError, StoreError

@@ -15,9 +15,10 @@ from typing import Any
 
 from vigc.jobs.config import GenerateConfig
 from vigc.jobs.generate_watch import Watch
-from vigc.jobs.machine import git_commit, num_cores, versions
+from vigc.jobs.machine import git_commit, versions
 from vigc.jobs.plan import Mode, Plan, make_plan, runs_of
 from vigc.jobs.worker import Worker, WorkerSettings
+from vigc.model.cores import num_cores
 from vigc.platform import pipeline
 from vigc.platform.images import MAX_PIXELS
 from vigc.platform.passes import Pass, write_json

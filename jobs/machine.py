@@ -16,11 +16,6 @@ COMMIT_VARIABLE = "VIGC_GIT_COMMIT"  # what a job on a cluster was sent with
 PACKAGES = ("torch", "transformers", "ray", "pyarrow", "numpy", "pillow", "simplejpeg", "safetensors")
 
 
-def num_cores() -> int:
-    """Cores this process may use; a container or taskset can make them fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def num_gpus() -> int:
     """NVIDIA GPUs that a process started here would see."""
     present = sum(1 for node in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", node.name))

@@ -14,8 +14,9 @@ from enum import StrEnum
 from typing import Any, get_type_hints
 
 from vigc.jobs.config import GenerateConfig, PolicyValue
-from vigc.jobs.machine import num_cores, num_gpus
+from vigc.jobs.machine import num_gpus
 from vigc.model.completion import CPU_SLOTS, GPU_SLOTS
+from vigc.model.cores import num_cores
 from vigc.model.grounding import NO_OBJECTS, Grounding
 from vigc.model.identity import ModelIdentity, identify
 from vigc.model.policy import Policy, make_policy

@@ -11,7 +11,7 @@ from vigc.platform.records import Stop
 
 # How many continuations an engine decodes at once, at most, where nobody says. Beyond, a GPU's memory bandwidth goes
 # into keys and values, and nothing is won.
-CPU_SLOTS, GPU_SLOTS = 64, 256
+CPU_SLOTS, GPU_SLOTS = 128, 256
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from vigc.model.cores import num_cores
 from vigc.model.grounding import Grounding
 
 KEYS_VARIABLE = "VIGC_API_KEYS"  # bearer keys, with commas between them; read where the gateway runs
@@ -106,6 +106,5 @@ class Settings(BaseModel):
 
     @property
     def chosen_threads(self) -> int:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         # One is left to gateways: threads of an engine wait for each other, all for the one whose core is taken.
-        return self.threads or max(1, (cores - 1) // self.replica_range[1])
+        return self.threads or max(1, (num_cores() - 1) // self.replica_range[1])

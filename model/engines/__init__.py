@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vigc.model.engines.base import BLANK, Engine, ImageHandle
 from vigc.model.engines.continuous import ContinuousEngine
+from vigc.model.engines.lanes import Lanes, continuous_engine
 from vigc.model.engines.reference import ReferenceEngine
 from vigc.model.engines.vllm import VllmEngine
 from vigc.model.network import Network
@@ -35,7 +36,7 @@ def make_engine(
         ConfigError: an unknown name, or no such environment.
     """
     if name == "continuous":
-        return ContinuousEngine(network, num_slots=num_slots, memory_bytes=memory_bytes, num_threads=num_threads)
+        return continuous_engine(network, num_slots=num_slots, memory_bytes=memory_bytes, num_threads=num_threads)
     if name == "reference":
         return ReferenceEngine(network, num_threads=num_threads)
     if name == "vllm":
@@ -51,7 +52,9 @@ __all__ = [
     "ContinuousEngine",
     "Engine",
     "ImageHandle",
+    "Lanes",
     "ReferenceEngine",
     "VllmEngine",
+    "continuous_engine",
     "make_engine",
 ]

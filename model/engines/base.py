@@ -1,14 +1,13 @@
-"""The interface of every engine, and the thread they live in.
+"""The interface of every engine, and the thread that most live in.
 
-An engine owns one network and steps it in a thread of its own; callers are coroutines of any event loop (Ray Data's,
-Serve's, a test's), answered through `call_soon_threadsafe`. A caller that is cancelled frees what it held.
+An engine has one network, and most step it in a thread of their own; callers are coroutines of any event loop (Ray
+Data's, Serve's, a test's), answered through `call_soon_threadsafe`. A caller that is cancelled frees what it held.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import queue
 import threading
 from abc import ABC, abstractmethod
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from vigc.model.completion import Completion, Request, ScoredToken
+from vigc.model.cores import num_cores
 from vigc.model.engines.scoring import Score
 from vigc.model.network import Network
 from vigc.platform.records import ConfigError, ModelError
@@ -94,21 +94,16 @@ class Engine(ABC):
     use at once.
     """
 
-    def __init__(self, network: Network, *, num_slots: int, num_threads: int | None = None) -> None:
+    def __init__(self, network: Network, *, num_slots: int) -> None:
         self.network = network
         self.num_slots = num_slots
         self.image_size = network.image_size
-        self._num_threads = num_threads or os.cpu_count() or 1
-        self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()  # None ends the thread
-        self._closed = False
         self._num_under_way = 0
-        self._thread = threading.Thread(target=self._guard, name=type(self).__name__, daemon=True)
-        self._thread.start()
 
     @property
+    @abstractmethod
     def is_alive(self) -> bool:
         """Whether it can answer."""
-        return self._thread.is_alive()
 
     @property
     def num_under_way(self) -> int:
@@ -118,12 +113,12 @@ class Engine(ABC):
     @property
     def num_in_use(self) -> int:
         """Slots in which something is being decoded now."""
-        return min(self._num_under_way, self.num_slots)
+        return min(self.num_under_way, self.num_slots)
 
     @property
     def num_waiting(self) -> int:
         """Continuations that wait for a slot now."""
-        return max(0, self._num_under_way - self.num_in_use)
+        return max(0, self.num_under_way - self.num_in_use)
 
     @asynccontextmanager
     async def image(self, pixels: np.ndarray) -> AsyncIterator[ImageHandle]:
@@ -140,10 +135,10 @@ class Engine(ABC):
             )
         handle = ImageHandle(pixels)
         try:
-            await self._submit(handle, Encode())
+            await self.submit(handle, Encode())
             yield handle
         finally:
-            self._release(handle)
+            self.release(handle)
 
     async def complete(self, image: ImageHandle | Blank, request: Request) -> Completion:
         """One continuation (the first of `request.n`)."""
@@ -152,14 +147,14 @@ class Engine(ABC):
     async def candidates(self, image: ImageHandle | Blank, request: Request) -> list[Completion]:
         """`request.n` continuations; each has a seed of its own, so they differ when sampling."""
         self.check(request)
-        completions: list[Completion] = await self._submit(image, request)
+        completions: list[Completion] = await self.submit(image, request)
         return completions
 
     async def stream(self, image: ImageHandle | Blank, request: Request) -> AsyncIterator[str | Completion]:
         """Text as it comes, and the completion last. Leaving the iterator early frees the slot."""
         self.check(request)
         pieces: asyncio.Queue[str | Completion] = asyncio.Queue()
-        task = asyncio.create_task(self._submit(image, replace(request, n=1), pieces.put_nowait))
+        task = asyncio.create_task(self.submit(image, replace(request, n=1), pieces.put_nowait))
         try:
             while not (task.done() and pieces.empty()):
                 waiting = asyncio.ensure_future(pieces.get())
@@ -179,24 +174,50 @@ class Engine(ABC):
         """How likely each token of `text` is behind `prompt`, which the text joins without a seam; the Q-Former reads
         the prompt unless told otherwise.
         """
-        result: list[ScoredToken] = await self._submit(
+        result: list[ScoredToken] = await self.submit(
             image, Score(prompt if qformer_text is None else qformer_text, prompt, text)
         )
         return result
 
+    @abstractmethod
     def close(self) -> None:
-        """Ends the thread; what still waits fails."""
-        if not self._closed:
-            self._closed = True
-            self._inbox.put(None)
-            self._thread.join(timeout=60)
+        """Ends what it has running; what still waits fails."""
 
     def check(self, request: Request) -> None:
         """Raises ConfigError for a request this engine cannot answer."""
         if request.n < 1 or request.max_tokens < 1:
             raise ConfigError("A request needs n and max_tokens of at least 1.")
 
-    async def _submit(self, image: ImageHandle | Blank, work: Any, on_text: Callable[[str], None] | None = None) -> Any:
+    @abstractmethod
+    async def submit(self, image: ImageHandle | Blank, work: Any, on_text: Callable[[str], None] | None = None) -> Any:
+        """Has a piece of work done for an image; see `Job`."""
+
+    def release(self, handle: ImageHandle) -> None:
+        handle.memory = None
+
+
+class ThreadedEngine(Engine):
+    """An engine that steps in a thread of its own."""
+
+    def __init__(self, network: Network, *, num_slots: int, num_threads: int | None = None) -> None:
+        super().__init__(network, num_slots=num_slots)
+        self._num_threads = num_threads or num_cores()
+        self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()  # None ends the thread
+        self._closed = False
+        self._thread = threading.Thread(target=self._guard, name=type(self).__name__, daemon=True)
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._inbox.put(None)
+            self._thread.join(timeout=60)
+
+    async def submit(self, image: ImageHandle | Blank, work: Any, on_text: Callable[[str], None] | None = None) -> Any:
         if self._closed:
             raise ModelError("The engine is closed.")
         loop = asyncio.get_running_loop()
@@ -221,9 +242,6 @@ class Engine(ABC):
     @abstractmethod
     def _run(self) -> None:
         """Works on `_inbox` until a None comes out of it."""
-
-    def _release(self, handle: ImageHandle) -> None:
-        handle.memory = None
 
 
 def pixels_of(network: Network, image: ImageHandle | Blank) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from vigc.model.completion import Request, seeds_of
-from vigc.model.engines.base import NUDGE, Encode, Engine, ImageHandle, Job
+from vigc.model.engines.base import NUDGE, Encode, ImageHandle, Job, ThreadedEngine
 from vigc.model.engines.batch import Asked, Batch
 from vigc.model.engines.capacity import is_out_of_memory, num_slots_for
 from vigc.model.engines.images import Images
@@ -28,6 +28,7 @@ from vigc.model.engines.text import banned_sequences
 from vigc.model.network import Network
 from vigc.platform.records import ConfigError, ModelError
 
+MOST_CONTEXT = 768  # visual tokens + prompt + answer
 _PATIENCE = 4  # decode steps that a waiting request may wait for company
 
 
@@ -50,7 +51,7 @@ class _Admitted:
     memory: Tensor
 
 
-class ContinuousEngine(Engine):
+class ContinuousEngine(ThreadedEngine):
     """See the module.
 
     Args:
@@ -68,11 +69,11 @@ class ContinuousEngine(Engine):
         *,
         num_slots: int | None = None,
         num_threads: int | None = None,
-        max_context: int = 768,
+        max_context: int = MOST_CONTEXT,
         memory_bytes: int | None = None,
         looks_late: bool | None = None,
     ) -> None:
-        length = min(int(network.language_model.config.max_position_embeddings), max_context)
+        length = context_length(network, max_context)
         if num_slots is None or memory_bytes is not None:
             fitting = num_slots_for(network, length, memory_bytes)
             num_slots = min(fitting, num_slots or fitting)
@@ -98,10 +99,9 @@ class ContinuousEngine(Engine):
         steps = self.meter.num_steps
         return self.meter.num_occupied / (steps * self.num_slots) if steps else 0.0
 
-    def new_meter(self) -> Meter:
+    def new_meter(self) -> None:
         """Counts from now on; for an engine that has nothing to do."""
         self.meter = self._batch.meter = self._images.meter = Meter(self.network.device)
-        return self.meter
 
     def check(self, request: Request) -> None:
         super().check(request)
@@ -110,8 +110,8 @@ class ContinuousEngine(Engine):
                 "The continuous engine decodes greedily or by sampling; beams are exact in --engine reference only."
             )
 
-    def _release(self, handle: ImageHandle) -> None:
-        super()._release(handle)
+    def release(self, handle: ImageHandle) -> None:
+        super().release(handle)
         self._images.release(handle)
         self._inbox.put(NUDGE)
 
@@ -323,6 +323,11 @@ class ContinuousEngine(Engine):
         self._limits.slots = max(1, min(self._limits.slots, len(self._batch)) // 2)
         self._waiting = list(dict.fromkeys([*self._waiting, *self._batch.evict()]))
         return True
+
+
+def context_length(network: Network, most: int) -> int:
+    """Positions of a slot: no more than the model can tell apart."""
+    return min(int(network.language_model.config.max_position_embeddings), most)
 
 
 def _in_groups(chosen: list[_Admitted], num_queries: int, positions: int) -> list[list[_Admitted]]:

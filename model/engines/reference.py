@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vigc.model.completion import Completion, Request, ScoredToken, seeds_of
-from vigc.model.engines.base import NUDGE, Blank, Encode, Engine, ImageHandle, Job, pixels_of
+from vigc.model.engines.base import NUDGE, Blank, Encode, ImageHandle, Job, ThreadedEngine, pixels_of
 from vigc.model.engines.scoring import Score, read, score
 from vigc.model.engines.text import banned_sequences
 from vigc.model.network import Network
@@ -23,7 +23,7 @@ from vigc.platform.records import ConfigError, ModelError, Stop
 _COMPANY_S = 0.05  # how long a batch that is not full waits for more
 
 
-class ReferenceEngine(Engine):
+class ReferenceEngine(ThreadedEngine):
     """See the module.
 
     Args:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from vigc.model.completion import Completion, Request, ScoredToken, seeds_of
-from vigc.model.engines.base import BLANK, NUDGE, Encode, Engine, EngineLost, ImageHandle, Job
+from vigc.model.engines.base import BLANK, NUDGE, Encode, EngineLost, ImageHandle, Job, ThreadedEngine
 from vigc.model.engines.capacity import num_slots_for, slot_bytes
 from vigc.model.engines.images import Images
 from vigc.model.engines.meter import Meter
@@ -73,7 +73,7 @@ class _Scoring:
     logprobs: list[float]
 
 
-class VllmEngine(Engine):
+class VllmEngine(ThreadedEngine):
     """See the module. On a GPU the layers of the network's language model move out of its memory.
 
     Args:
@@ -146,8 +146,8 @@ class VllmEngine(Engine):
         super().close()
         self._vllm.close()
 
-    def _release(self, handle: ImageHandle) -> None:
-        super()._release(handle)
+    def release(self, handle: ImageHandle) -> None:
+        super().release(handle)
         self._images.release(handle)
         self._inbox.put(NUDGE)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from vigc.model.embedded.evaluate import held_out_scenes
-from vigc.model.engines import ContinuousEngine
+from vigc.model.engines import ContinuousEngine, continuous_engine
 from vigc.model.engines.meter import PARTS, Meter
 from vigc.model.network import Network
 from vigc.model.policy import make_policy
@@ -71,7 +71,7 @@ def profile(settings: Settings, trace: Path) -> str:
 
     network = make_network(settings.shape, settings.device, settings.dtype)
     images, talk = _images(network, max(WARM_UP, settings.num_images // 8)), _talk(network, settings)
-    engine = ContinuousEngine(network, num_slots=settings.num_slots, num_threads=settings.num_threads)
+    engine = continuous_engine(network, num_slots=settings.num_slots, num_threads=settings.num_threads)
     on_gpu = network.device.type == "cuda"
     activities = [profiler.ProfilerActivity.CPU, *([profiler.ProfilerActivity.CUDA] if on_gpu else [])]
     every_thread = _ExperimentalConfig(profile_all_threads=True)  # the engine works in one of its own
@@ -92,20 +92,23 @@ def _round(settings: Settings) -> dict[str, float]:
     images, talk = _images(network, settings.num_images), _talk(network, settings)
     beams = by_reference(network, images[: settings.num_beams], talk, BEAMS, settings.num_threads)
     greedy = by_reference(network, images[: settings.num_greedy], talk, 1, settings.num_threads)
-    engine = ContinuousEngine(network, num_slots=settings.num_slots, num_threads=settings.num_threads)
+    engine = continuous_engine(network, num_slots=settings.num_slots, num_threads=settings.num_threads)
     try:
         by_engine(engine, images[:WARM_UP], talk)
-        meter = engine.new_meter()
+        engine.new_meter()
         ours = by_engine(engine, images, talk)
-        figures = _figures(network, beams, greedy, ours, meter)
-        return figures | (_exact_shares(engine, images, talk) if network.device.type == "cuda" else {})
+        figures = _figures(network, beams, greedy, ours, engine.meter)
+        return figures | (_exact_shares(engine, images, talk) if isinstance(engine, ContinuousEngine) else {})
     finally:
         engine.close()
 
 
 def _exact_shares(engine: ContinuousEngine, images: list[np.ndarray], talk: Talk) -> dict[str, float]:
-    """Once more, waiting for each part to be done, which a GPU's clock needs."""
-    meter = engine.new_meter()
+    """Once more, waiting for each part to be done, which a GPU's clock needs; a CPU's is exact without."""
+    if engine.network.device.type != "cuda":
+        return {}
+    engine.new_meter()
+    meter = engine.meter
     meter.is_exact = True
     seconds = by_engine(engine, images, talk).seconds
     shares = {f"share_{part}": meter.seconds[part] / seconds for part in PARTS}
@@ -136,7 +139,7 @@ def _figures(network: Network, beams: Side, greedy: Side, ours: Side, meter: Met
         "gflop_per_s": work.total / ours.seconds / 1e9,
         "matmul_peak_gflop_per_s": peak / 1e9,
         "share_of_peak": work.total / ours.seconds / peak,
-        "ms_per_step": 1e3 * meter.seconds["decode"] / max(1, meter.num_steps),
+        "ms_per_step": 1e3 * meter.num_lanes * meter.seconds["decode"] / max(1, meter.num_steps),
         "mean_context": meter.mean_context,
         "mb_per_step": step_bytes / 1e6,
         "ms_per_step_at_least": 1e3 * step_bytes / bytes_per_s,

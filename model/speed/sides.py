@@ -11,7 +11,7 @@ import numpy as np
 
 from vigc.model.completion import Complete, Request
 from vigc.model.conversation import converse
-from vigc.model.engines import ContinuousEngine, Engine, ReferenceEngine, VllmEngine
+from vigc.model.engines import ContinuousEngine, Engine, Lanes, ReferenceEngine, VllmEngine
 from vigc.model.network import Network
 from vigc.model.policy import Policy
 from vigc.model.prompts import PromptPack
@@ -59,7 +59,7 @@ def by_reference(network: Network, images: Sequence[np.ndarray], talk: Talk, bea
         engine.close()
 
 
-def by_engine(engine: ContinuousEngine | VllmEngine, images: Sequence[np.ndarray], talk: Talk) -> Side:
+def by_engine(engine: ContinuousEngine | Lanes | VllmEngine, images: Sequence[np.ndarray], talk: Talk) -> Side:
     before, began = engine.meter.num_decoded, time.perf_counter()
     made = asyncio.run(_together(engine, images, talk, 1))
     return _side(made, time.perf_counter() - began, engine.meter.num_decoded - before)

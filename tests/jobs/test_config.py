@@ -172,7 +172,7 @@ def test_the_request_holds_what_decides_the_rows_and_nothing_about_the_machine(s
 
 
 def test_actors_share_the_cores(scenes_dir, tmp_path):
-    from vigc.jobs.machine import num_cores
+    from vigc.model.cores import num_cores
 
     def threads(actors):
         return make_plan(config_with(images=str(scenes_dir), out=str(tmp_path / "data"), actors=actors)).num_threads

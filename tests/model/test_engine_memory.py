@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from vigc.model.completion import CPU_SLOTS
 from vigc.model.embedded.evaluate import generate, held_out_scenes
 from vigc.model.embedded.shape import SHIPPED
 from vigc.model.engines import ContinuousEngine
@@ -93,7 +94,7 @@ def _never(*args: Any) -> Any:
 def test_slots_follow_from_the_memory_that_is_allowed(network: Network) -> None:
     length = network.language_model.config.max_position_embeddings
     each = slot_bytes(network, length) + 2 * image_bytes(network)
-    for allowed, expected in ((each, 1), (5 * each + 1, 5), (10**12, 64)):
+    for allowed, expected in ((each, 1), (5 * each + 1, 5), (10**12, CPU_SLOTS)):
         engine = ContinuousEngine(network, memory_bytes=allowed)
         engine.close()
         assert engine.num_slots == expected
