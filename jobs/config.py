@@ -57,7 +57,7 @@ class GenerateConfig(BaseModel):
     stuck_after: float = Field(5, gt=0)  # minutes without anybody at work, after which the run begins again
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    tracking: str | None = None  # an MLflow URI, or "none"; None: MLFLOW_TRACKING_URI, or a folder beside `out`
+    tracking: str | None = None  # an MLflow URI, or "none"; None: MLFLOW_TRACKING_URI, or a database beside `out`
     price: float | None = Field(None, ge=0)  # of a GPU-hour, or of a machine-hour where there is no GPU
 
     @field_validator("images", "out", mode="after")

@@ -244,7 +244,7 @@ def generate(
         typer.Option(
             metavar="URI|none",
             help="Where MLflow shows the run; needs `mlflow`.",
-            show_default="MLFLOW_TRACKING_URI, or the folder mlruns beside OUT",
+            show_default="MLFLOW_TRACKING_URI, or mlflow.db beside OUT",
             rich_help_panel=RUN,
         ),
     ] = None,

@@ -31,7 +31,7 @@ from vigc.platform.sources import Source, open_source
 from vigc.platform.sources.selection import Selection
 from vigc.platform.storage import Folder, LocalFolder
 from vigc.platform.store import Pass, Store
-from vigc.platform.tracking import NOT_TRACKED, is_installed
+from vigc.platform.tracking import NOT_TRACKED, is_installed, local_uri
 
 OPTIONS = {name: hint for name, hint in get_type_hints(Policy).items() if name != "name"}
 NUM_CANDIDATES = 4  # of `--correct candidates`
@@ -155,9 +155,7 @@ def tracking_uri(given: str | None, out: Folder) -> str | None:
             f"The run is to be shown at {asked}, but MLflow is not installed. `pip install 'vigc[track]'` brings its "
             "client; --tracking none goes on without."
         )
-    if asked or not is_installed() or not isinstance(out, LocalFolder):
-        return asked
-    return (out.path.parent / "mlruns").as_uri()
+    return asked if asked or not isinstance(out, LocalFolder) else local_uri(out.path.parent)
 
 
 def _source_of(config: GenerateConfig, mode: Mode, store: Store) -> tuple[Source, list[Kind]]:

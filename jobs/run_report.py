@@ -144,7 +144,7 @@ def say_outcome(console: Console, outcome: Outcome) -> None:
         ("files", f"{outcome.out}/passes/{outcome.number}/rows/*.parquet"),
         ("summary", f"{outcome.out}/summary.json"),
         ("report", outcome.report),
-        *([("mlflow", outcome.tracking)] if outcome.tracking else []),
+        *([("mlflow", _shown_by(outcome.tracking))] if outcome.tracking else []),
         *(
             ("try", command)
             for command in (f"vigc show {out}", f"vigc verify {out}", f"vigc export {out} --format llava")
@@ -238,3 +238,8 @@ def outcome_as_json(outcome: Outcome) -> dict[str, Any]:
         "note": outcome.note,
         "summary": outcome.summary,
     }
+
+
+def _shown_by(tracking: str) -> str:
+    """What shows a tracked run: a server's address, or a command for what is kept here."""
+    return tracking if tracking.startswith("http") else f"mlflow ui --backend-store-uri {tracking}"

@@ -9,6 +9,7 @@ of the run, and what is told goes to both.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import queue
 import threading
@@ -34,6 +35,8 @@ BATCH = 500  # figures sent at once; MLflow takes 1000
 RETRY_S, CLOSE_S = 10.0, 15.0
 CLOSE_LOST_S = 3.0  # where nothing could be sent any more before the end
 NOT_TRACKED = "none"  # in place of a URI
+DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"  # beside each other, where nobody runs a server
+_SQLITE = "sqlite:///"
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
 DIGEST_LENGTH = 36
 _TIMEOUT_S = 5  # of one request
@@ -83,7 +86,9 @@ class Tracking:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # this thread tries again by itself
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(_TIMEOUT_S))
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # a folder does where nobody runs a server
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # a folder does, too, where it is asked for
+        for logs in ("mlflow", "alembic"):  # how a database is made is nobody's concern
+            logging.getLogger(logs).setLevel(logging.WARNING)
         if not is_installed():
             raise ConfigError("MLflow is not installed; `pip install 'vigc[track]'` brings its client.")
         self._uri, self._experiment, self._name, self._folder = uri, experiment, name, folder
@@ -217,8 +222,14 @@ class Tracking:
 
     def _new_run(self, client: MlflowClient) -> str:
         found = client.get_experiment_by_name(self._experiment)
-        experiment = found.experiment_id if found else client.create_experiment(self._experiment, tags=_KIND)
+        experiment = found.experiment_id if found else self._new_experiment(client)
         return str(client.create_run(experiment, run_name=self._name).info.run_id)
+
+    def _new_experiment(self, client: MlflowClient) -> str:
+        place = None
+        if self._uri.startswith(_SQLITE):  # else files would go to wherever this process was started
+            place = (Path(self._uri.removeprefix(_SQLITE)).parent / ARTIFACTS / self._experiment).as_uri()
+        return str(client.create_experiment(self._experiment, artifact_location=place, tags=_KIND))
 
     def _new_attempt(self, client: MlflowClient, params: Mapping[str, str]) -> str:
         """A child of the run. The one before was killed if it still counts as running: there is one at a time."""
@@ -252,6 +263,13 @@ class Tracking:
 def is_installed() -> bool:
     """Found out without importing it, which takes more than a second."""
     return find_spec("mlflow") is not None
+
+
+def local_uri(folder: Path) -> str | None:
+    """Of a database in this folder, where `mlflow ui` finds it; None: the whole of MLflow is not installed."""
+    if not is_installed() or find_spec("sqlalchemy") is None:
+        return None
+    return f"{_SQLITE}{folder / DATABASE}"
 
 
 class _Message:

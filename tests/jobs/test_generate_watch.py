@@ -15,7 +15,6 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from vigc.jobs import plan as plans
 from vigc.jobs.config import GenerateConfig
 from vigc.jobs.generate import Outcome, run_generate
 from vigc.jobs.plan import tracking_uri
@@ -41,8 +40,7 @@ def wait_until(condition, seconds: float = 120) -> None:  # type: ignore[no-unty
 def test_a_killed_run_and_its_continuation_are_one_mlflow_run_with_two_attempts(
     scenes_dir: Path, tmp_path: Path, vigc_started, shared_ray: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    out, uri = tmp_path / "data", (tmp_path / "mlruns").as_uri()
+    out, uri = tmp_path / "data", f"sqlite:///{tmp_path}/mlflow.db"
     note = out / "passes" / "001" / tracking.RUN_FILE
     command = ("generate", scenes_dir, "--out", out, "--kinds", "conversation", "--slots", 2, "--tracking", uri)
     with vigc_started(*command) as killed:
@@ -81,6 +79,7 @@ def test_a_killed_run_and_its_continuation_are_one_mlflow_run_with_two_attempts(
     assert artifacts == {"summary.json", "report.html"}
     assert json.loads(Path(client.download_artifacts(known["run_id"], "summary.json")).read_text()) == summary
     assert client.list_artifacts(known["attempt_id"]) == []
+    assert {one.name for one in tmp_path.iterdir()} == {"data", "mlflow.db", "mlartifacts"}  # as mlflow ui wants them
 
 
 @dataclass(frozen=True)
@@ -144,10 +143,10 @@ def test_without_mlflow_a_run_goes_untracked_unless_tracking_is_asked_for(
 ) -> None:
     out = LocalFolder(str(tmp_path / "data"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert tracking_uri(None, out) == (tmp_path / "mlruns").as_uri()
+    assert tracking_uri(None, out) == f"sqlite:///{tmp_path}/mlflow.db"
     assert tracking_uri("none", out) is None
     assert tracking_uri(None, S3Folder("s3://bucket/data")) is None  # a folder of this machine's would be lost
-    monkeypatch.setattr(plans, "is_installed", lambda: False)
+    monkeypatch.setattr("vigc.platform.tracking.find_spec", lambda name: None)
     assert tracking_uri(None, out) is None
     with pytest.raises(ConfigError, match="not installed"):
         tracking_uri("http://mlflow:5000", out)
