@@ -151,6 +151,6 @@ def test_transformers_loads_what_a_run_leaves_that_was_killed_and_went_on(resume
 
 @pytest.mark.soak  # test_train.py has the same of `vigc train`, and what makes it so is shared
 def test_a_run_that_was_killed_ends_like_one_that_was_not(resumed, tmp_path):
-    run(tmp_path / "base", tmp_path / "data", tmp_path / "calm")
+    run(tmp_path / "base", tmp_path / "data" / "images" / "detail.json", tmp_path / "calm")
     one, other = (folder / "weights" / "weights.safetensors" for folder in (resumed, tmp_path / "calm"))
     assert one.read_bytes() == other.read_bytes()

@@ -17,7 +17,7 @@ from ray_cluster import RayCluster
 from vigc.platform.store import Store
 from vigc.platform.verify import verify
 
-pytestmark = pytest.mark.soak
+pytestmark = pytest.mark.slow
 
 NUM_IMAGES = 40
 DELAY_S = 3.0  # for each block of two; an actor is at work on two at a time
