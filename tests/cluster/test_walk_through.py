@@ -29,7 +29,7 @@ README = ROOT / "cluster" / "README.md"
 NUM_IMAGES = 12
 INSTEAD = {
     " --model Salesforce/instructblip-vicuna-7b": "",  # the embedded model
-    " --device cuda --gpus-per-actor 1": " --slots 8 --kinds conversation",
+    " --device cuda --gpus-per-actor 1": " --slots 2 --kinds conversation,detail",
     " --actors 1:32": "",
     "--probe-seconds 120": "--probe-seconds 1",
 }
