@@ -24,21 +24,22 @@ IMAGES_PER_S = 60  # more than the embedded model makes on any CPU, so that imag
 
 def plan(*, short_s: float, long_s: float, rounds: int, json_file: Path | None) -> None:
     """Alternates `rounds` probes of each length over rendered scenes with the embedded model."""
+    console = make_console()
     short: list[Probed] = []
     long: list[Probed] = []
     with tempfile.TemporaryDirectory(prefix="vigc-bench-") as folder:
         scenes = Path(folder) / "scenes"
         make_scenes(scenes, num=min(20_000, int(IMAGES_PER_S * long_s)), seed=SEED)
         config = make_config({"images": str(scenes), "out": str(Path(folder) / "data"), "device": "cpu"})
-        for _ in range(rounds):
-            short.append(probe(config, short_s))
-            long.append(probe(config, long_s))
+        for number in range(1, rounds + 1):
+            for made, seconds in ((short, short_s), (long, long_s)):
+                console.print(f"round {number} of {rounds}: {seconds:g} s from when the engine is full", style="dim")
+                made.append(probe(config, seconds))
     errors = [a.rate.middle / b.rate.middle - 1 for a, b in zip(short, long, strict=True)]
     table = Table("round", f"{short_s:g} s: images/s", f"{long_s:g} s: images/s", "off by", box=None, pad_edge=False)
     for number, (a, b, error) in enumerate(zip(short, long, errors, strict=True), 1):
         foretold = f"{a.rate.middle:.2f} ({a.rate.low:.2f} to {a.rate.high:.2f})"
         table.add_row(str(number), foretold, f"{b.rate.middle:.2f}", f"{error:+.1%}")
-    console = make_console()
     console.print(table)
     middle = statistics.median(abs(error) for error in errors)
     console.print(f"median of {rounds}: off by {middle:.1%}")

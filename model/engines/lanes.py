@@ -7,7 +7,6 @@ last, and they have the weights in common.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ from vigc.model.engines.meter import Meter
 from vigc.model.network import Network
 
 _SMALL = 2**28  # bytes of a language model that is bound by its many short operations, not by arithmetic or memory
-_MOST_LANES = 4  # a step is Python for a fifth of its time, and one engine at a time may be in Python
+_MOST_LANES = 4  # between its operations each is in Python, where there may be one at a time
 
 
 class Lanes(Engine):
@@ -30,7 +29,6 @@ class Lanes(Engine):
         super().__init__(engines[0].network, num_slots=sum(engine.num_slots for engine in engines))
         self.engines = list(engines)
         self._lane_of: dict[ImageHandle, ContinuousEngine] = {}
-        self._num_images = Counter[ContinuousEngine]()
 
     @property
     def is_alive(self) -> bool:
@@ -68,14 +66,12 @@ class Lanes(Engine):
 
     async def submit(self, image: ImageHandle | Blank, work: Any, on_text: Callable[[str], None] | None = None) -> Any:
         if isinstance(work, Encode) and isinstance(image, ImageHandle):
-            self._lane_of[image] = min(self.engines, key=lambda engine: self._num_images[engine])
-            self._num_images[self._lane_of[image]] += 1
+            occupied = list(self._lane_of.values())
+            self._lane_of[image] = min(self.engines, key=occupied.count)  # where the fewest pictures are
         return await self._lane(image).submit(image, work, on_text)
 
     def release(self, handle: ImageHandle) -> None:
-        engine = self._lane_of.pop(handle)
-        self._num_images[engine] -= 1
-        engine.release(handle)
+        self._lane_of.pop(handle).release(handle)
 
     def _lane(self, image: ImageHandle | Blank) -> ContinuousEngine:
         if isinstance(image, ImageHandle) and image in self._lane_of:
