@@ -221,8 +221,11 @@ class Tracking:
             raise
 
     def _new_run(self, client: MlflowClient) -> str:
-        found = client.get_experiment_by_name(self._experiment)
-        experiment = found.experiment_id if found else self._new_experiment(client)
+        if parent := self._tags.get(_PARENT):  # pages show a run below another where both are of one experiment
+            experiment = client.get_run(parent).info.experiment_id
+        else:
+            found = client.get_experiment_by_name(self._experiment)
+            experiment = found.experiment_id if found else self._new_experiment(client)
         return str(client.create_run(experiment, run_name=self._name).info.run_id)
 
     def _new_experiment(self, client: MlflowClient) -> str:

@@ -26,7 +26,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def track(uri: str, folder: Path, **options: object) -> Tracking:
     params = {"recipe": {"name": "paper_7b", "batch_size": 8}, "data": "x" * 1000}
-    return Tracking(uri, experiment="vigc train", name="run", folder=open_folder(folder), params=params, **options)  # type: ignore[arg-type]
+    options = {"experiment": "vigc train", "name": "run", "params": params, **options}
+    return Tracking(uri, folder=open_folder(folder), **options)  # type: ignore[arg-type]
 
 
 def run_of(uri: str, folder: Path):  # type: ignore[no-untyped-def]
@@ -89,15 +90,17 @@ def test_a_run_that_is_taken_up_again_stays_one_run(tmp_path: Path, store: str) 
 
 
 def test_a_run_can_stand_below_another(tmp_path: Path, store: str) -> None:
-    parent = track(store, tmp_path / "whole")
+    parent = track(store, tmp_path / "whole", experiment="vigc experiment")
     parent.figures(0, {"value": 1.0})
     above = parent.run_id(wait_s=30.0)
     child = track(store, tmp_path / "part", parent=above)
     child.figures(0, {"value": 1.0})
     assert (child.close(), parent.close()) == (0, 0)
     assert above is not None
-    assert run_of(store, tmp_path / "part").data.tags["mlflow.parentRunId"] == above
-    assert "mlflow.parentRunId" not in run_of(store, tmp_path / "whole").data.tags
+    part, whole = (run_of(store, tmp_path / name) for name in ("part", "whole"))
+    assert part.data.tags["mlflow.parentRunId"] == above
+    assert "mlflow.parentRunId" not in whole.data.tags
+    assert part.info.experiment_id == whole.info.experiment_id  # else MLflow's pages show them apart
 
 
 def test_a_run_that_fails_is_marked_so(tmp_path: Path, store: str) -> None:
