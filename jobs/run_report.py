@@ -242,4 +242,4 @@ def outcome_as_json(outcome: Outcome) -> dict[str, Any]:
 
 def _shown_by(tracking: str) -> str:
     """What shows a tracked run: a server's address, or a command for what is kept here."""
-    return tracking if tracking.startswith("http") else f"mlflow ui --backend-store-uri {tracking}"
+    return tracking if tracking.startswith("http") else f"mlflow ui --backend-store-uri {shlex.quote(tracking)}"

@@ -231,7 +231,8 @@ class Tracking:
     def _new_experiment(self, client: MlflowClient) -> str:
         place = None
         if self._uri.startswith(_SQLITE):  # else files would go to wherever this process was started
-            place = (Path(self._uri.removeprefix(_SQLITE)).parent / ARTIFACTS / self._experiment).as_uri()
+            database = Path(self._uri.removeprefix(_SQLITE)).absolute()
+            place = (database.parent / ARTIFACTS / self._experiment).as_uri()
         return str(client.create_experiment(self._experiment, artifact_location=place, tags=_KIND))
 
     def _new_attempt(self, client: MlflowClient, params: Mapping[str, str]) -> str:

@@ -15,6 +15,26 @@ SHARE = 0.8  # of what is free; the rest is for what is held for a moment
 IMAGES_PER_SLOT = 2  # that wait beside those that are talked about
 
 
+MOST_CONTEXT = 768  # visual tokens + prompt + answer
+
+
+def context_length(network: Network, most: int = MOST_CONTEXT) -> int:
+    """Positions of a slot: no more than the model can tell apart."""
+    return min(int(network.language_model.config.max_position_embeddings), most)
+
+
+def slots_to_use(network: Network, length: int, num_slots: int | None, memory_bytes: int | None) -> int:
+    """As many as are asked for; as many as fit, where nobody says how many or memory is bounded.
+
+    Raises:
+        ConfigError: not even one fits.
+    """
+    if num_slots is not None and memory_bytes is None:
+        return num_slots
+    fitting = num_slots_for(network, length, memory_bytes)
+    return min(fitting, num_slots or fitting)
+
+
 def num_slots_for(network: Network, length: int, memory_bytes: int | None = None) -> int:
     """As many slots as fit, of `length` positions each, with their images.
 

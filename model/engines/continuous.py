@@ -20,7 +20,7 @@ from torch import Tensor
 from vigc.model.completion import Request, seeds_of
 from vigc.model.engines.base import NUDGE, Encode, ImageHandle, Job, ThreadedEngine
 from vigc.model.engines.batch import Asked, Batch
-from vigc.model.engines.capacity import is_out_of_memory, num_slots_for
+from vigc.model.engines.capacity import MOST_CONTEXT, context_length, is_out_of_memory, slots_to_use
 from vigc.model.engines.images import Images
 from vigc.model.engines.meter import PREFILL, Meter
 from vigc.model.engines.scoring import Reading, Score, of_like_length, read, score
@@ -28,7 +28,6 @@ from vigc.model.engines.text import banned_sequences
 from vigc.model.network import Network
 from vigc.platform.records import ConfigError, ModelError
 
-MOST_CONTEXT = 768  # visual tokens + prompt + answer
 _PATIENCE = 4  # decode steps that a waiting request may wait for company
 
 
@@ -74,9 +73,7 @@ class ContinuousEngine(ThreadedEngine):
         looks_late: bool | None = None,
     ) -> None:
         length = context_length(network, max_context)
-        if num_slots is None or memory_bytes is not None:
-            fitting = num_slots_for(network, length, memory_bytes)
-            num_slots = min(fitting, num_slots or fitting)
+        num_slots = slots_to_use(network, length, num_slots, memory_bytes)
         self.meter = Meter(network.device)
         self._looks_late = network.device.type == "cuda" if looks_late is None else looks_late
         with torch.inference_mode():
@@ -323,11 +320,6 @@ class ContinuousEngine(ThreadedEngine):
         self._limits.slots = max(1, min(self._limits.slots, len(self._batch)) // 2)
         self._waiting = list(dict.fromkeys([*self._waiting, *self._batch.evict()]))
         return True
-
-
-def context_length(network: Network, most: int) -> int:
-    """Positions of a slot: no more than the model can tell apart."""
-    return min(int(network.language_model.config.max_position_embeddings), most)
 
 
 def _in_groups(chosen: list[_Admitted], num_queries: int, positions: int) -> list[list[_Admitted]]:

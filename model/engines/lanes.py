@@ -2,7 +2,7 @@
 
 What a step of a small model does lasts microseconds, so that threads which share one gain next to nothing: they spend
 their time meeting at its ends. Engines beside each other do not meet. A picture belongs to one of them from first to
-last, and they have the weights in common.
+last.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 from vigc.model.completion import Request
 from vigc.model.cores import num_cores
 from vigc.model.engines.base import Blank, Encode, Engine, ImageHandle
-from vigc.model.engines.capacity import num_slots_for
-from vigc.model.engines.continuous import MOST_CONTEXT, ContinuousEngine, context_length
+from vigc.model.engines.capacity import context_length, slots_to_use
+from vigc.model.engines.continuous import ContinuousEngine
 from vigc.model.engines.meter import Meter
 from vigc.model.network import Network
 
@@ -91,8 +91,7 @@ def continuous_engine(
         ConfigError: not even one slot fits into memory.
     """
     threads = num_threads or num_cores()
-    fitting = num_slots_for(network, context_length(network, MOST_CONTEXT), memory_bytes)
-    slots = min(fitting, num_slots or fitting)
+    slots = slots_to_use(network, context_length(network), num_slots, memory_bytes)
     lanes = min(_num_lanes(network, threads), slots)
     engines = [
         ContinuousEngine(network, num_slots=share, num_threads=threads // lanes)

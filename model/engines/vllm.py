@@ -22,7 +22,7 @@ from torch import Tensor
 
 from vigc.model.completion import Completion, Request, ScoredToken, seeds_of
 from vigc.model.engines.base import BLANK, NUDGE, Encode, EngineLost, ImageHandle, Job, ThreadedEngine
-from vigc.model.engines.capacity import num_slots_for, slot_bytes
+from vigc.model.engines.capacity import MOST_CONTEXT, context_length, slot_bytes, slots_to_use
 from vigc.model.engines.images import Images
 from vigc.model.engines.meter import Meter
 from vigc.model.engines.scoring import Reading, Score, read
@@ -93,14 +93,12 @@ class VllmEngine(ThreadedEngine):
         python: str | Path | None = None,
         num_slots: int | None = None,
         num_threads: int | None = None,
-        max_context: int = 768,
+        max_context: int = MOST_CONTEXT,
         memory_bytes: int | None = None,
     ) -> None:
         found = find_python(python)
-        self._length = min(int(network.language_model.config.max_position_embeddings), max_context)
-        if num_slots is None or memory_bytes is not None:
-            fitting = num_slots_for(network, self._length, memory_bytes)
-            num_slots = min(fitting, num_slots or fitting)
+        self._length = context_length(network, max_context)
+        num_slots = slots_to_use(network, self._length, num_slots, memory_bytes)
         on_gpu = network.device.type == "cuda"
         self.meter = Meter(network.device)
         folder = language_model_folder(network)

@@ -132,6 +132,7 @@ def test_there_are_no_more_than_slots_and_memory_and_small_models_bear(
 
     assert made(num_threads=8) == (4, 128)
     assert made(num_threads=8, num_slots=2) == (2, 2)
+    assert made(num_threads=8, num_slots=200) == (4, 200)  # as asked, though memory would not suggest it
     assert made(num_threads=8, memory_bytes=3 * each) == (3, 3)
     assert made(num_threads=1) == (1, 128)
     monkeypatch.setattr(lanes, "_SMALL", 0)

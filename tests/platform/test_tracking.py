@@ -103,6 +103,18 @@ def test_a_run_can_stand_below_another(tmp_path: Path, store: str) -> None:
     assert part.info.experiment_id == whole.info.experiment_id  # else MLflow's pages show them apart
 
 
+def test_files_lie_beside_a_database_wherever_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    monkeypatch.chdir(tmp_path)
+    with track("sqlite:///mlflow.db", tmp_path / "run") as run:
+        run.file(tmp_path / "notes.txt")
+        assert run.close() == 0
+    found = run_of(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "run")
+    assert found.info.status == "FINISHED"
+    (stored,) = (tmp_path / tracking.ARTIFACTS).rglob("notes.txt")
+    assert stored.read_text() == "hello"
+
+
 def test_a_run_that_fails_is_marked_so(tmp_path: Path, store: str) -> None:
     with pytest.raises(RuntimeError), track(store, tmp_path):
         raise RuntimeError
