@@ -15,7 +15,7 @@ import signal
 import tempfile
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,7 +165,7 @@ class _Measurement:
         ran, self.samples = self._run(self._out)
         figures |= {
             "start_s": ran.first_at - ran.began,
-            **rates(ran, self._rows, min(self._rows, self._rows_per_block)),
+            **rates(ran, self._rows),
             "run_s": ran.seconds,
             **growth(self.samples, ran.first_at, ran.last_at, GOING_FROM),
         }
@@ -248,37 +248,38 @@ class Ran:
 
     began: float
     seconds: float
-    seen: list[Progress]  # once a second; those without a commit are left out
+    moments: Sequence[tuple[float, int]]  # when how many rows were committed
 
     @property
     def first_at(self) -> float:
-        """When the first block was committed."""
-        assert self.seen[-1].first_at is not None
-        return self.seen[-1].first_at
+        return self.moments[0][0]
 
     @property
     def last_at(self) -> float:
-        assert self.seen[-1].last_at is not None
-        return self.seen[-1].last_at
+        return self.moments[-1][0]
 
 
-def rates(ran: Ran, rows: int, rows_of_first: int) -> dict[str, float]:
+def rates(ran: Ran, rows: int) -> dict[str, float]:
     """Rows per second from the first commit to the last, and of the part after GOING_FROM of the rows."""
-    some = next(one for one in ran.seen if one.done >= GOING_FROM * rows)
-    assert some.last_at is not None
-    whole = (rows - rows_of_first) / max(ran.last_at - ran.first_at, 1e-9)
-    going = (rows - some.done) / (ran.last_at - some.last_at) if some.done < rows else whole
-    return {"rows_per_s": whole, "rows_per_s_going": going}
+    going = next(moment for moment in ran.moments if moment[1] >= GOING_FROM * rows)
+    whole, late = (_rate(since, ran.moments[-1]) for since in (ran.moments[0], going))
+    return {"rows_per_s": whole, "rows_per_s_going": whole if going == ran.moments[-1] else late}
+
+
+def _rate(since: tuple[float, int], until: tuple[float, int]) -> float:
+    return (until[1] - since[1]) / max(until[0] - since[0], 1e-9)
 
 
 def run_pass(out: Path, until_first_commit: bool) -> Ran:
     """Runs what remains of a data set's pass, in this process."""
-    began, seen = time.monotonic(), []
+    began = time.monotonic()
+    moments: tuple[tuple[float, int], ...] = ()
 
     def note(now: Progress) -> None:
-        if now.first_at is None:
+        nonlocal moments
+        if not now.moments:
             return
-        seen.append(now)
+        moments = now.moments
         if until_first_commit and not now.is_stopping:
             os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C does: what is under way is committed
 
@@ -291,7 +292,7 @@ def run_pass(out: Path, until_first_commit: bool) -> Ran:
             raise
     finally:
         signal.signal(signal.SIGINT, before)
-    return Ran(began, time.monotonic() - began, seen)
+    return Ran(began, time.monotonic() - began, moments)
 
 
 def _create(manifest: Path, out: Path, rows_per_block: int) -> float:

@@ -104,7 +104,7 @@ class _Watch:
 
     def __init__(self, seconds: float, num_slots: int, on_progress: Callable[[Progress], None] | None) -> None:
         self._seconds, self._num_slots, self._on_progress = seconds, num_slots, on_progress
-        self.points: list[tuple[float, int]] = []
+        self.points: tuple[tuple[float, int], ...] = ()
         self.failed = 0
         self.is_enough = False
 
@@ -122,9 +122,7 @@ class _Watch:
             return
         if self._on_progress is not None:
             self._on_progress(now)
-        if now.last_at is not None and (not self.points or now.done > self.points[-1][1]):
-            self.points.append((now.last_at, now.done))
-            self.failed = now.failed
+        self.points, self.failed = now.moments, now.failed
         full = [at for at, done in self.points if done >= self._num_slots]
         if len(full) >= MIN_POINTS and time.monotonic() - full[0] >= self._seconds:
             self.is_enough = True

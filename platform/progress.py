@@ -17,6 +17,7 @@ from vigc.platform.tally import Tally
 
 INTERVAL_S = 1.0
 NUM_READERS = 16
+MAX_MOMENTS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,8 @@ class Progress:
     images_per_s: float | None  # None until the first images of this run are committed
     seconds_left: float | None
     is_stopping: bool = False  # asked to stop, and finishing what is under way
-    first_at: float | None = None  # when this run's first images were committed, in time.monotonic's seconds
-    last_at: float | None = None  # when its last ones so far were
+    # When (in time.monotonic's seconds) how many were done: at each commit of this run, where there are many at some.
+    moments: tuple[tuple[float, int], ...] = ()
     tally: Tally = field(default_factory=Tally)  # of all rows, those of earlier runs included
 
 
@@ -41,16 +42,24 @@ class Counter:
     def __init__(self, total: int, before: Tally) -> None:
         self._total, self._before, self._made = total, before, Tally()
         self._started = time.monotonic()
-        self._first_at: float | None = None
-        self._last_at: float | None = None
+        self._moments: list[tuple[float, int]] = []  # of every so many commits, and of the last
+        self._commits, self._commits_per_moment = 0, 1
         self._lock = threading.Lock()
         self.is_stopping = False
 
     def add(self, tally: Tally) -> None:
         with self._lock:
             self._made += tally
-            self._last_at = time.monotonic()
-            self._first_at = self._first_at or self._last_at
+            self._note_moment()
+
+    def _note_moment(self) -> None:
+        if self._moments and (self._commits - 1) % self._commits_per_moment:
+            self._moments.pop()  # it was kept only because it was the last
+        self._moments.append((time.monotonic(), self._before.rows + self._made.rows))
+        self._commits += 1
+        if len(self._moments) > MAX_MOMENTS:
+            self._moments = [*self._moments[:-1:2], self._moments[-1]]
+            self._commits_per_moment *= 2
 
     @property
     def num_made(self) -> int:
@@ -58,13 +67,10 @@ class Counter:
 
     def read(self) -> Progress:
         with self._lock:
-            made, now = self._made, self._before + self._made
-            first_at, last_at = self._first_at, self._last_at
+            made, now, moments = self._made, self._before + self._made, tuple(self._moments)
         rate = made.rows / (time.monotonic() - self._started) if made.rows else None
         left = (self._total - now.rows) / rate if rate else None
-        return Progress(
-            now.rows, self._total, now.kept, now.failed, rate, left, self.is_stopping, first_at, last_at, now
-        )
+        return Progress(now.rows, self._total, now.kept, now.failed, rate, left, self.is_stopping, moments, now)
 
 
 def tally_before(folder: Folder, ledger: Ledger) -> Tally:

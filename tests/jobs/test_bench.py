@@ -28,7 +28,6 @@ from vigc.platform.layout import Block
 from vigc.platform.ledger import commit
 from vigc.platform.merging import Merger
 from vigc.platform.passes import read_block
-from vigc.platform.progress import Progress
 from vigc.platform.sources import open_source
 from vigc.platform.store import Store
 from vigc.platform.verify import verify
@@ -36,18 +35,14 @@ from vigc.platform.verify import verify
 ROWS, PER_BLOCK = 100, 8
 
 
-def progress(done, first_at, last_at):
-    return Progress(done, ROWS, 0, 0, None, None, False, first_at, last_at)
-
-
 def test_rows_per_second_leave_out_the_block_before_which_the_clock_was_not_running():
-    ran = Ran(0.0, 99.0, [progress(10, 5.0, 5.0), progress(30, 5.0, 8.0), progress(100, 5.0, 10.0)])
-    assert rates(ran, ROWS, 10) == {"rows_per_s": (100 - 10) / (10 - 5), "rows_per_s_going": (100 - 30) / (10 - 8)}
+    ran = Ran(0.0, 99.0, [(5.0, 10), (8.0, 30), (10.0, 100)])
+    assert rates(ran, ROWS) == {"rows_per_s": (100 - 10) / (10 - 5), "rows_per_s_going": (100 - 30) / (10 - 8)}
 
 
-def test_a_run_that_ended_between_two_reports_has_one_rate():
-    ran = Ran(0.0, 99.0, [progress(100, 5.0, 10.0)])
-    assert rates(ran, ROWS, 10) == {"rows_per_s": 18.0, "rows_per_s_going": 18.0}
+def test_a_run_of_two_commits_has_one_rate():
+    ran = Ran(0.0, 99.0, [(5.0, 10), (10.0, 100)])
+    assert rates(ran, ROWS) == {"rows_per_s": 18.0, "rows_per_s_going": 18.0}
 
 
 def test_growth_is_counted_from_a_fifth_of_the_run_to_its_last_commit():
