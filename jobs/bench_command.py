@@ -239,6 +239,7 @@ def bench_serve(
     kind: Annotated[Kind, typer.Option(help="What is talked about.")] = Kind.DETAIL,
     max_ongoing: Annotated[int, typer.Option(min=1, help="As of vigc serve.")] = 128,
     max_queued: Annotated[int, typer.Option(min=0, help="As of vigc serve.")] = 64,
+    replicas: Annotated[str, typer.Option(metavar="N|MIN:MAX|auto", help="As of vigc serve.")] = "auto",
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there.")] = None,
     plot_file: Annotated[Path | None, typer.Option("--plot", metavar="FILE.svg", help="Draw memory over time.")] = None,
 ) -> None:
@@ -252,6 +253,7 @@ def bench_serve(
         kind=kind,
         max_ongoing=max_ongoing,
         max_queued=max_queued,
+        replicas=replicas,
         json_file=json_file,
         plot_file=plot_file,
     )

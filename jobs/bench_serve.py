@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,7 @@ from rich.table import Table
 
 from vigc.jobs.bench import write_figures
 from vigc.jobs.memory import Watch, draw, growth
+from vigc.jobs.serve import make_settings
 from vigc.jobs.terminal import make_console
 from vigc.platform.records import ConfigError, Kind, RunError
 
@@ -75,6 +76,7 @@ def serve(
     kind: Kind,
     max_ongoing: int,
     max_queued: int,
+    replicas: str,
     json_file: Path | None,
     plot_file: Path | None,
 ) -> None:
@@ -85,8 +87,10 @@ def serve(
         memory_seconds: NUM_LONG clients go on for so long, and the service's memory is watched.
     """
     console = make_console()
-    limit = max_ongoing + max_queued
-    with _service(console, max_ongoing, max_queued) as (url, pid), Watch(pid) as watch:
+    flags = {"max_ongoing": max_ongoing, "max_queued": max_queued, "replicas": replicas}
+    num_replicas = make_settings(flags).replica_range[1]
+    limit = num_replicas * max_ongoing + max_queued
+    with _service(console, flags) as (url, pid), Watch(pid) as watch:
         load = _Load(url, kind)
         asyncio.run(load.level(4, 3.0))  # warms up
         levels = []
@@ -101,7 +105,12 @@ def serve(
             console.print(f"{NUM_LONG} clients for {memory_seconds:g} s, for memory", style="dim")
             asyncio.run(load.level(NUM_LONG, memory_seconds))
         ended = time.monotonic()
-    figures: dict[str, float | str] = {"kind": str(kind), "seconds": seconds, "queue_limit": limit}
+    figures: dict[str, float | str] = {
+        "kind": str(kind),
+        "seconds": seconds,
+        "replicas": num_replicas,
+        "queue_limit": limit,
+    }
     for level in levels:
         figures |= level.figures()
     figures |= _ratios(levels, limit)
@@ -155,15 +164,15 @@ def _print(console: Console, levels: list[Level]) -> None:
 
 
 @contextmanager
-def _service(console: Console, max_ongoing: int, max_queued: int) -> Iterator[tuple[str, int]]:
+def _service(console: Console, flags: Mapping[str, object]) -> Iterator[tuple[str, int]]:
     """`vigc serve` with the embedded model: its address and its process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     console.print("starting the service", style="dim")
-    options = ["--json", "--port", port, "--max-ongoing", max_ongoing, "--max-queued", max_queued]
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
     process = subprocess.Popen(
-        [sys.executable, "-m", "vigc.jobs.cli", "serve", *map(str, options)],
+        [sys.executable, "-m", "vigc.jobs.cli", "serve", "--json", f"--port={port}", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,

@@ -103,13 +103,19 @@ def in_words(ready: Ready) -> str:
         else "no key is needed"
         + ("" if ready["is_local"] else f": [bold]whoever reaches {ready['host']} may ask[/bold]; set {KEYS_VARIABLE}")
     )
+    engine = f"{ready['engine']} on {ready['device']}, {_replicas(ready['replicas'])}"
     return (
-        f"ready after {ready['seconds']:.0f} s: {ready['model']}, {ready['engine']} on {ready['device']}, {keys}\n"
+        f"ready after {ready['seconds']:.0f} s: {ready['model']}, {engine}, {keys}\n"
         f"  page     {ready['url']}/\n"
         f"  OpenAI   {ready['url']}/v1   (model {ready['model']!r})\n"
         f"  logs     {ready['logs']}\n"
         "Ctrl-C ends it."
     )
+
+
+def _replicas(number: str) -> str:
+    least, _, most = number.partition(":")
+    return ("one replica" if most == "1" else f"{most} replicas") if least == most else f"{least} to {most} replicas"
 
 
 def _ready(settings: Settings, host: str, port: int, logs: Path, seconds: float) -> Ready:
@@ -123,6 +129,7 @@ def _ready(settings: Settings, host: str, port: int, logs: Path, seconds: float)
         "model": find_model(settings.model).name,
         "engine": settings.engine,
         "device": settings.device,
+        "replicas": "{}:{}".format(*settings.replica_range),
         "requires_key": settings.requires_key,
         "seconds": seconds,
         "logs": str(logs / "serve"),

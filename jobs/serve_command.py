@@ -93,7 +93,7 @@ def serve(
         typer.Option(
             metavar="N|MIN:MAX",
             help="Processes that each hold the model; between MIN and MAX as there are requests.",
-            show_default=_default("replicas"),
+            show_default="1; of the embedded model on a CPU one for each core, at most 4",
             rich_help_panel=HOW,
         ),
     ] = None,

@@ -35,8 +35,9 @@ def schema_of(cls: Any) -> pa.Schema:
 
 def to_dict(value: Any) -> Any:
     """A dataclass as plain dicts, lists and strings, the form `pa.Table.from_pylist` and `json` take."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_dict(getattr(value, f.name)) for f in fields(value)}
+    cls: Any = type(value)
+    if names := _field_names(cls):
+        return {name: to_dict(getattr(value, name)) for name in names}
     if isinstance(value, list):
         return [to_dict(item) for item in value]
     if isinstance(value, Enum):
@@ -52,6 +53,12 @@ def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
 
 def row_from_dict(values: Mapping[str, Any]) -> Row:
     return from_dict(Row, values)
+
+
+@cache
+def _field_names(cls: Any) -> tuple[str, ...]:
+    """Empty where it is no dataclass."""
+    return tuple(field.name for field in fields(cls)) if is_dataclass(cls) else ()
 
 
 @cache

@@ -12,6 +12,7 @@ from vigc.model.grounding import Grounding
 
 KEYS_VARIABLE = "VIGC_API_KEYS"  # bearer keys, with commas between them; read where the gateway runs
 MIB = 2**20
+MOST_SMALL_REPLICAS = 4  # each takes most of a GiB
 # For the environment of Ray's processes: they talk to each other straight, not through the object store, and in the
 # event loop that answers, which is a good part of what a request costs beside the model.
 LEAN = {
@@ -42,7 +43,7 @@ class Settings(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     threads: int | None = Field(None, ge=1)  # of a replica's engine; None: its share of the cores but one
 
-    replicas: str = Field("1", coerce_numbers_to_str=True)  # a number, or "MIN:MAX"
+    replicas: str = Field("auto", coerce_numbers_to_str=True)  # a number, or "MIN:MAX"; auto: see replica_range
     gpus_per_replica: float = Field(0, ge=0)
     gateways: int = Field(1, ge=1)  # replicas that speak HTTP, decode pictures and name objects
     max_ongoing: int = Field(128, ge=1)  # requests that a replica works on; more than slots, so that none waits empty
@@ -70,12 +71,21 @@ class Settings(BaseModel):
     @classmethod
     def _is_range(cls, value: str) -> str:
         found = re.fullmatch(r"(\d+)(?::(\d+))?", value)
+        if value == "auto":
+            return value
         if found is None or not 1 <= int(found[1]) <= int(found[2] or found[1]):
             raise ValueError(f"{value!r} is no number of replicas; use a number from 1 on, or MIN:MAX like 1:8")
         return value
 
     @property
     def replica_range(self) -> tuple[int, int]:
+        """Where it is left to us: one; of the embedded model on a CPU, one for each core or few.
+
+        Its steps are so short that two engines in one process mostly wait for each other, as Python runs one at a time.
+        """
+        if self.replicas == "auto":
+            few = min(num_cores(), MOST_SMALL_REPLICAS) if self.model is None and self.chosen_device == "cpu" else 1
+            return few, few
         least, _, most = self.replicas.partition(":")
         return int(least), int(most or least)
 

@@ -1,12 +1,14 @@
 """Several continuous engines as one, each on cores of its own.
 
 What a step of a small model does lasts microseconds, so that threads which share one gain next to nothing: they spend
-their time meeting at its ends. Engines beside each other do not meet. A picture belongs to one of them from first to
-last.
+their time meeting at its ends. Engines beside each other do not meet, but in Python, which runs one at a time: with few
+conversations in each they mostly wait for that. So one is well filled before the next gets any. A picture belongs to
+one of them from first to last.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +21,7 @@ from vigc.model.engines.meter import Meter
 from vigc.model.network import Network
 
 _SMALL = 2**28  # bytes of a language model that is bound by its many short operations, not by arithmetic or memory
+_FILLED = 0.25  # pictures for each slot of a lane from which on another helps
 _MOST_LANES = 4  # between its operations each is in Python, where there may be one at a time
 
 
@@ -66,12 +69,18 @@ class Lanes(Engine):
 
     async def submit(self, image: ImageHandle | Blank, work: Any, on_text: Callable[[str], None] | None = None) -> Any:
         if isinstance(work, Encode) and isinstance(image, ImageHandle):
-            occupied = list(self._lane_of.values())
-            self._lane_of[image] = min(self.engines, key=occupied.count)  # where the fewest pictures are
+            self._lane_of[image] = self._lane_for_picture()
         return await self._lane(image).submit(image, work, on_text)
 
     def release(self, handle: ImageHandle) -> None:
         self._lane_of.pop(handle).release(handle)
+
+    def _lane_for_picture(self) -> ContinuousEngine:
+        num_pictures = Counter(self._lane_of.values())
+        for engine in self.engines:
+            if num_pictures[engine] < engine.num_slots * _FILLED:
+                return engine
+        return min(self.engines, key=lambda engine: num_pictures[engine])
 
     def _lane(self, image: ImageHandle | Blank) -> ContinuousEngine:
         if isinstance(image, ImageHandle) and image in self._lane_of:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,25 @@ def test_pictures_go_where_the_fewest_are_and_leave_nothing_behind(engine: Lanes
     assert sorted(asyncio.run(main())) == [1, 1, 2]
     assert [len(one._images.held) for one in engine.engines] == [0, 0, 0]
     assert engine._lane_of == {}
+
+
+def test_few_pictures_do_not_spread(network: Network) -> None:
+    engine = continuous_engine(network, num_slots=24, num_threads=3)
+    assert isinstance(engine, Lanes)
+
+    async def main() -> list[list[int]]:
+        held = []
+        async with AsyncExitStack() as pictures:
+            for number in range(1, 10):
+                await pictures.enter_async_context(engine.image(pixels(engine, 0)))
+                if number in (2, 5, 9):
+                    held.append([len(one._images.held) for one in engine.engines])
+        return held
+
+    try:
+        assert asyncio.run(main()) == [[2, 0, 0], [2, 2, 1], [3, 3, 3]]
+    finally:
+        engine.close()
 
 
 def test_a_closed_picture_and_no_picture_are_answered_for_too(engine: Lanes) -> None:

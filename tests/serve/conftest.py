@@ -45,7 +45,7 @@ def client(local: LocalService) -> TestClient:
     return local.client
 
 
-SMALL = {"max_ongoing": 4, "max_queued": 4, "body_timeout_s": 2, "drain_s": 30, "allow_hosts": ["*"]}
+SMALL = {"replicas": "1", "max_ongoing": 4, "max_queued": 4, "body_timeout_s": 2, "drain_s": 30, "allow_hosts": ["*"]}
 
 
 @dataclass
