@@ -8,7 +8,7 @@ arXiv 2308.12714 §3; architecture: arXiv 2305.06500 §2).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -124,7 +124,10 @@ class Network:
         absolute, so padding on the left would make a prompt's features depend on its neighbours. Texts over
         QFORMER_MAX_TOKENS lose their beginning.
         """
-        rows = [self.qformer_row(text) for text in texts]
+        return self.padded_for_qformer([self.qformer_row(text) for text in texts])
+
+    def padded_for_qformer(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+        """The same, of rows from `qformer_row`."""
         return pad_right(rows, int(self.qformer_tokenizer.pad_token_id), self.device)
 
     def qformer_row(self, text: str) -> list[int]:
@@ -173,14 +176,12 @@ class Network:
         return embedded
 
 
-def pad_right(rows: list[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def pad_right(rows: Sequence[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Rows of ids as one tensor with its mask, both (len(rows), longest), int64."""
-    longest = max(len(row) for row in rows)
-    ids = torch.full((len(rows), longest), pad)
-    mask = torch.zeros_like(ids)
-    for number, row in enumerate(rows):
-        ids[number, : len(row)] = torch.tensor(row)
-        mask[number, : len(row)] = 1
+    lengths = [len(row) for row in rows]
+    longest = max(lengths)
+    ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
+    mask = (torch.arange(longest) < torch.tensor(lengths)[:, None]).long()
     return upload(ids, device), upload(mask, device)
 
 

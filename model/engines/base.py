@@ -218,10 +218,12 @@ class ThreadedEngine(Engine):
             self._thread.join(timeout=60)
 
     async def submit(self, image: ImageHandle | Blank, work: Any, on_text: Callable[[str], None] | None = None) -> Any:
+        ready = self.prepared(work)
+        await asyncio.sleep(0)  # what is asked for together is all ready before the first of it is handed over
         if self._closed:
             raise ModelError("The engine is closed.")
         loop = asyncio.get_running_loop()
-        job = Job(image, work, loop, loop.create_future(), on_text)
+        job = Job(image, ready, loop, loop.create_future(), on_text)
         number = work.n if isinstance(work, Request) else 0
         self._num_under_way += number
         self._inbox.put(job)
@@ -233,6 +235,10 @@ class ThreadedEngine(Engine):
             raise
         finally:
             self._num_under_way -= number
+
+    def prepared(self, work: Any) -> Any:
+        """Work as the engine's thread wants it: what the caller's thread can do of it, so that no step waits."""
+        return work
 
     def _guard(self) -> None:
         torch.set_num_threads(self._num_threads)  # Ray gives a worker's torch one thread

@@ -27,7 +27,19 @@ from vigc.model.engines.slots import SlotCache
 from vigc.model.engines.text import Pieces, Transcript, banned_tokens
 from vigc.model.network import Network, upload
 
-_FULL_ENOUGH = 0.9  # share of the slots of a step that are to be occupied; else those at the end move into the gaps
+# Share of the slots of a step that are to be occupied; else those at the end move into the gaps. On a GPU only after so
+# many such steps: a gap costs little there, moving much, and the next prompts often come at once.
+_FULL_ENOUGH, _PATIENCE = 0.9, 8
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """A request as tokens."""
+
+    request: Request
+    prompt: list[int]  # for the language model
+    qformer_row: list[int]
+    banned: list[list[int]]
 
 
 @dataclass(eq=False)
@@ -37,6 +49,7 @@ class Asked:
     job: Job
     request: Request
     prompt: list[int]
+    qformer_row: list[int]
     banned: list[list[int]]
     seeds: list[int]  # of each candidate
     waiting: deque[int]  # candidates that have no slot yet
@@ -57,9 +70,9 @@ class _Slot:
 
 @dataclass
 class _Chosen:
-    """Tokens that have been chosen for these slots and not been looked at."""
+    """Tokens that have been chosen for these slots, or gaps, and not been looked at."""
 
-    slots: list[_Slot]
+    slots: list[_Slot | None]
     tokens: Tensor
     logprobs: Tensor
     ready: torch.cuda.Event | None = None
@@ -78,6 +91,7 @@ class Batch:
         self._pieces = Pieces(network.tokenizer)
         self._slots: list[_Slot | None] = []  # None: a gap
         self._chosen: deque[_Chosen] = deque()
+        self._patience = 0
 
     def __len__(self) -> int:
         """Occupied slots."""
@@ -101,10 +115,10 @@ class Batch:
             first = [own[0] for own in places]
             embeds, prompts = self._laid_out(asked, lengths, first, visual)
             logits = self._decoder.prefill(embeds, prompts, self._cache)
-            sources = [own[0] for own in places for _ in own[1:]]
-            if sources:
-                targets = [place for own in places for place in own[1:]]
-                self._cache.copy(self._upload(sources), self._upload(targets), max(lengths))
+            if max(nums) > 1:
+                for (source, *targets), length in zip(places, lengths, strict=True):
+                    for target in targets:
+                        self._cache.copy(source, target, length)
                 logits = logits[self._upload([row for row, own in enumerate(places) for _ in own])]
             added = {
                 place: self._new_slot(one, one.waiting[nth], length)
@@ -112,8 +126,9 @@ class Batch:
                 for nth, place in enumerate(own)
             }
             occupied = self._upload([*added, *(slot.length for slot in added.values())])
-            self._choose(logits, added)
-            self._cache.occupy(*occupied.chunk(2))
+            into, positions = occupied.chunk(2)
+            self._choose(logits, list(added.values()), into)
+            self._cache.occupy(into, positions)
             self._slots += [None] * (max(added) + 1 - len(self._slots))
             for place, new in added.items():
                 self._slots[place] = new
@@ -148,15 +163,15 @@ class Batch:
     def step(self) -> None:
         """One token for every slot."""
         with self.meter.part(DECODE):
-            occupied = {place: slot for place, slot in enumerate(self._slots) if slot is not None}
-            width = max(slot.length for slot in occupied.values()) + 1
+            occupied = [slot for slot in self._slots if slot is not None]
+            width = max(slot.length for slot in occupied) + 1
             logits = self._step(self._next[: len(self._slots)], self._cache, width)
-            for slot in occupied.values():
+            for slot in occupied:
                 slot.length += 1
             self.meter.num_steps += 1
             self.meter.num_occupied += len(occupied)
-            self.meter.num_seen += sum(slot.length for slot in occupied.values())
-            self._choose(logits if len(occupied) == len(logits) else logits[self._upload(list(occupied))], occupied)
+            self.meter.num_seen += sum(slot.length for slot in occupied)
+            self._choose(logits, list(self._slots))
         self._look(keep=1 if self._looks_late else 0)
         self._make_room()
 
@@ -185,34 +200,37 @@ class Batch:
         generator = torch.Generator().manual_seed(asked.seeds[candidate]) if is_sampling else None
         return _Slot(asked, candidate, Transcript(self._pieces, asked.request), length, generator)
 
-    def _choose(self, logits: Tensor, slots: dict[int, _Slot]) -> None:
-        """Chooses the next token of these slots, by their places; a row of logits for each."""
-        chosen = list(slots.values())
-        if not all(slot.asked.is_plain for slot in chosen):
+    def _choose(self, logits: Tensor, slots: list[_Slot | None], places: Tensor | None = None) -> None:
+        """Chooses the next token of these slots; a row of logits for each, gaps too.
+
+        Args:
+            places: of the slots; None: they are the first.
+        """
+        if not all(slot is None or slot.asked.is_plain for slot in slots):
             self._look()
-            self._shape(logits, chosen)
+            logits = logits.float()
+            self._shape(logits, slots)
         tokens, logprobs = likeliest(logits)
-        sampling = [row for row, slot in enumerate(chosen) if slot.generator is not None]
+        sampling = {row: slot for row, slot in enumerate(slots) if slot is not None and slot.generator is not None}
         if sampling:
-            rows = self._upload(sampling)
-            tokens[rows], logprobs[rows] = drawn(
-                logits[rows], *_sampling([chosen[row] for row in sampling], rows.device)
-            )
-        places = list(slots)
-        if places == list(range(len(places))):
-            self._next[: len(places)] = tokens
+            rows = self._upload(list(sampling))
+            tokens[rows], logprobs[rows] = drawn(logits[rows], *_sampling(list(sampling.values()), rows.device))
+        if places is None:
+            self._next[: len(slots)] = tokens
         else:
-            self._next[self._upload(places)] = tokens
+            self._next[places] = tokens
         ready = None
         if tokens.is_cuda:
             tokens, logprobs = (part.to("cpu", non_blocking=True) for part in (tokens, logprobs))
             ready = torch.cuda.Event()
             ready.record()
-        self._chosen.append(_Chosen(chosen, tokens, logprobs, ready))
+        self._chosen.append(_Chosen(slots, tokens, logprobs, ready))
 
-    def _shape(self, logits: Tensor, slots: list[_Slot]) -> None:
+    def _shape(self, logits: Tensor, slots: list[_Slot | None]) -> None:
         """Penalties and bans, in place, for the rows that ask for them."""
         for row, slot in enumerate(slots):
+            if slot is None:
+                continue
             request, ids = slot.asked.request, slot.transcript.ids
             if request.repetition_penalty != 1.0 and ids:
                 seen = torch.tensor(sorted(set(ids)), device=logits.device)
@@ -234,7 +252,7 @@ class Batch:
             with self.meter.part(HOST):
                 rows = zip(chosen.slots, chosen.tokens.tolist(), chosen.logprobs.tolist(), strict=True)
                 for slot, token, logprob in rows:
-                    if not slot.done:
+                    if slot is not None and not slot.done:
                         self._add(slot, token, logprob)
 
     def _add(self, slot: _Slot, token: int, logprob: float) -> None:
@@ -259,8 +277,10 @@ class Batch:
                 self._slots[place] = None
             while self._slots and self._slots[-1] is None:
                 self._slots.pop()
-        if len(self) < _FULL_ENOUGH * len(self._slots):
+        self._patience = self._patience + 1 if len(self) < _FULL_ENOUGH * len(self._slots) else 0
+        if self._patience > (_PATIENCE if self._looks_late else 0):
             self._close_gaps()
+            self._patience = 0
         if not self._slots:
             self._look()
 
@@ -270,8 +290,9 @@ class Batch:
         gaps = [place for place in range(kept) if self._slots[place] is None]
         movers = [(place, slot) for place, slot in enumerate(self._slots[kept:], kept) if slot is not None]
         if gaps:
+            for gap, (place, slot) in zip(gaps, movers, strict=True):
+                self._cache.copy(place, gap, slot.length)
             sources, targets = self._upload([place for place, _ in movers]), self._upload(gaps)
-            self._cache.copy(sources, targets, max(slot.length for _, slot in movers))
             self._cache.occupy(targets, self._cache.positions[sources])
             self._cache.free(sources)
             self._next[targets] = self._next[sources]

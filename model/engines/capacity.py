@@ -47,6 +47,8 @@ def num_slots_for(network: Network, length: int, memory_bytes: int | None = None
     on_gpu = network.device.type == "cuda"
     if memory_bytes is None and not on_gpu:
         return CPU_SLOTS
+    if on_gpu:
+        torch.cuda.empty_cache()  # what torch keeps of earlier work is free as well
     room = SHARE * torch.cuda.mem_get_info(network.device)[0] if on_gpu else math.inf
     room = min(room, math.inf if memory_bytes is None else memory_bytes)
     if room < each:

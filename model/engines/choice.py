@@ -7,7 +7,12 @@ from torch import Tensor
 
 
 def likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens and their log-probabilities in nats, (batch,) each, of (batch, vocabulary)."""
+    """Tokens and their log-probabilities in nats, (batch,) each, of (batch, vocabulary) in any precision."""
+    if logits.is_cuda:
+        from vigc.model.engines import kernels  # Triton is there where a GPU is
+
+        return kernels.likeliest(logits)
+    logits = logits.float()
     best, tokens = logits.max(dim=-1)
     return tokens, best - logits.logsumexp(dim=-1)
 
@@ -19,7 +24,7 @@ def drawn(logits: Tensor, temperature: Tensor, top_p: Tensor, points: Tensor) ->
         logits: (batch, vocabulary).
         temperature, top_p, points: (batch,), float64; `points` are the random numbers, in [0, 1).
     """
-    logprobs = (logits / temperature[:, None].to(logits.dtype)).log_softmax(dim=-1)
+    logprobs = (logits.float() / temperature[:, None].float()).log_softmax(dim=-1)
     ordered, order = logprobs.exp().double().sort(dim=-1, descending=True, stable=True)
     cumulative = ordered.cumsum(dim=-1)
     last = (cumulative < top_p[:, None]).sum(dim=-1, keepdim=True).clamp(max=logits.shape[-1] - 1)

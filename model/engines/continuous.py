@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vigc.model.completion import Request, seeds_of
 from vigc.model.engines.base import NUDGE, Encode, ImageHandle, Job, ThreadedEngine
-from vigc.model.engines.batch import Asked, Batch
+from vigc.model.engines.batch import Asked, Batch, Prompted
 from vigc.model.engines.capacity import MOST_CONTEXT, context_length, is_out_of_memory, slots_to_use
 from vigc.model.engines.images import Images
 from vigc.model.engines.meter import PREFILL, Meter
@@ -29,6 +29,7 @@ from vigc.model.network import Network
 from vigc.platform.records import ConfigError, ModelError
 
 _PATIENCE = 4  # decode steps that a waiting request may wait for company
+_IMAGES, _IMAGES_ON_GPU = 16, 32  # seen at once; a GPU is to take longer for them than launching does
 
 
 @dataclass
@@ -36,7 +37,7 @@ class _Limits:
     """What is done at once; halved when memory runs out."""
 
     slots: int
-    images: int = 16
+    images: int
     positions: int = 16_384  # of a prefill
     scored: int = 4096  # positions of a pass over given texts, padding counted
 
@@ -79,7 +80,7 @@ class ContinuousEngine(ThreadedEngine):
         with torch.inference_mode():
             self._batch = Batch(network, num_slots, length, self.meter, looks_late=self._looks_late)
         self._images = Images(network, self.meter, most_held=2 * self._batch.num_slots)
-        self._limits = _Limits(self._batch.num_slots)
+        self._limits = _Limits(self._batch.num_slots, _IMAGES_ON_GPU if network.device.type == "cuda" else _IMAGES)
         self._waiting: list[Asked] = []
         self._scores: list[tuple[Job, Reading]] = []
         self._patience = self._score_patience = 0
@@ -120,9 +121,9 @@ class ContinuousEngine(ThreadedEngine):
             if self._is_nudged:
                 self._is_nudged = False
                 self._drop_cancelled()
-            self._encode_some()
             self._score_some()
             self._admit_some()
+            self._encode_some()  # behind a prefill, whose arithmetic hides the many launches of the vision model
             if self._batch:
                 self._attempt(self._batch.jobs, self._batch.step, self._decode_less)
         for job in {
@@ -147,33 +148,27 @@ class ContinuousEngine(ThreadedEngine):
                 continue
             if isinstance(job.work, Encode):
                 self._images.waiting.append(job)
-            elif isinstance(job.work, Score):
-                self._attempt([job], partial(self._read_text, job))
+            elif isinstance(job.work, Reading):
+                self._scores.append((job, job.work))
             else:
-                self._attempt([job], partial(self._read, job))
+                self._waiting.append(_asked(job, job.work))
 
-    def _read(self, job: Job) -> None:
-        request: Request = job.work
-        prompt = self.network.prompt_ids(request.prompt + request.prefix)
-        needed = self.network.num_queries + len(prompt) + request.max_tokens + self._looks_late
+    def prepared(self, work: Request | Score | Encode) -> Prompted | Reading | Encode:
+        if isinstance(work, Score):
+            return read(self.network, work)
+        return self._prompted(work) if isinstance(work, Request) else work
+
+    def _prompted(self, request: Request) -> Prompted:
+        network = self.network
+        prompt = network.prompt_ids(request.prompt + request.prefix)
+        needed = network.num_queries + len(prompt) + request.max_tokens + self._looks_late
         if needed > self._batch.length:
             raise ConfigError(
                 f"A prompt of {len(prompt)} tokens with max_tokens {request.max_tokens} needs {needed} positions; the "
                 f"engine has {self._batch.length}."
             )
-        banned = banned_sequences(self.network.tokenizer, request.suppress)
-        self._waiting.append(
-            Asked(
-                job,
-                request,
-                prompt,
-                banned,
-                seeds=seeds_of(request),
-                waiting=deque(range(request.n)),
-                completions=[None] * request.n,
-                is_plain=not banned and not request.min_tokens and request.repetition_penalty == 1.0,
-            )
-        )
+        banned = banned_sequences(network.tokenizer, request.suppress)
+        return Prompted(request, prompt, network.qformer_row(request.qformer_text), banned)
 
     def _attempt(
         self, jobs: Sequence[Job], work: Callable[[], object], give_way: Callable[[], bool] | None = None
@@ -227,9 +222,6 @@ class ContinuousEngine(ThreadedEngine):
 
     # Given texts.
 
-    def _read_text(self, job: Job) -> None:
-        self._scores.append((job, read(self.network, job.work)))
-
     def _score_some(self) -> None:
         """Reads the texts that wait, together; while others decode, they wait a little for company."""
         if not self._scores:
@@ -254,7 +246,7 @@ class ContinuousEngine(ThreadedEngine):
         first = {key: place for place, key in reversed(list(enumerate(keys)))}  # of those with the same key
         row_of = {key: row for row, key in enumerate(first)}
         chosen = [alive[place] for place in first.values()]
-        visual = self._images.visual([memory for *_, memory in chosen], [one.work.qformer_text for _, one, _ in chosen])
+        visual = self._images.visual([memory for *_, memory in chosen], [one.qformer_row for _, one, _ in chosen])
         with self.meter.part(PREFILL):
             scored = score(self.network, visual, readings, [row_of[key] for key in keys])
             self.meter.num_passes += 1
@@ -305,7 +297,7 @@ class ContinuousEngine(ThreadedEngine):
                 return
 
     def _prefill(self, group: list[_Admitted]) -> None:
-        visual = self._images.visual([one.memory for one in group], [one.asked.request.qformer_text for one in group])
+        visual = self._images.visual([one.memory for one in group], [one.asked.qformer_row for one in group])
         self._batch.prefill([one.asked for one in group], [one.number for one in group], visual)
 
     def _prefill_less(self, group: list[_Admitted]) -> bool:
@@ -320,6 +312,21 @@ class ContinuousEngine(ThreadedEngine):
         self._limits.slots = max(1, min(self._limits.slots, len(self._batch)) // 2)
         self._waiting = list(dict.fromkeys([*self._waiting, *self._batch.evict()]))
         return True
+
+
+def _asked(job: Job, prompted: Prompted) -> Asked:
+    request = prompted.request
+    return Asked(
+        job,
+        request,
+        prompted.prompt,
+        prompted.qformer_row,
+        prompted.banned,
+        seeds=seeds_of(request),
+        waiting=deque(range(request.n)),
+        completions=[None] * request.n,
+        is_plain=not prompted.banned and not request.min_tokens and request.repetition_penalty == 1.0,
+    )
 
 
 def _in_groups(chosen: list[_Admitted], num_queries: int, positions: int) -> list[list[_Admitted]]:

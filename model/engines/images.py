@@ -22,6 +22,10 @@ class Images:
 
     def __init__(self, network: Network, meter: Meter, most_held: int) -> None:
         self._network, self.meter, self._most_held = network, meter, most_held
+        if (
+            network.device.type == "cuda"
+        ):  # cuDNN's attention plans for each shape anew, 6 ms long; shapes hardly repeat
+            torch.backends.cuda.enable_cudnn_sdp(False)
         with torch.inference_mode():
             self._qformer = QFormer(network)
         self.waiting: deque[Job] = deque()
@@ -72,10 +76,14 @@ class Images:
             pixels = torch.stack([pixels_of(self._network, image) for image in images])
             return self._qformer.memory(self._network.encode_images(pixels))
 
-    def visual(self, memory: Sequence[Tensor], texts: list[str]) -> Tensor:
-        """What the language model sees of images under these texts: (batch, num_queries, language_width)."""
+    def visual(self, memory: Sequence[Tensor], rows: Sequence[list[int]]) -> Tensor:
+        """What the language model sees of images under these texts: (batch, num_queries, language_width).
+
+        Args:
+            rows: each text, from `Network.qformer_row`.
+        """
         with self.meter.part(QFORMER):
-            ids, mask = self._network.qformer_ids(texts)
-            self.meter.num_calls += len(texts)
-            self.meter.num_qformer += mask.numel() + len(texts) * self._network.num_queries
+            ids, mask = self._network.padded_for_qformer(rows)
+            self.meter.num_calls += len(rows)
+            self.meter.num_qformer += mask.numel() + len(rows) * self._network.num_queries
             return self._qformer.visual_tokens(torch.stack(list(memory)), ids, mask).to(self._network.dtype)

@@ -1,8 +1,8 @@
 """What a GPU would spend on many small operations, in a few kernels of our own (Triton).
 
 A decode step has to read all weights, and the keys and values of all slots, and hardly computes: it is as fast as
-memory if nothing else is read or launched. So one kernel turns queries and keys and files keys and values, and one
-attends to exactly the positions that a slot holds.
+memory if nothing else is read or launched. So one kernel turns queries and keys, files keys and values, and attends to
+exactly the positions that a slot holds.
 """
 
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
@@ -16,8 +16,9 @@ from torch import Tensor
 from vigc.model.engines.attention import Attend, Attention, Prompts
 from vigc.model.engines.slots import SlotCache
 
-_BLOCK = 64  # positions that are attended to at once
+_BLOCK, _WARPS = 16, 1  # positions that are attended to at once, and the warps of a program that does
 _WIDE = 1024  # numbers of a feed-forward layer that a program makes
+_READ = 4096  # logits of a row that are looked at together
 
 
 class KernelAttention(Attention):
@@ -37,12 +38,9 @@ class KernelAttention(Attention):
 
     def step(self, active: int, cache: SlotCache, width: int) -> Attend:
         positions = cache.positions[:active]
-        slots = torch.arange(active, device=positions.device)
 
         def attend(layer: int, heads: Tensor) -> Tensor:
-            keys, values = cache.keys[layer], cache.values[layer]
-            turn_and_store(heads, self._cos, self._sin, positions, slots, keys, values)
-            return attend_to_slots(heads[:, : self.heads], keys, values, positions)
+            return attend_to_slots(heads, self._cos, self._sin, positions, cache.keys[layer], cache.values[layer])
 
         return attend
 
@@ -79,35 +77,57 @@ def turn_and_store(
     )
 
 
-def attend_to_slots(q: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> Tensor:
-    """What the queries of the first slots make of the values at positions up to theirs.
+def attend_to_slots(heads: Tensor, cos: Tensor, sin: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """What the newest token of each of the first slots makes of the values at its position and before; its own keys and
+    values are put there.
 
     Args:
-        q: (active, heads, head_dim), head_dim contiguous.
-        keys, values: (slots, key-value heads, length, head_dim).
-        positions: (active,).
+        heads: (active, heads + 2 x key-value heads, head_dim), contiguous.
+        cos, sin: (length, 1, head_dim) as `Attention` holds them.
+        positions: (active,), where each writes.
+        keys, values: (slots, key-value heads, length, head_dim), of one layer.
     Returns:
         (active, heads, head_dim).
     """
-    active, heads, dim = q.shape
-    mixed = torch.empty((active, heads, dim), dtype=q.dtype, device=q.device)
-    _attend_to_slots[active, heads](
-        q,
+    active, all_heads, dim = heads.shape
+    kv_heads = keys.shape[1]
+    num_q = all_heads - 2 * kv_heads
+    mixed = torch.empty((active, num_q, dim), dtype=heads.dtype, device=heads.device)
+    _attend_to_slots[active, num_q](
+        heads,
+        cos,
+        sin,
+        positions,
         keys,
         values,
-        positions,
         mixed,
-        q.stride(0),
-        q.stride(1),
         keys.stride(0),
         keys.stride(1),
         dim**-0.5,
-        heads // keys.shape[1],
+        num_q,
+        kv_heads,
         dim,
         triton.next_power_of_2(dim),
         _BLOCK,
+        num_warps=_WARPS,
     )
     return mixed
+
+
+def add_and_norm(x: Tensor, y: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x += y, (tokens, width) each and contiguous, and the root-mean-square norm of that."""
+    normed = torch.empty_like(x)
+    columns = triton.next_power_of_2(x.shape[1])
+    _add_and_norm[len(x),](x, y, weight, normed, x.shape[1], eps, columns, num_warps=max(1, min(8, columns // 512)))
+    return normed
+
+
+def likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """As `choice.likeliest`, of (batch, vocabulary), whose rows are contiguous: tokens and their log-probabilities."""
+    tokens = torch.empty(len(logits), dtype=torch.long, device=logits.device)
+    logprobs = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
+    _likeliest[len(logits),](logits, tokens, logprobs, logits.shape[1], logits.stride(0), _READ, num_warps=8)
+    return tokens, logprobs
 
 
 def silu_and_multiply(gate_up: Tensor) -> Tensor:
@@ -169,47 +189,61 @@ def _turn_and_store(
 
 @triton.jit
 def _attend_to_slots(
-    queries,
+    heads,
+    cos,
+    sin,
+    positions,
     keys,
     values,
-    positions,
     mixed,
-    q_slot_stride,
-    q_head_stride,
     slot_stride,
     head_stride,
     scale,
-    group: tl.constexpr,  # query heads to a key-value head
+    num_q: tl.constexpr,
+    num_kv: tl.constexpr,
     dim: tl.constexpr,
     columns: tl.constexpr,  # a power of 2 of at least dim
     block: tl.constexpr,
 ):
     slot, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    length = (tl.load(positions + slot) + 1).to(tl.int32)
+    own = head * num_kv // num_q  # the head of its keys and values
+    position = tl.load(positions + slot).to(tl.int32)
     column = tl.arange(0, columns)
     inside = column < dim
-    q = tl.load(queries + slot * q_slot_stride + head * q_head_stride + column, mask=inside, other=0.0)
-    q = q.to(tl.float32) * scale
-    start_of = slot * slot_stride + (head // group) * head_stride
+    other = (column + dim // 2) % dim  # the half that it is turned with; the table holds the sign
+    c = tl.load(cos + position * dim + column, mask=inside, other=0.0).to(tl.float32)
+    s = tl.load(sin + position * dim + column, mask=inside, other=0.0).to(tl.float32)
+    here = heads + slot * (num_q + 2 * num_kv) * dim
+    at = here + head * dim
+    q = tl.load(at + column, mask=inside, other=0.0).to(tl.float32) * c
+    q = (q + tl.load(at + other, mask=inside, other=0.0).to(tl.float32) * s) * scale
+    at = here + (num_q + own) * dim
+    new_k = tl.load(at + column, mask=inside, other=0.0).to(tl.float32) * c
+    new_k = (new_k + tl.load(at + other, mask=inside, other=0.0).to(tl.float32) * s).to(keys.dtype.element_ty)
+    new_v = tl.load(at + num_kv * dim + column, mask=inside, other=0.0)
+    start = slot * slot_stride + own * head_stride
+    is_first = inside & (head * num_kv % num_q == 0)  # of those that share them
+    tl.store(keys + start + position * dim + column, new_k, mask=is_first)
+    tl.store(values + start + position * dim + column, new_v, mask=is_first)
+
+    most = tl.sum(q * new_k.to(tl.float32), 0)
+    total = 1.0
+    sums = new_v.to(tl.float32)
     row = tl.arange(0, block)
     tile = row[:, None] * dim + column[None, :]
-    most = float("-inf")
-    total = 0.0
-    sums = tl.zeros([columns], tl.float32)
-    for begin in range(0, length, block):
-        seen = begin + row < length
-        valid = seen[:, None] & inside[None, :]
-        k = tl.load(keys + start_of + begin * dim + tile, mask=valid, other=0.0).to(tl.float32)
-        v = tl.load(values + start_of + begin * dim + tile, mask=valid, other=0.0).to(tl.float32)
-        scores = tl.where(seen, tl.sum(k * q[None, :], 1), float("-inf"))
+    for begin in range(0, position, block):
+        before = begin + row < position
+        valid = before[:, None] & inside[None, :]
+        k = tl.load(keys + start + begin * dim + tile, mask=valid, other=0.0).to(tl.float32)
+        v = tl.load(values + start + begin * dim + tile, mask=valid, other=0.0).to(tl.float32)
+        scores = tl.where(before, tl.sum(k * q[None, :], 1), float("-inf"))
         newest = tl.maximum(most, tl.max(scores, 0))
         shrink = tl.exp(most - newest)
         weights = tl.exp(scores - newest)
         total = total * shrink + tl.sum(weights, 0)
         sums = sums * shrink + tl.sum(v * weights[:, None], 0)
         most = newest
-    into = mixed + (slot * tl.num_programs(1) + head) * dim + column
-    tl.store(into, sums / total, mask=inside)
+    tl.store(mixed + (slot * num_q + head) * dim + column, sums / total, mask=inside)
 
 
 @triton.jit
@@ -220,3 +254,36 @@ def _silu_and_multiply(gate_up, product, ffn, wide: tl.constexpr):
     gate = tl.load(gate_up + token * 2 * ffn + column, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(gate_up + token * 2 * ffn + ffn + column, mask=inside, other=0.0).to(tl.float32)
     tl.store(product + token * ffn + column, gate / (1 + tl.exp(-gate)) * up, mask=inside)
+
+
+@triton.jit
+def _add_and_norm(x, y, weight, normed, width, eps, columns: tl.constexpr):
+    token = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, columns)
+    inside = column < width
+    at = token * width + column
+    both = tl.load(x + at, mask=inside, other=0.0).to(tl.float32) + tl.load(y + at, mask=inside, other=0.0).to(
+        tl.float32
+    )
+    both = both.to(x.dtype.element_ty)
+    tl.store(x + at, both, mask=inside)
+    both = both.to(tl.float32)
+    scale = tl.rsqrt(tl.sum(both * both, 0) / width + eps)
+    tl.store(normed + at, both * scale * tl.load(weight + column, mask=inside, other=0.0).to(tl.float32), mask=inside)
+
+
+@triton.jit
+def _likeliest(logits, tokens, logprobs, size, stride, block: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, block)
+    best, at, total = -3.0e38, tl.zeros([], tl.int64), 0.0  # not -inf, which is as far from itself as nan
+    for begin in range(0, size, block):
+        part = tl.load(logits + row * stride + begin + column, mask=begin + column < size, other=float("-inf"))
+        part = part.to(tl.float32)
+        found = tl.max(part, 0)
+        higher = tl.maximum(best, found)
+        total = total * tl.exp(best - higher) + tl.sum(tl.exp(part - higher), 0)
+        at = tl.where(found > best, (begin + tl.argmax(part, 0)).to(tl.int64), at)
+        best = higher
+    tl.store(tokens + row, at)
+    tl.store(logprobs + row, -tl.log(total))

@@ -33,6 +33,7 @@ class Reading:
     """A text as tokens."""
 
     work: Score
+    qformer_row: list[int]
     ids: list[int]  # of prompt and text
     start: int  # the first token of the text, or the one that the prompt ends in
     ends: list[int]  # where the tokens from `start` on end, in characters of the text
@@ -53,7 +54,8 @@ def read(network: Network, work: Score) -> Reading:
     whole, ends = network.prompt_ids_and_ends(work.prompt + work.text)
     pairs = enumerate(zip(before, whole, strict=False))
     start = next((i for i, (a, b) in pairs if a != b), min(len(before), len(whole)))
-    return Reading(work, whole, start, [end - len(work.prompt) for end in ends[start:]])
+    ends = [end - len(work.prompt) for end in ends[start:]]
+    return Reading(work, network.qformer_row(work.qformer_text), whole, start, ends)
 
 
 def score(

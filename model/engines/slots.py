@@ -27,16 +27,16 @@ class SlotCache:
 
     def occupy(self, slots: Tensor, positions: Tensor) -> None:
         self.positions[slots] = positions
-        self.occupied[slots] = 1
+        self.occupied.index_fill_(0, slots, 1)
 
     def free(self, slots: Tensor) -> None:
-        self.positions[slots] = 0
-        self.occupied[slots] = 0
+        self.positions.index_fill_(0, slots, 0)
+        self.occupied.index_fill_(0, slots, 0)
 
-    def copy(self, sources: Tensor, targets: Tensor, length: int) -> None:
-        """What slots hold, into others; `length` bounds what it is."""
+    def copy(self, source: int, target: int, length: int) -> None:
+        """The first positions of a slot, into another."""
         for tensor in (self.keys, self.values):
-            tensor[:, targets, :, :length] = tensor[:, sources, :, :length]
+            tensor[:, target, :, :length] = tensor[:, source, :, :length]
 
 
 def cache_shape(network: Network, num_slots: int, length: int) -> tuple[int, int, int, int, int]:

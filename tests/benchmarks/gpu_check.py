@@ -23,48 +23,67 @@ def kernels_agree(device: str) -> None:
     torch.manual_seed(0)
     tokens, slots = (64, 80) if device == "cuda" else (4, 6)  # an interpreter takes its time
     length, dim = 300, 128
+    cos, sin = torch.rand(2, length, dim // 2, device=device).repeat(1, 1, 2).bfloat16()
     for heads, kv_heads in ((32, 32), (32, 8), (40, 40)):
 
         class Config:
             num_attention_heads, num_key_value_heads = heads, kv_heads
 
-        cos, sin = torch.rand(2, length, dim // 2, device=device).repeat(1, 1, 2).bfloat16()
-        given = torch.randn(tokens, heads + 2 * kv_heads, dim, device=device).bfloat16()
         attention = kernels.KernelAttention(Config, cos, sin)
+        tables = attention._cos, attention._sin
+        given = torch.randn(tokens, heads + 2 * kv_heads, dim, device=device).bfloat16()
         positions = torch.randint(length, (tokens,), device=device)
-        places = torch.randperm(slots, device=device)[:tokens]
+        positions[0] = 0
+        q, k, v = attention._turned(given.double(), *(table[positions].double() for table in tables))
+        name = f"{heads} heads, {kv_heads} of keys:"
+
+        turned, places = given.clone(), torch.randperm(slots, device=device)[:tokens]
         keys, values = torch.randn(2, slots, kv_heads, length, dim, device=device).bfloat16()
-        q, k, v = attention._turned(
-            given.double(), attention._cos[positions].double(), attention._sin[positions].double()
-        )
-        turned = given.clone()
-        kernels.turn_and_store(turned, attention._cos, attention._sin, positions, places, keys, values)
-        mixed = kernels.attend_to_slots(turned[:, :heads], keys, values, positions)
-        wanted = torch.stack(
-            [
-                torch.nn.functional.scaled_dot_product_attention(
-                    turned[i, :heads].double()[None, :, None],
-                    keys[i : i + 1, :, : positions[i] + 1].double(),
-                    values[i : i + 1, :, : positions[i] + 1].double(),
-                    enable_gqa=heads != kv_heads,
-                )[0, :, 0]
-                for i in range(tokens)
-            ]
-        )
-        for name, found, right in (
-            ("turned", turned[:, :heads], q),
-            ("keys", keys[places, :, positions], k),
-            ("values", values[places, :, positions], v),
-            ("mixed", mixed, wanted),
-        ):
-            error = float((found.double() - right).norm() / right.norm())
-            print(f"{heads} heads, {kv_heads} of keys: {name} differ by {error:.1e}")
-            assert error < 1e-2, name
+        kernels.turn_and_store(turned, *tables, positions, places, keys, values)
+        agree(f"{name} turned", turned[:, :heads], q)
+        agree(f"{name} keys", keys[places, :, positions], k)
+        agree(f"{name} values", values[places, :, positions], v)
+
+        keys, values = torch.randn(2, slots, kv_heads, length, dim, device=device).bfloat16()
+        untouched, here = keys.clone(), torch.arange(tokens, device=device)
+        mixed = kernels.attend_to_slots(given, *tables, positions, keys, values)
+        wanted = [
+            torch.nn.functional.scaled_dot_product_attention(
+                q[i, None, :, None],
+                keys[i : i + 1, :, : positions[i] + 1].double(),
+                values[i : i + 1, :, : positions[i] + 1].double(),
+                enable_gqa=heads != kv_heads,
+            )[0, :, 0]
+            for i in range(tokens)
+        ]
+        agree(f"{name} a step's keys", keys[here, :, positions], k)
+        agree(f"{name} a step's values", values[here, :, positions], v)
+        agree(f"{name} what a step sees", mixed, torch.stack(wanted))
+        untouched[here, :, positions] = keys[here, :, positions]
+        assert torch.equal(untouched, keys), "a step writes where it should not"
     gate_up = torch.randn(tokens, 22016, device=device).bfloat16()
     right = torch.nn.functional.silu(gate_up[:, :11008].double()) * gate_up[:, 11008:].double()
-    error = float((kernels.silu_and_multiply(gate_up).double() - right).norm() / right.norm())
-    print(f"gated differs by {error:.1e}")
-    assert error < 1e-2
+    agree("gated", kernels.silu_and_multiply(gate_up), right)
+
+    x, y = torch.randn(2, tokens, 4096, device=device).bfloat16()
+    weight = torch.randn(4096, device=device).bfloat16()
+    added = x.double() + y.double()
+    normed = kernels.add_and_norm(x, y, weight, 1e-6)
+    agree("added", x, added)
+    agree("normed", normed, torch.nn.functional.rms_norm(x.double(), (4096,), weight.double(), 1e-6))
+
+    logits = (4 * torch.randn(tokens, 32064, device=device))[:, :32001]
+    logits[0, :9000] = -torch.inf
+    for given in (logits, logits.bfloat16()):
+        found, logprobs = kernels.likeliest(given)
+        assert torch.equal(given.gather(1, found[:, None])[:, 0], given.amax(dim=-1)), "another token is likelier"
+        agree("its log-probability", logprobs, given.double().log_softmax(dim=-1).amax(dim=-1))
+
+
+def agree(name: str, found: torch.Tensor, right: torch.Tensor) -> None:
+    error = float((found.double() - right).norm() / right.norm())
+    print(f"{name}: differs by {error:.1e}")
+    assert error < 1e-2, name
 
 
 def texts(device: str, dtype: str, num: int) -> list[str]:

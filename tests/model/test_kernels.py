@@ -22,5 +22,6 @@ def test_they_compute_what_torch_computes_in_float64(vllm_python: str) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    names = re.findall(r"(\w+) differs? by", done.stdout)
-    assert names == ["turned", "keys", "values", "mixed"] * 3 + ["gated"]
+    names = re.findall(r"(?:keys: )?([a-z' -]+): differs by", done.stdout)
+    of_heads = ["turned", "keys", "values", "a step's keys", "a step's values", "what a step sees"]
+    assert names == of_heads * 3 + ["gated", "added", "normed", *["its log-probability"] * 2]
