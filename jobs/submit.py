@@ -108,11 +108,12 @@ class Cluster:
         """Sends it and returns its id."""
         moment = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         try:
-            job_id: str = self._client.submit_job(
-                entrypoint=job.entrypoint,
-                runtime_env=job.runtime_env,
-                submission_id=f"vigc-{job.verb}-{moment}-{token_hex(2)}",
-            )
+            with self._answering():
+                job_id: str = self._client.submit_job(
+                    entrypoint=job.entrypoint,
+                    runtime_env=job.runtime_env,
+                    submission_id=f"vigc-{job.verb}-{moment}-{token_hex(2)}",
+                )
         except (RuntimeError, ValueError) as error:
             raise RunError(f"{self.address} did not take the job: {_first_line(error)}.") from error
         return job_id
@@ -122,19 +123,20 @@ class Cluster:
 
     def job(self, job_id: str) -> Job:
         """What was sent under this id."""
-        found = self._info(job_id)
+        found = self._info_now(job_id)
         if tuple(shlex.split(found.entrypoint)[: len(CALL)]) != CALL:
             raise ConfigError(f"The job {job_id} is no verb of vigc, but {found.entrypoint!r}.")
         return Job(found.entrypoint, dict(found.runtime_env or {}))
 
     def is_over(self, job_id: str) -> bool:
-        return bool(self._info(job_id).status.is_terminal())
+        return bool(self._info_now(job_id).status.is_terminal())
 
     def stop(self, job_id: str) -> bool:
         """Asks it to end; False where it has ended already."""
         if self.is_over(job_id):
             return False
-        return bool(self._client.stop_job(job_id))
+        with self._answering():
+            return bool(self._client.stop_job(job_id))
 
     def follow(self, job_id: str, write: Callable[[str], None]) -> Ended:
         """Passes on what the job prints until it has ended, across moments in which the cluster does not answer."""
@@ -162,6 +164,17 @@ class Cluster:
         text.begin()
         async for part in self._client.tail_job_logs(job_id):
             text.add(part)
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:  # requests' errors are such
+            raise RunError(f"{self.address} does not answer any more ({_first_line(error)}).") from error
+
+    def _info_now(self, job_id: str) -> JobDetails:
+        with self._answering():
+            return self._info(job_id)
 
     def _info(self, job_id: str) -> JobDetails:
         try:

@@ -180,7 +180,18 @@ class RayCluster:
                     found.append(process)
         return found
 
+    def last_words(self) -> str:
+        """The ends of its logs, where it has died; else nothing."""
+        if self._process is None or (self._process.poll() is None and self._is_up()):
+            return ""
+        names = ("dashboard.log", "dashboard.err", "dashboard_agent.log", "raylet.out", "raylet.err", "gcs_server.out")
+        logs = [self.folder / "head.log"]
+        logs += [file for name in names for file in sorted(self.folder.glob(f"ray/session_2*/logs/{name}"))]
+        ends = [(file, file.read_text(errors="replace").splitlines()[-20:]) for file in logs]
+        return "".join(f"--- the end of {file.name}\n" + "\n".join(lines) + "\n" for file, lines in ends)
+
     def stop(self) -> None:
+        print(self.last_words(), end="")  # pytest shows it if a test has failed
         if self._process is not None:
             self._process.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):

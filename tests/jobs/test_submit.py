@@ -15,12 +15,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+import requests
 from ray_cluster import BIN, RayCluster
 
 from vigc.jobs.machine import git_commit
 from vigc.jobs.scenes import make_scenes
-from vigc.jobs.submit import Job, packed, variables, with_whole_paths
-from vigc.platform.records import ConfigError
+from vigc.jobs.submit import Cluster, Job, packed, variables, with_whole_paths
+from vigc.platform.records import ConfigError, RunError
 from vigc.platform.store import Store
 from vigc.platform.verify import verify
 
@@ -90,6 +91,29 @@ def test_what_cannot_be_submitted_is_one_line(arguments, complaint, vigc_here):
     assert result.code == 2
     assert re.search(complaint, result.err)
     assert result.err.count("\n") == 1
+
+
+class GoneClient:
+    """Of a cluster whose head died after it had answered once."""
+
+    def get_address(self):
+        return "http://head:8265"
+
+    def submit_job(self, **_):
+        raise requests.ConnectionError("refused")
+
+    def get_job_info(self, _):
+        raise requests.ConnectionError("refused")
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [lambda one: one.submit(Job("python -m vigc verify out", {})), lambda one: one.job("a"), lambda one: one.stop("a")],
+)
+def test_a_cluster_that_does_not_answer_any_more_is_one_line(ask, monkeypatch):
+    monkeypatch.setattr("vigc.jobs.submit._client", lambda address: GoneClient())
+    with pytest.raises(RunError, match=re.escape("http://head:8265 does not answer any more (refused).")):
+        ask(Cluster(None))
 
 
 def test_the_code_that_is_sent_is_whole():
