@@ -21,11 +21,14 @@ from tenacity import Retrying, retry_if_exception_message, stop_after_attempt
 from vigc.platform.records import ConfigError, RunError
 
 # Read by Ray when it is imported or started, so they are set before; a user's own setting wins.
-_QUIET_ENVIRONMENT = {
+_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "disabled",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_enable_output_error_log_if_still_retry": "0",
+    # For how long Ray's node looks for its helper processes before it ends itself; half a minute is little where cores
+    # are busy.
+    "RAY_agent_register_timeout_ms": "180000",
 }
 # Logical CPUs. Reading, decoding, writing and a resume's checkpoint filter need some besides the actors, or all hangs.
 MIN_CPUS = 4
@@ -48,7 +51,7 @@ def ray_session(log: Path, actors: int = 1, gpus_per_actor: float = 0) -> Iterat
         RunError: no Ray could be started or joined.
         ConfigError: this machine has too few GPUs.
     """
-    for name, value in _QUIET_ENVIRONMENT.items():
+    for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray  # here, after the environment is set; and it takes 1.5 s, which a finished run need not spend
     import ray.data  # its log handler keeps the stderr it finds on import: file descriptor 2, led into `log` below

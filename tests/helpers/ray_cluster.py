@@ -52,6 +52,8 @@ class RayCluster:
             "RAY_TMPDIR": str(folder),
             "RAY_AUTH_MODE": "disabled",
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_agent_register_timeout_ms": "180000",  # else a head on a busy machine may end after half a minute
+            "RAY_raylet_start_wait_time_s": "60",
             "PATH": f"{BIN}:{os.environ['PATH']}",
             **(env or {}),
         }
@@ -89,7 +91,7 @@ class RayCluster:
             file = self.folder / "autoscaling.json"
             file.write_text(json.dumps(self._autoscaling_config(*self._autoscaling)))
             options["autoscaling-config"] = file
-            env |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_raylet_start_wait_time_s": "60"}
+            env |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
         command = [str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats"]
         command += [f"--{name}={value}" for name, value in options.items()]
         with open(self.folder / "head.log", "ab") as log:
