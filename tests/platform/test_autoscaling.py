@@ -42,7 +42,7 @@ def cluster():
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def wait_until(met, what, timeout_s=90):
+def wait_until(met, what, timeout_s=180):
     end = time.monotonic() + timeout_s
     while not met():
         assert time.monotonic() < end, what
