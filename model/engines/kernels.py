@@ -222,9 +222,9 @@ def _attend_to_slots(
     new_k = (new_k + tl.load(at + other, mask=inside, other=0.0).to(tl.float32) * s).to(keys.dtype.element_ty)
     new_v = tl.load(at + num_kv * dim + column, mask=inside, other=0.0)
     start = slot * slot_stride + own * head_stride
-    is_first = inside & (head * num_kv % num_q == 0)  # of those that share them
-    tl.store(keys + start + position * dim + column, new_k, mask=is_first)
-    tl.store(values + start + position * dim + column, new_v, mask=is_first)
+    # Heads that share them write the same.
+    tl.store(keys + start + position * dim + column, new_k, mask=inside)
+    tl.store(values + start + position * dim + column, new_v, mask=inside)
 
     most = tl.sum(q * new_k.to(tl.float32), 0)
     total = 1.0
