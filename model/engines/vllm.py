@@ -220,7 +220,8 @@ class VllmEngine(ThreadedEngine):
         if not remembered:
             return
         visual = self._images.visual(
-            [memory for _, memory in remembered], [job.work.qformer_text for job, _ in remembered]
+            [memory for _, memory in remembered],
+            [self.network.qformer_row(job.work.qformer_text) for job, _ in remembered],
         )
         for (job, _), tokens in zip(remembered, visual, strict=True):
             ask = self._ask_score if isinstance(job.work, Score) else self._ask
