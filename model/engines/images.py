@@ -22,9 +22,7 @@ class Images:
 
     def __init__(self, network: Network, meter: Meter, most_held: int) -> None:
         self._network, self.meter, self._most_held = network, meter, most_held
-        if (
-            network.device.type == "cuda"
-        ):  # cuDNN's attention plans for each shape anew, 6 ms long; shapes hardly repeat
+        if network.device.type == "cuda":  # cuDNN's attention plans 6 ms for each new shape, and most are new
             torch.backends.cuda.enable_cudnn_sdp(False)
         with torch.inference_mode():
             self._qformer = QFormer(network)
