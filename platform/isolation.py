@@ -253,8 +253,10 @@ class _Life:
         view, poll = memoryview(buffer), select.poll()
         poll.register(self._socket, select.POLLIN)
         while view:
-            if not poll.poll(_CHECK_S * 1000):
-                if self._process.poll() is not None:
+            # Death is looked for before data: what it said last, it said before it died.
+            is_dead = self._process.poll() is not None
+            if not poll.poll(0 if is_dead else _CHECK_S * 1000):
+                if is_dead:
                     return None
                 continue
             try:

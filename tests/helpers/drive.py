@@ -1,4 +1,7 @@
-"""A driver process of its own, which says what it does: python drive.py IMAGES OUT DELAY_S [RAY_ADDRESS [ACTORS]]."""
+"""A driver process of its own, which says what it does:
+
+python drive.py IMAGES OUT DELAY_S [RAY_ADDRESS [ACTORS GATE]]
+"""
 
 from __future__ import annotations
 
@@ -21,16 +24,19 @@ def report(progress: Progress) -> None:
 if __name__ == "__main__":
     images, out, delay_s, *rest = sys.argv[1:]
     actors: int | tuple[int, int] = 1
+    gate = None
     if rest:
         os.environ["RAY_ADDRESS"] = rest[0]
-        actors = 2, int(rest[1]) if rest[1:] else 20  # 20 would leave no CPU of a small cluster
+        actors = 2, 20  # which would leave no CPU of a small cluster
+    if rest[1:]:
+        actors, gate = int(rest[1]), rest[2]
     try:
         store = Store(out)
         pass_ = store.find_pass(REQUEST) or store.create_pass(REQUEST, open_source(images))
         run(
             pass_,
             worker=FakeWorker,
-            worker_args=(float(delay_s),),
+            worker_args=(float(delay_s), None, gate),
             image_size=16,
             num_slots=1,
             actors=actors,

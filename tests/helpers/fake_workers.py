@@ -67,8 +67,15 @@ def _conversation(kind: Kind, values: dict[str, Any]) -> Conversation:
 
 
 class FakeWorker:
-    def __init__(self, delay_s: float = 0.0, trace: str | None = None) -> None:
-        self.delay_s, self.trace = delay_s, trace
+    """One row for each image.
+
+    Args:
+        trace: a folder where it leaves a file named by its process.
+        gate: no row before this file is there.
+    """
+
+    def __init__(self, delay_s: float = 0.0, trace: str | None = None, gate: str | None = None) -> None:
+        self.delay_s, self.trace, self.gate = delay_s, trace, gate
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
         rows = await asyncio.gather(*(self.one(values) for values in batch.to_pylist()))
@@ -76,6 +83,8 @@ class FakeWorker:
 
     async def one(self, values: dict[str, Any]) -> Row:
         await asyncio.sleep(self.delay_s)
+        while self.gate is not None and not Path(self.gate).exists():
+            await asyncio.sleep(0.2)
         if self.trace is not None:
             Path(self.trace, f"worker-{os.getpid()}").touch()
         return make_row(values)

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
 
 NUM_IMAGES = 40
 DELAY_S = 3.0  # for each block of two; an actor is at work on two at a time
+NUM_ACTORS = 8  # of half a CPU: more than the head and one node hold
 DRIVER = Path(__file__).parents[1] / "helpers" / "drive.py"
 # Ray Data asks for nodes, and lets go of them, in steps of many seconds unless told otherwise.
 QUICK = {
@@ -52,19 +53,25 @@ def wait_until(met, what, timeout_s=180):
 def test_nodes_come_as_there_is_work_one_is_killed_and_all_go_in_the_end(cluster, tmp_path):
     for seed in range(NUM_IMAGES):
         draw(tmp_path / "images" / f"{seed:02}.png", seed)
-    out = tmp_path / "out"
+    out, gate = tmp_path / "out", tmp_path / "gate"
     assert cluster.raylets() == []
     driver = subprocess.Popen(
-        [sys.executable, str(DRIVER), str(tmp_path / "images"), str(out), str(DELAY_S), cluster.address, "4"],
+        [sys.executable, DRIVER, tmp_path / "images", out, str(DELAY_S), cluster.address, str(NUM_ACTORS), gate],
         env={**os.environ, **QUICK},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+    def is_at_work():
+        assert driver.poll() is None, driver.communicate()
+        return True
+
     try:
-        wait_until(lambda: len(cluster.raylets()) >= 2, "the cluster did not grow")
+        wait_until(lambda: is_at_work() and len(cluster.raylets()) >= 2, "the cluster did not grow")
+        gate.touch()  # else one quick node may have done all before there are two
         store = Store(out)
-        wait_until(lambda: store.find_pass(REQUEST).ledger().num_rows >= 2, "nothing was done")
+        wait_until(lambda: is_at_work() and store.find_pass(REQUEST).ledger().num_rows >= 2, "nothing was done")
         assert store.find_pass(REQUEST).remaining() > 0
         cluster.raylets()[0].kill()
         said, complaints = driver.communicate(timeout=200)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
+import select
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from children import Loop, make_act, make_nothing
 
+from vigc.platform import isolation
 from vigc.platform.isolation import Child, ChildDied, ChildError, ChildTimeout
 from vigc.platform.records import ModelError
 
@@ -131,6 +133,30 @@ def test_what_making_the_handler_raises_is_raised_by_every_call():
     for _ in range(2):
         with pytest.raises(ModelError, match="no weights here"):
             child.call(("echo", 1))
+
+
+def test_what_is_said_and_followed_by_death_between_two_looks_is_heard(monkeypatch):
+    child = Child(make_nothing, (ModelError("no weights here"),))
+    original, looks = select.poll, []
+
+    class LatePoll:
+        """Its first look misses what comes while it lasts, as does one on a busy machine."""
+
+        def __init__(self):
+            self.poller = original()
+            self.register = self.poller.register
+
+        def poll(self, timeout):
+            looks.append(timeout)
+            if len(looks) > 1:
+                return self.poller.poll(timeout)
+            os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+            return []
+
+    monkeypatch.setattr(isolation.select, "poll", LatePoll)
+    with pytest.raises(ModelError, match="no weights here"):
+        child.call(("echo", 1))
+    assert len(looks) > 1
 
 
 def test_a_function_of_the_main_script_can_be_the_handler(tmp_path):
