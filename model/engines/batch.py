@@ -40,6 +40,7 @@ class Prompted:
     prompt: list[int]  # for the language model
     qformer_row: list[int]
     banned: list[list[int]]
+    is_plain: bool  # whether its logits can be taken as they are
 
 
 @dataclass(eq=False)
@@ -47,14 +48,10 @@ class Asked:
     """A request with what it still waits for."""
 
     job: Job
-    request: Request
-    prompt: list[int]
-    qformer_row: list[int]
-    banned: list[list[int]]
+    prompted: Prompted
     seeds: list[int]  # of each candidate
     waiting: deque[int]  # candidates that have no slot yet
     completions: list[Completion | None]
-    is_plain: bool  # whether its logits can be taken as they are
     num_emitted: int = 0  # characters that the caller has got; a candidate that begins anew does not say them twice
 
 
@@ -109,7 +106,7 @@ class Batch:
             visual: (len(asked), num_queries, language_width).
         """
         with self.meter.part(PREFILL):
-            lengths = [self._network.num_queries + len(one.prompt) for one in asked]
+            lengths = [self._network.num_queries + len(one.prompted.prompt) for one in asked]
             free = self._free()
             places = [[next(free) for _ in range(number)] for number in nums]
             first = [own[0] for own in places]
@@ -151,7 +148,7 @@ class Batch:
         total = int(ends[-1])
         positions = torch.arange(total) - (ends - long).repeat_interleave(long)
         seen, read = (positions < num_queries).nonzero()[:, 0], (positions >= num_queries).nonzero()[:, 0]
-        ids = torch.tensor([token for one in asked for token in one.prompt])
+        ids = torch.tensor([token for one in asked for token in one.prompted.prompt])
         parts = (torch.tensor(slots).repeat_interleave(long), positions, seen, read, ids, functional.pad(ends, (1, 0)))
         uploaded = upload(torch.cat(parts), self._network.device).split([len(part) for part in parts])
         of_slots, positions, seen, read, ids, starts = uploaded
@@ -196,9 +193,9 @@ class Batch:
         return upload(torch.tensor(numbers), self._network.device)
 
     def _new_slot(self, asked: Asked, candidate: int, length: int) -> _Slot:
-        is_sampling = asked.request.temperature > 0
-        generator = torch.Generator().manual_seed(asked.seeds[candidate]) if is_sampling else None
-        return _Slot(asked, candidate, Transcript(self._pieces, asked.request), length, generator)
+        request = asked.prompted.request
+        generator = torch.Generator().manual_seed(asked.seeds[candidate]) if request.temperature > 0 else None
+        return _Slot(asked, candidate, Transcript(self._pieces, request), length, generator)
 
     def _choose(self, logits: Tensor, slots: list[_Slot | None], places: Tensor | None = None) -> None:
         """Chooses the next token of these slots; a row of logits for each, gaps too.
@@ -206,7 +203,7 @@ class Batch:
         Args:
             places: of the slots; None: they are the first.
         """
-        if not all(slot is None or slot.asked.is_plain for slot in slots):
+        if not all(slot is None or slot.asked.prompted.is_plain for slot in slots):
             self._look()
             logits = logits.float()
             self._shape(logits, slots)
@@ -231,7 +228,8 @@ class Batch:
         for row, slot in enumerate(slots):
             if slot is None:
                 continue
-            request, ids = slot.asked.request, slot.transcript.ids
+            prompted, ids = slot.asked.prompted, slot.transcript.ids
+            request = prompted.request
             if request.repetition_penalty != 1.0 and ids:
                 seen = torch.tensor(sorted(set(ids)), device=logits.device)
                 values = logits[row, seen]
@@ -240,8 +238,8 @@ class Batch:
                 )
             if len(ids) < request.min_tokens:
                 logits[row, self._network.eos_id] = -torch.inf
-            if slot.asked.banned:
-                logits[row, banned_tokens(slot.asked.banned, ids)] = -torch.inf
+            if prompted.banned:
+                logits[row, banned_tokens(prompted.banned, ids)] = -torch.inf
 
     def _look(self, keep: int = 0) -> None:
         """Adds chosen tokens to their texts, all but the newest `keep`, and marks the slots that are done."""
@@ -317,5 +315,6 @@ def _sampling(slots: list[_Slot], device: torch.device) -> list[Tensor]:
     values = []
     for slot in slots:
         point = float(torch.rand((), generator=slot.generator, dtype=torch.double))
-        values.append((slot.asked.request.temperature, slot.asked.request.top_p, point))
+        request = slot.asked.prompted.request
+        values.append((request.temperature, request.top_p, point))
     return list(upload(torch.tensor(values, dtype=torch.double), device).T)

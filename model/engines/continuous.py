@@ -168,7 +168,8 @@ class ContinuousEngine(ThreadedEngine):
                 f"engine has {self._batch.length}."
             )
         banned = banned_sequences(network.tokenizer, request.suppress)
-        return Prompted(request, prompt, network.qformer_row(request.qformer_text), banned)
+        is_plain = not banned and not request.min_tokens and request.repetition_penalty == 1.0
+        return Prompted(request, prompt, network.qformer_row(request.qformer_text), banned, is_plain)
 
     def _attempt(
         self, jobs: Sequence[Job], work: Callable[[], object], give_way: Callable[[], bool] | None = None
@@ -297,11 +298,11 @@ class ContinuousEngine(ThreadedEngine):
                 return
 
     def _prefill(self, group: list[_Admitted]) -> None:
-        visual = self._images.visual([one.memory for one in group], [one.asked.qformer_row for one in group])
+        visual = self._images.visual([one.memory for one in group], [one.asked.prompted.qformer_row for one in group])
         self._batch.prefill([one.asked for one in group], [one.number for one in group], visual)
 
     def _prefill_less(self, group: list[_Admitted]) -> bool:
-        positions = sum(len(one.asked.prompt) + self.network.num_queries for one in group)
+        positions = sum(len(one.asked.prompted.prompt) + self.network.num_queries for one in group)
         self._limits.positions = max(1, positions // 2)
         return len(group) > 1
 
@@ -315,18 +316,8 @@ class ContinuousEngine(ThreadedEngine):
 
 
 def _asked(job: Job, prompted: Prompted) -> Asked:
-    request = prompted.request
-    return Asked(
-        job,
-        request,
-        prompted.prompt,
-        prompted.qformer_row,
-        prompted.banned,
-        seeds=seeds_of(request),
-        waiting=deque(range(request.n)),
-        completions=[None] * request.n,
-        is_plain=not prompted.banned and not request.min_tokens and request.repetition_penalty == 1.0,
-    )
+    num = prompted.request.n
+    return Asked(job, prompted, seeds=seeds_of(prompted.request), waiting=deque(range(num)), completions=[None] * num)
 
 
 def _in_groups(chosen: list[_Admitted], num_queries: int, positions: int) -> list[list[_Admitted]]:
@@ -334,7 +325,7 @@ def _in_groups(chosen: list[_Admitted], num_queries: int, positions: int) -> lis
     groups: list[list[_Admitted]] = []
     filled = 0
     for one in chosen:
-        length = len(one.asked.prompt) + num_queries
+        length = len(one.asked.prompted.prompt) + num_queries
         if not groups or filled + length > positions:
             groups.append([])
             filled = 0
