@@ -26,15 +26,16 @@ _ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_enable_output_error_log_if_still_retry": "0",
-    # For how long Ray's node looks for its helper processes before it ends itself; half a minute is little where cores
-    # are busy.
+    # For how long a driver looks for its node, and the node for its helper processes; Ray's 10 s and 30 s are little
+    # where cores are busy.
+    "RAY_raylet_start_wait_time_s": "60",
     "RAY_agent_register_timeout_ms": "180000",
 }
 # Logical CPUs. Reading, decoding, writing and a resume's checkpoint filter need some besides the actors, or all hangs.
 MIN_CPUS = 4
 CPUS_BESIDE_ACTORS = 3
 CPUS_PER_ACTOR = 0.5
-NUM_STARTS = 3
+NUM_STARTS = 4  # each may take half a minute
 OBJECT_STORE_BYTES = 512 * 2**20  # pixels at model size are small: 150 kB at 224 x 224
 
 
@@ -93,7 +94,7 @@ def _start(actors: int) -> None:
 
 
 def init_ray(**options: Any) -> None:
-    """`ray.init`, again where its processes did not come up within Ray's half minute, as on a busy machine."""
+    """`ray.init`, again where its processes did not come up in time, as on a busy machine."""
     import ray
 
     is_late = retry_if_exception_message(match=r"(?s).*timed out during startup")

@@ -28,7 +28,7 @@ os.environ.pop("RAY_ADDRESS", None)
 os.environ.update(
     RAY_AUTH_MODE="disabled",
     RAY_USAGE_STATS_ENABLED="0",
-    RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S="120",  # a deadlock fails here instead of waiting half an hour
+    RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S="600",  # a deadlock fails here instead of waiting half an hour
     RAY_DATA_DISABLE_PROGRESS_BARS="1",
     MLFLOW_TRACKING_URI="none",  # where a test does not say otherwise
     **LEAN,

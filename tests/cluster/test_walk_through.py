@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from patience import PATIENCE_S
 from ray_cluster import BIN, RayCluster
 
 from vigc.jobs.cli import app
@@ -71,7 +72,9 @@ def test_the_commands_of_the_readme_lead_from_images_to_a_published_data_set(
             command = command.replace(large, small)
         program, verb, *words = shlex.split(command, comments=True)
         start = [sys.executable, "-m", "vigc"] if program == "vigc" else [str(BIN / program)]
-        done = subprocess.run([*start, verb, *words], cwd=ROOT, capture_output=True, text=True, timeout=300, env=_env())
+        done = subprocess.run(
+            [*start, verb, *words], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, env=_env()
+        )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         if sent := re.search(r"^job +(\S+)", done.stderr, re.MULTILINE):
             job = job or sent[1]

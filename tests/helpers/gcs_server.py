@@ -17,10 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from patience import PATIENCE_S
 from s3_server import ENDS_WITH_PARENT, HOST, free_ports
 
 BUCKET = "tests"
-START_S = 60.0
 
 
 class GcsServer:
@@ -33,7 +33,7 @@ class GcsServer:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", ENDS_WITH_PARENT, *own], stdin=subprocess.DEVNULL, stdout=file, stderr=file
             )
-        until = time.monotonic() + START_S
+        until = time.monotonic() + PATIENCE_S
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > until:
                 self.kill()

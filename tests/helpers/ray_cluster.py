@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from patience import PATIENCE_S
 from s3_server import ENDS_WITH_PARENT, free_ports
 
 BIN = Path(sys.executable).parent
-START_S = 90.0
 HOST = "127.0.0.1"
 OBJECT_STORE_BYTES = 100 * 2**20
 
@@ -107,7 +107,7 @@ class RayCluster:
         return self
 
     def _wait(self) -> None:
-        end = time.monotonic() + START_S
+        end = time.monotonic() + PATIENCE_S
         while not self._is_up():
             log = (self.folder / "head.log").read_text(errors="replace")
             assert self._process is not None

@@ -23,10 +23,10 @@ from pathlib import Path
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from patience import PATIENCE_S
 
 HOST = "127.0.0.1"
 KEY, SECRET, REGION = "key", "secretsecret", "us-east-1"
-START_S = 60.0  # a loaded machine with two cores needs ten at times
 ENDS_WITH_PARENT = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
 SERVICES = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc")
 SERVICES += ("filer.port", "filer.port.grpc", "s3.port", "s3.port.grpc")
@@ -74,7 +74,7 @@ class S3Server:
         }
 
     def start(self) -> S3Server:
-        """Returns when a file has been written; raises after START_S."""
+        """Returns when a file has been written; raises after PATIENCE_S."""
         arguments = {
             "dir": self.folder,
             "ip": self.host,
@@ -134,7 +134,7 @@ class S3Server:
     def _wait(self) -> None:
         assert self._process is not None
         client = self.client()
-        until = time.monotonic() + START_S
+        until = time.monotonic() + PATIENCE_S
         while True:
             with contextlib.suppress(BotoCoreError, ClientError):  # there since the first start; else the write tells
                 client.create_bucket(Bucket="ready")

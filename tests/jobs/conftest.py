@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,14 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 
 from vigc.jobs.cli import main
 from vigc.jobs.scenes import make_scenes
 
 VIGC = (sys.executable, "-m", "vigc.jobs.cli")
-
-# All images of a run are talked about at once and finish together, which on a busy machine can take some minutes.
-PATIENT = {"RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S": "300"}
 
 
 @dataclass(frozen=True)
@@ -69,11 +66,10 @@ def vigc_joined(vigc_here: Vigc, shared_ray: None) -> Vigc:
 def vigc(ray_folder: None) -> Vigc:
     """A process of its own, as a user starts it."""
 
-    def run(*arguments: object, cwd: Path | None = None, timeout: float = 400) -> Result:
+    def run(*arguments: object, cwd: Path | None = None, timeout: float = PATIENCE_S) -> Result:
         done = subprocess.run(
             [*VIGC, *map(str, arguments)],
             cwd=cwd,
-            env=os.environ | PATIENT,
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -91,7 +87,6 @@ def vigc_started(ray_folder: None) -> Callable[..., subprocess.Popen[str]]:
     def start(*arguments: object) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [*VIGC, *map(str, arguments)],
-            env=os.environ | PATIENT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -11,6 +11,7 @@ import sys
 import time
 
 import pytest
+from patience import PATIENCE_S
 from PIL import Image
 
 from vigc.platform.digest import digest
@@ -60,7 +61,7 @@ def committed(out):
 
 
 def wait_for_commits(out, number, process):
-    deadline = time.monotonic() + 400
+    deadline = time.monotonic() + PATIENCE_S
     while committed(out) < number:
         assert process.poll() is None, f"the run ended before it could be disturbed: {process.communicate()}"
         assert time.monotonic() < deadline, "no row was committed in time"
@@ -192,7 +193,7 @@ def test_a_run_that_is_interrupted_and_killed_ends_as_if_nothing_had_happened(
     with vigc_started(*command) as interrupted:
         wait_for_commits(out, 1, interrupted)
         os.killpg(interrupted.pid, signal.SIGINT)  # as a terminal does
-        _, said = interrupted.communicate(timeout=60)
+        _, said = interrupted.communicate(timeout=PATIENCE_S)
     after_interrupt = committed(out)
     assert interrupted.returncode == 130
     assert "the same command continues from there" in said

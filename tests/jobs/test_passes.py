@@ -10,6 +10,7 @@ import time
 from collections import Counter
 
 import pytest
+from patience import PATIENCE_S
 
 from vigc.platform.digest import digest
 from vigc.platform.store import Store
@@ -139,7 +140,7 @@ def test_a_retry_that_is_killed_is_continued_and_not_begun_a_third_time(
     mend(made, whole, *BROKEN)
     command = ("generate", "--retry-failed", place, "--slots", 1)  # so that images finish one after another
     with vigc_started(*command) as killed:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + PATIENCE_S
         while not [*place.glob("passes/002/rows/*/*.parquet")]:
             assert killed.poll() is None, killed.communicate()
             assert time.monotonic() < deadline

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
+from patience import PATIENCE_S
 from ray_cluster import BIN, RayCluster
 
 from vigc.jobs.machine import git_commit
@@ -158,12 +159,12 @@ def submit(cluster, *words):
 
 
 def ended(client):
-    said, complaints = client.communicate(timeout=200)
+    said, complaints = client.communicate(timeout=PATIENCE_S)
     return client.returncode, said, complaints
 
 
 def wait_for_rows(out, number, client):
-    end = time.monotonic() + 150
+    end = time.monotonic() + PATIENCE_S
     while True:
         passes = Store(out).passes() if Path(out).exists() else []
         if passes and passes[0].num_requested - passes[0].remaining() >= number:
@@ -247,7 +248,7 @@ def test_by_hand_from_a_clean_clone(cluster, scenes, tmp_path):
     subprocess.run(["git", "clone", "--quiet", f"file://{ROOT}", str(clone)], check=True)
     words = ["job", "submit", "--address", cluster.url, "--working-dir", ".", "--"]
     words += ["python", "-m", "vigc", "ingest", str(scenes), "--to", str(tmp_path / "manifest")]
-    done = subprocess.run([BIN / "ray", *words], cwd=clone, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([BIN / "ray", *words], cwd=clone, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{NUM_IMAGES} images" in done.stdout
     assert "succeeded" in done.stdout

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from datasets import REQUEST, draw
+from patience import PATIENCE_S
 from ray_cluster import RayCluster
 
 from vigc.platform.store import Store
@@ -43,8 +44,8 @@ def cluster():
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def wait_until(met, what, timeout_s=180):
-    end = time.monotonic() + timeout_s
+def wait_until(met, what):
+    end = time.monotonic() + PATIENCE_S
     while not met():
         assert time.monotonic() < end, what
         time.sleep(0.5)
@@ -74,7 +75,7 @@ def test_nodes_come_as_there_is_work_one_is_killed_and_all_go_in_the_end(cluster
         wait_until(lambda: is_at_work() and store.find_pass(REQUEST).ledger().num_rows >= 2, "nothing was done")
         assert store.find_pass(REQUEST).remaining() > 0
         cluster.raylets()[0].kill()
-        said, complaints = driver.communicate(timeout=200)
+        said, complaints = driver.communicate(timeout=PATIENCE_S)
     finally:
         driver.kill()
     assert driver.returncode == 0, said + complaints

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from datasets import REQUEST, draw
 from fake_workers import FakeWorker
+from patience import PATIENCE_S
 
 from vigc.platform.cluster import Need, Size, fitted_actors
 from vigc.platform.pipeline import RunError, run
@@ -63,7 +64,7 @@ def small_ray(num_cpus, actors, images, out):
         [sys.executable, str(ON_SMALL_RAY), str(num_cpus), str(actors), str(images), str(out)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
     )
 
 

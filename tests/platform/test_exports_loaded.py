@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from measured import MORE, TRUE, UNTRUE, conversation, measured, row, sentence, store_of
+from patience import PATIENCE_S
 from PIL import Image
 
 from vigc.platform.exports import Exported, Options, Per, export
@@ -49,7 +50,7 @@ def loaded(folder, done):
     """What the libraries saw, all in one process of their own."""
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     run = subprocess.run(
-        [sys.executable, READER, folder], env=env, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, READER, folder], env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout.splitlines()[-1])

@@ -13,6 +13,7 @@ import psutil
 import pytest
 from datasets import REQUEST, draw
 from fake_workers import FakeWorker
+from patience import PATIENCE_S
 
 from vigc.platform.digest import digest
 from vigc.platform.pipeline import run
@@ -82,9 +83,9 @@ def wait_for(driver, number):
     raise AssertionError(driver.stderr.read())
 
 
-def finish(driver, timeout=180):
+def finish(driver):
     """Its last line, when it has ended well."""
-    said, complaints = driver.communicate(timeout=timeout)
+    said, complaints = driver.communicate(timeout=PATIENCE_S)
     assert driver.returncode == 0, said + complaints
     return said.splitlines()[-1]
 
@@ -194,7 +195,7 @@ def test_a_node_is_killed_half_way_and_the_run_goes_on_by_itself(undisturbed, pl
     driver = start(*place, address)
     wait_for(driver, NUM_IMAGES // 2)
     kill()
-    finish(driver, timeout=300)
+    finish(driver)
     assert_whole(place[1], undisturbed)
 
 
@@ -203,7 +204,7 @@ def test_ctrl_c_finishes_what_is_under_way_and_drops_the_rest(undisturbed, place
     driver = start(*place)
     wait_for(driver, 1)
     os.killpg(driver.pid, signal.SIGINT)
-    said, complaints = driver.communicate(timeout=60)
+    said, complaints = driver.communicate(timeout=PATIENCE_S)
     assert (driver.returncode, complaints) == (130, ""), said
     assert "stopping" in said
     left = remaining(place[1])
@@ -224,7 +225,7 @@ def test_a_second_ctrl_c_stops_at_once(undisturbed, place):
     time.sleep(2)
     assert driver.poll() is None
     os.killpg(driver.pid, signal.SIGINT)
-    said, _ = driver.communicate(timeout=30)
+    said, _ = driver.communicate(timeout=PATIENCE_S)
     assert driver.returncode == 130
     assert f"interrupted: 0 of {NUM_IMAGES} images are committed" in said
     again(*place)
@@ -236,7 +237,7 @@ def test_the_same_command_started_twice_at_once_is_refused_the_second_time(undis
     driver = start(*place)
     wait_for(driver, 1)
     second = start(*place)
-    said, _ = second.communicate(timeout=60)
+    said, _ = second.communicate(timeout=PATIENCE_S)
     assert second.returncode == 2
     assert f"process {driver.pid}" in said
     finish(driver)
@@ -250,7 +251,7 @@ def test_the_storage_is_away_for_half_a_minute_and_the_run_goes_on_by_itself(und
     s3.kill()
     time.sleep(30)
     s3.start()
-    finish(driver, timeout=300)
+    finish(driver)
     assert_whole(place[1], undisturbed)
 
 
@@ -262,7 +263,7 @@ def test_a_full_disk_is_one_clear_error_and_the_run_goes_on_when_there_is_room(u
         pytest.skip("no file system can be mounted here")
     try:
         driver = start(str(images), str(disk / "out"), delay_s=0)
-        said, complaints = driver.communicate(timeout=180)
+        said, complaints = driver.communicate(timeout=PATIENCE_S)
         assert driver.returncode == 2, said + complaints
         assert "the disk is full. Free some space and run the same command again" in said.splitlines()[-1]
         assert remaining(disk / "out") > 0

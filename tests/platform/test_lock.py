@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from faulty_proxy import FaultyProxy, lost_answer
+from patience import PATIENCE_S
 from s3_server import S3Server
 
 from vigc.platform import lock
@@ -82,7 +83,7 @@ def race(folder: Folder, num: int) -> list[str]:
     processes = [FORK.Process(target=run) for _ in range(num)]
     for process in processes:
         process.start()
-    found = [answers.get(timeout=90) for _ in processes]
+    found = [answers.get(timeout=PATIENCE_S) for _ in processes]
     for process in processes:
         process.join(60)
     return found

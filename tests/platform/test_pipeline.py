@@ -18,6 +18,7 @@ from fake_workers import (
     dying_decode,
     traced_decode,
 )
+from patience import PATIENCE_S
 
 from vigc.platform.digest import digest
 from vigc.platform.layout import rows_per_block
@@ -214,7 +215,7 @@ def test_ctrl_c_stops_cleanly_says_how_to_go_on_and_ray_says_nothing(images, ray
     driver = drive(images, tmp_path / "out", 0.3)
     wait_until_some_are_done(driver)
     os.killpg(driver.pid, signal.SIGINT)
-    said, complaints = driver.communicate(timeout=60)
+    said, complaints = driver.communicate(timeout=PATIENCE_S)
     assert driver.returncode == 130, complaints
     assert "of 40 images are committed; the same command continues from there." in said.splitlines()[-1]
     assert complaints == ""
@@ -224,7 +225,7 @@ def test_ctrl_c_stops_cleanly_says_how_to_go_on_and_ray_says_nothing(images, ray
 
 def test_a_finished_run_starts_no_ray(undisturbed, images):
     driver = drive(images, undisturbed[0], 0)
-    said, complaints = driver.communicate(timeout=30)
+    said, complaints = driver.communicate(timeout=PATIENCE_S)
     assert said.splitlines() == ["done 40", "done 40", "imported ray: False"], complaints
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import draw
+from patience import PATIENCE_S
 from source_files import (
     V2_NAMES,
     Hub,
@@ -575,7 +576,7 @@ def test_three_hundred_thousand_boxes_need_no_more_memory_than_a_few_columns(tmp
             images = [{"id": i, "file_name": f"{i:012}.jpg", "width": 640, "height": 480} for i in range(20_000)]
             file.write(f'], "images": {json.dumps(images)}, "categories": [{{"id": 1, "name": "dog"}}]}}')
     done = subprocess.run(
-        [sys.executable, "-c", MEMORY, small, large], capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, "-c", MEMORY, small, large], capture_output=True, text=True, check=False, timeout=PATIENCE_S
     )
     assert done.returncode == 0, done.stderr
     counts, growth_mb = done.stdout.splitlines()

@@ -19,6 +19,7 @@ from urllib.error import HTTPError
 import pytest
 import yaml
 from local_service import data_uri, free_port
+from patience import PATIENCE_S
 from ray_cluster import BIN, RayCluster
 
 from vigc.serve.samples import samples
@@ -56,19 +57,21 @@ class Deployed:
         self._config["applications"][0]["args"] |= HERE | changes
         self._file.write_text(yaml.safe_dump(self._config))
         command = [str(BIN / "serve"), "deploy", str(self._file), "--address", self._cluster.url]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=self._cluster.env)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, env=self._cluster.env)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def status(self) -> str:
         command = [str(BIN / "serve"), "status", "--address", self._cluster.url]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=self._cluster.env)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, env=self._cluster.env)
         return str(yaml.safe_load(done.stdout)["applications"]["vigc"]["status"])
 
     def call(self, path: str, body: object = None, key: str = KEY) -> tuple[int, str]:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
         try:
-            with urllib.request.urlopen(urllib.request.Request(self.url + path, data, headers), timeout=120) as answer:
+            with urllib.request.urlopen(
+                urllib.request.Request(self.url + path, data, headers), timeout=PATIENCE_S
+            ) as answer:
                 return answer.status, answer.read().decode()
         except HTTPError as error:
             return error.code, error.read().decode()
