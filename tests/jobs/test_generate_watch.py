@@ -14,6 +14,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from patience import PATIENCE_S
 
 from vigc.jobs.config import GenerateConfig
 from vigc.jobs.generate import Outcome, run_generate
@@ -30,7 +31,7 @@ def asked(pictures: Path, out: Path, **changes: object) -> GenerateConfig:
     return GenerateConfig(images=str(pictures), out=str(out), kinds=["conversation"], slots=2, **changes)  # type: ignore[arg-type]
 
 
-def wait_until(condition, seconds: float = 120) -> None:  # type: ignore[no-untyped-def]
+def wait_until(condition, seconds: float = PATIENCE_S) -> None:  # type: ignore[no-untyped-def]
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
@@ -115,7 +116,7 @@ def watched(scenes_dir: Path, tmp_path_factory: pytest.TempPathFactory, shared_r
 
     config = asked(folder, out, tracking=uri, price=1.0)
     outcome = run_generate(config, on_progress=scrape, on_note=notes.append)
-    end = time.monotonic() + 5  # the last report comes within a second
+    end = time.monotonic() + PATIENCE_S  # the last report comes within a second
     while time.monotonic() < end and seen.get("ray_vigc_images_done") != 4:
         time.sleep(0.5)
         scrape()

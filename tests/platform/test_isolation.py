@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from children import Loop, make_act, make_nothing
+from patience import PATIENCE_S
 
 from vigc.platform import isolation
 from vigc.platform.isolation import Child, ChildDied, ChildError, ChildTimeout
@@ -39,7 +40,7 @@ def is_gone(pid):
         return True
 
 
-def until(condition, within_s=10):
+def until(condition, within_s=PATIENCE_S):
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline

@@ -212,7 +212,7 @@ def test_who_loses_the_lock_learns_of_it_and_leaves_it_to_the_taker(bucket_folde
     told = r"taken over by process 4711 on far.*vigc verify"
     with pytest.raises(StoreError, match=told), only_writer(bucket_folder) as lost:  # noqa: PT012
         theirs = written_far_away(bucket_folder)
-        assert lost.wait(5)
+        assert lost.wait(PATIENCE_S)
     assert bucket_folder.read(LOCK) == theirs
 
 
@@ -241,7 +241,7 @@ def test_a_lock_that_is_missing_after_a_long_silence_is_lost(bucket_folder, monk
     monkeypatch.setattr(lock, "RENEW_S", 0.5)
     with pytest.raises(StoreError, match="taken over"), only_writer(bucket_folder) as lost:  # noqa: PT012
         bucket_folder.delete(LOCK)
-        assert lost.wait(5)
+        assert lost.wait(PATIENCE_S)
 
 
 def test_lost_answers_lose_no_lock(s3: S3Server, s3_place, monkeypatch):
@@ -272,7 +272,7 @@ def test_a_lock_outlives_a_restart_of_the_storage(s3: S3Server, bucket_folder, m
         s3.start()
         time.sleep(3)
         before = json.loads(bucket_folder.read(LOCK))["renewed"]
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + PATIENCE_S
         while json.loads(bucket_folder.read(LOCK))["renewed"] == before and time.monotonic() < deadline:
             time.sleep(0.2)
         assert json.loads(bucket_folder.read(LOCK))["renewed"] > before

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from patience import PATIENCE_S
 from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import BackPressureError
 
@@ -52,7 +53,7 @@ class Answer:
         self.replicas.num_cancelled += 1
 
 
-def heard(replicas, timeout_s=5.0):
+def heard(replicas, timeout_s=PATIENCE_S):
     async def ask():
         return [event async for event in AskReplicas(replicas, timeout_s)(TASK)]
 

@@ -77,7 +77,7 @@ class Deployed:
             return error.code, error.read().decode()
 
 
-def wait_until(condition, seconds=240):
+def wait_until(condition, seconds=PATIENCE_S):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come to pass"

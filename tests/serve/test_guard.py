@@ -200,7 +200,7 @@ def test_a_body_that_drips_is_given_up(service):
     began = time.monotonic()
     status, body = asked(service, drip)
     assert (status, body["error"]["code"]) == (408, "request_timeout")
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
 
 
 def test_a_fault_is_told_without_its_traceback_and_logged_with_it(client, uri, caplog):

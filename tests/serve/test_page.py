@@ -17,7 +17,7 @@ from vigc.serve.errors import ApiError, overloaded
 from vigc.serve.guard import Keys
 
 ANSWER_MS = 30_000
-expect.set_options(timeout=15_000)
+expect.set_options(timeout=60_000)
 WATCH = """() => {
   window.counts = [];
   const list = () => document.querySelectorAll(".card .vic .sentence").length;

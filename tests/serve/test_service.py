@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import openai
 import pytest
 from local_service import sse
+from patience import PATIENCE_S
 
 pytestmark = pytest.mark.slow
 ALL_KINDS = ["conversation", "detail", "reasoning", "knowledge"]
@@ -168,7 +169,7 @@ def load(served, uri, num_clients, **body):
             client.result()
 
 
-def wait_until(condition, seconds=120):
+def wait_until(condition, seconds=PATIENCE_S):
     give_up = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < give_up, "it did not come to pass"

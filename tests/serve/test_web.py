@@ -234,7 +234,7 @@ def test_a_redirect_to_a_literal_private_address_is_refused_though_any_host_is_a
 def test_too_much_too_slow_and_nothing_are_refused(canary, path, code):
     began = time.monotonic()
     assert refusal(f"http://a.example:{canary.port}/{path}", **at_home(canary)) == code
-    assert time.monotonic() - began < TIMEOUT_S + 1
+    assert time.monotonic() - began < TIMEOUT_S + 10
 
 
 def test_a_compressed_body_is_not_unpacked(canary):
