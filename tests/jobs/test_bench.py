@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import time
 
 import pytest
-from patience import PATIENCE_S
+from patience import wait_until
 
 from vigc.jobs import bench_decode
 from vigc.jobs.bench_data import (
@@ -79,10 +78,7 @@ def test_a_process_that_takes_memory_is_seen_to():
 def test_a_process_is_looked_at_again_and_again_while_the_block_runs(monkeypatch):
     monkeypatch.setattr("vigc.jobs.memory.INTERVAL_S", 0.01)
     with Watch(os.getpid()) as watch:
-        deadline = time.monotonic() + PATIENCE_S
-        while len(watch.samples) < 4:  # the first is of the beginning
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: len(watch.samples) >= 4)  # the first is of the beginning
 
 
 def test_a_process_that_ends_meanwhile_keeps_the_samples_it_has():

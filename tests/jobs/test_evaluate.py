@@ -11,7 +11,7 @@ from collections import Counter
 import pyarrow.parquet as pq
 import pytest
 from chat_server import ChatServer, echo
-from patience import PATIENCE_S
+from patience import wait_until
 from tiny_llava import write_tiny_llava
 
 from vigc.jobs.evaluate import EvaluateConfig, JudgeConfig, rescore, run_evaluate
@@ -54,11 +54,7 @@ def test_a_killed_evaluation_goes_on_and_asks_nothing_twice_that_was_committed(
         arguments += ["--questions", questions, "--images", scenes_dir / "images", "--slots", 1]
         arguments += ["--prompt", "{question}"]
         process = vigc_started(*arguments)
-        deadline = time.monotonic() + PATIENCE_S
-        while not (committed := [*out.glob("passes/001/rows/*/*.parquet")]):
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline, "nothing was committed in time"
-            time.sleep(0.02)
+        wait_until(lambda: [*out.glob("passes/001/rows/*/*.parquet")], process=process)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         committed = [*out.glob("passes/001/rows/*/*.parquet")]

@@ -11,7 +11,7 @@ import sys
 import time
 
 import pytest
-from patience import PATIENCE_S
+from patience import PATIENCE_S, wait_until
 from PIL import Image
 
 from vigc.platform.digest import digest
@@ -61,11 +61,7 @@ def committed(out):
 
 
 def wait_for_commits(out, number, process):
-    deadline = time.monotonic() + PATIENCE_S
-    while committed(out) < number:
-        assert process.poll() is None, f"the run ended before it could be disturbed: {process.communicate()}"
-        assert time.monotonic() < deadline, "no row was committed in time"
-        time.sleep(0.02)
+    wait_until(lambda: committed(out) >= number, process=process)
 
 
 def test_every_picture_gives_a_row_and_a_broken_one_says_why(undisturbed):

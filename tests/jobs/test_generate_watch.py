@@ -7,14 +7,13 @@ import os
 import re
 import signal
 import socket
-import time
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
 import pytest
-from patience import PATIENCE_S
+from patience import wait_until
 
 from vigc.jobs.config import GenerateConfig
 from vigc.jobs.generate import Outcome, run_generate
@@ -29,13 +28,6 @@ pytestmark = pytest.mark.slow
 
 def asked(pictures: Path, out: Path, **changes: object) -> GenerateConfig:
     return GenerateConfig(images=str(pictures), out=str(out), kinds=["conversation"], slots=2, **changes)  # type: ignore[arg-type]
-
-
-def wait_until(condition, seconds: float = PATIENCE_S) -> None:  # type: ignore[no-untyped-def]
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.1)
 
 
 def test_a_killed_run_and_its_continuation_are_one_mlflow_run_with_two_attempts(
@@ -116,10 +108,7 @@ def watched(scenes_dir: Path, tmp_path_factory: pytest.TempPathFactory, shared_r
 
     config = asked(folder, out, tracking=uri, price=1.0)
     outcome = run_generate(config, on_progress=scrape, on_note=notes.append)
-    end = time.monotonic() + PATIENCE_S  # the last report comes within a second
-    while time.monotonic() < end and seen.get("ray_vigc_images_done") != 4:
-        time.sleep(0.5)
-        scrape()
+    wait_until(lambda: scrape() or seen.get("ray_vigc_images_done") == 4, pause_s=0.5)  # the last report comes late
     return Watched(outcome, uri, notes, seen)
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import draw
-from patience import PATIENCE_S
+from patience import wait_until
 
 from vigc.jobs import ingest as module
 from vigc.platform.records import InputError
@@ -123,9 +122,7 @@ def test_a_run_that_is_killed_half_way_is_made_up_for_by_the_next(vigc_started, 
     with open(tmp_path / "in.jsonl", "w") as file:
         file.writelines(f'{{"uri": "{number}.png"}}\n' for number in range(num))
     running = vigc_started("ingest", tmp_path / "in.jsonl", "--to", tmp_path / "m")
-    deadline = time.monotonic() + PATIENCE_S
-    while not (tmp_path / "m" / "00000.parquet").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until((tmp_path / "m" / "00000.parquet").exists, process=running)
     running.kill()
     running.communicate()
     left = {path.name for path in (tmp_path / "m").iterdir()}

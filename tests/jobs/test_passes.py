@@ -6,11 +6,10 @@ import json
 import os
 import shutil
 import signal
-import time
 from collections import Counter
 
 import pytest
-from patience import PATIENCE_S
+from patience import wait_until
 
 from vigc.platform.digest import digest
 from vigc.platform.store import Store
@@ -140,11 +139,7 @@ def test_a_retry_that_is_killed_is_continued_and_not_begun_a_third_time(
     mend(made, whole, *BROKEN)
     command = ("generate", "--retry-failed", place, "--slots", 1)  # so that images finish one after another
     with vigc_started(*command) as killed:
-        deadline = time.monotonic() + PATIENCE_S
-        while not [*place.glob("passes/002/rows/*/*.parquet")]:
-            assert killed.poll() is None, killed.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: [*place.glob("passes/002/rows/*/*.parquet")], process=killed)
         os.kill(killed.pid, signal.SIGKILL)
     num_done = len([*place.glob("passes/002/rows/*/*.parquet")])
     assert 1 <= num_done < 5

@@ -10,13 +10,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 import requests
-from patience import PATIENCE_S
+from patience import PATIENCE_S, wait_until
 from ray_cluster import BIN, RayCluster
 
 from vigc.jobs.machine import git_commit
@@ -164,14 +163,12 @@ def ended(client):
 
 
 def wait_for_rows(out, number, client):
-    end = time.monotonic() + PATIENCE_S
-    while True:
+    def enough():
         passes = Store(out).passes() if Path(out).exists() else []
-        if passes and passes[0].num_requested - passes[0].remaining() >= number:
-            return passes[0].num_requested - passes[0].remaining()
-        assert client.poll() is None, client.communicate()
-        assert time.monotonic() < end, "no rows came"
-        time.sleep(0.2)
+        num_done = passes[0].num_requested - passes[0].remaining() if passes else 0
+        return num_done if num_done >= number else None
+
+    return wait_until(enough, process=client, pause_s=0.2)
 
 
 def driver_of(cluster, out):

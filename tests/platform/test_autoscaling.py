@@ -7,12 +7,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
 from datasets import REQUEST, draw
-from patience import PATIENCE_S
+from patience import PATIENCE_S, wait_until
 from ray_cluster import RayCluster
 
 from vigc.platform.store import Store
@@ -44,13 +43,6 @@ def cluster():
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def wait_until(met, what):
-    end = time.monotonic() + PATIENCE_S
-    while not met():
-        assert time.monotonic() < end, what
-        time.sleep(0.5)
-
-
 def test_nodes_come_as_there_is_work_one_is_killed_and_all_go_in_the_end(cluster, tmp_path):
     for seed in range(NUM_IMAGES):
         draw(tmp_path / "images" / f"{seed:02}.png", seed)
@@ -63,16 +55,11 @@ def test_nodes_come_as_there_is_work_one_is_killed_and_all_go_in_the_end(cluster
         stderr=subprocess.PIPE,
         text=True,
     )
-
-    def is_at_work():
-        assert driver.poll() is None, driver.communicate()
-        return True
-
     try:
-        wait_until(lambda: is_at_work() and len(cluster.raylets()) >= 2, "the cluster did not grow")
+        wait_until(lambda: len(cluster.raylets()) >= 2, process=driver, pause_s=0.5)
         gate.touch()  # else one quick node may have done all before there are two
         store = Store(out)
-        wait_until(lambda: is_at_work() and store.find_pass(REQUEST).ledger().num_rows >= 2, "nothing was done")
+        wait_until(lambda: store.find_pass(REQUEST).ledger().num_rows >= 2, process=driver, pause_s=0.5)
         assert store.find_pass(REQUEST).remaining() > 0
         cluster.raylets()[0].kill()
         said, complaints = driver.communicate(timeout=PATIENCE_S)
@@ -81,4 +68,4 @@ def test_nodes_come_as_there_is_work_one_is_killed_and_all_go_in_the_end(cluster
     assert driver.returncode == 0, said + complaints
     found = verify(out)
     assert (found.problems, found.num_rows) == ([], NUM_IMAGES)
-    wait_until(lambda: cluster.raylets() == [], "nodes that have nothing to do stayed")
+    wait_until(lambda: cluster.raylets() == [], pause_s=0.5)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import draw
-from patience import PATIENCE_S
+from patience import wait_until
 
 from vigc.platform import cells, fetch, remote
 from vigc.platform.fetch import Refused, fetch_many
@@ -351,7 +351,4 @@ def test_leaving_off_in_the_midst_leaves_no_thread_waiting(site, monkeypatch):
     coming = fetch_many([f"{site.url}/good/" for _ in range(20)])
     next(coming)
     coming.close()
-    deadline = time.monotonic() + PATIENCE_S
-    while any(thread.name.startswith("vigc-fetch") for thread in threading.enumerate()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: not any(thread.name.startswith("vigc-fetch") for thread in threading.enumerate()))

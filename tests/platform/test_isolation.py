@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from children import Loop, make_act, make_nothing
-from patience import PATIENCE_S
+from patience import wait_until
 
 from vigc.platform import isolation
 from vigc.platform.isolation import Child, ChildDied, ChildError, ChildTimeout
@@ -38,13 +38,6 @@ def is_gone(pid):
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     except FileNotFoundError:
         return True
-
-
-def until(condition, within_s=PATIENCE_S):
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_calls_are_answered_by_one_other_process(child):
@@ -176,7 +169,7 @@ def test_a_killed_parent_takes_along_a_child_in_an_endless_loop(tmp_path):
     code = f"from children import orphaned; orphaned({str(tmp_path)!r})"
     done = subprocess.run([sys.executable, "-c", code], check=False)
     assert done.returncode == -signal.SIGKILL
-    until(lambda: is_gone(int((tmp_path / "child").read_text())))
+    wait_until(lambda: is_gone(int((tmp_path / "child").read_text())))
 
 
 def test_the_child_outlives_the_thread_that_first_called_it(child):

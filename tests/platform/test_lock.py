@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from faulty_proxy import FaultyProxy, lost_answer
-from patience import PATIENCE_S
+from patience import PATIENCE_S, wait_until
 from s3_server import S3Server
 
 from vigc.platform import lock
@@ -272,10 +272,7 @@ def test_a_lock_outlives_a_restart_of_the_storage(s3: S3Server, bucket_folder, m
         s3.start()
         time.sleep(3)
         before = json.loads(bucket_folder.read(LOCK))["renewed"]
-        deadline = time.monotonic() + PATIENCE_S
-        while json.loads(bucket_folder.read(LOCK))["renewed"] == before and time.monotonic() < deadline:
-            time.sleep(0.2)
-        assert json.loads(bucket_folder.read(LOCK))["renewed"] > before
+        wait_until(lambda: json.loads(bucket_folder.read(LOCK))["renewed"] > before, pause_s=0.2)
         assert not lost.is_set()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
-from patience import PATIENCE_S
+from patience import wait_until
 
 from vigc.platform import tracking
 from vigc.platform.storage import open_folder
@@ -23,13 +23,6 @@ from vigc.platform.tracking import RUN_FILE, DataUsed, Tracking, flatten
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     return (tmp_path / "mlruns").as_uri()
-
-
-def wait_until_told(notes: list[str]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not notes:
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def track(uri: str, folder: Path, **options: object) -> Tracking:
@@ -140,7 +133,7 @@ def test_a_server_that_refuses_costs_nothing_and_is_told_of_once(tmp_path: Path,
     for step in range(100):
         run.figures(step, {"loss": 1.0})
     assert time.monotonic() - began < tracking._TIMEOUT_S  # of one request; here are a hundred
-    wait_until_told(notes)
+    wait_until(lambda: notes)
     assert run.close() == 101  # the figures and the end
     assert len(notes) == 1
     assert uri in notes[0]
@@ -173,7 +166,7 @@ def test_what_a_server_missed_while_it_was_away_arrives_later(tmp_path: Path, st
     monkeypatch.setattr(tracking, "_deliver", sometimes)
     with track(store, tmp_path, on_note=notes.append) as run:
         run.figures(1, {"loss": 1.0})
-        wait_until_told(notes)
+        wait_until(lambda: notes)
         away.clear()
         run.figures(2, {"loss": 0.5})
         assert run.close() == 0
@@ -207,7 +200,7 @@ def test_a_server_that_answers_nonsense_is_a_trouble_like_any_other(tmp_path: Pa
         notes: list[str] = []
         run = track(f"http://127.0.0.1:{server.server_port}", tmp_path, on_note=notes.append)
         run.figures(1, {"loss": 1.0})
-        wait_until_told(notes)
+        wait_until(lambda: notes)
         assert run.close() == 2
         assert len(notes) == 1
     finally:

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import tempfile
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from urllib.error import HTTPError
 import pytest
 import yaml
 from local_service import data_uri, free_port
-from patience import PATIENCE_S
+from patience import PATIENCE_S, wait_until
 from ray_cluster import BIN, RayCluster
 
 from vigc.serve.samples import samples
@@ -75,13 +74,6 @@ class Deployed:
                 return answer.status, answer.read().decode()
         except HTTPError as error:
             return error.code, error.read().decode()
-
-
-def wait_until(condition, seconds=PATIENCE_S):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(1)
 
 
 def test_the_file_is_deployed_and_a_second_version_takes_over_without_losing_a_request(cluster, tmp_path):

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import openai
 import pytest
 from local_service import sse
-from patience import PATIENCE_S
+from patience import wait_until
 
 pytestmark = pytest.mark.slow
 ALL_KINDS = ["conversation", "detail", "reasoning", "knowledge"]
@@ -167,14 +167,6 @@ def load(served, uri, num_clients, **body):
             ends.set()
         for client in clients:
             client.result()
-
-
-def wait_until(condition, seconds=PATIENCE_S):
-    give_up = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < give_up, "it did not come to pass"
-        time.sleep(0.05)
-    return found
 
 
 def test_clients_that_leave_are_not_answered_to_the_end_and_free_their_slots(served, uri):
