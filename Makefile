@@ -50,12 +50,12 @@ bench: $(STAMP)  ## list the benchmarks
 	@$(BIN)/vigc bench --help
 
 bench-gpu:  ## model and engine on this machine's GPU: kernels, texts, speed (needs torch and transformers only)
-	@PYTHONPATH=. $(PYTHON) tests/benchmarks/gpu_check.py
-	@PYTHONPATH=. $(PYTHON) tests/benchmarks/gpu_step.py
-	@PYTHONPATH=. $(PYTHON) tests/benchmarks/gpu_engine.py
-	@PYTHONPATH=. $(PYTHON) tests/benchmarks/gpu_finetune.py
-	@$(PYTHON) -m vigc.model.speed --shape vicuna-7b --num 1536 --num-greedy 8 --num-beams 8 --extent lean
-	@$(PYTHON) -m vigc.model.speed --shape vicuna-7b --num 768 --num-greedy 8 --num-beams 8 --extent full
+	@PYTHONPATH=. $(PYTHON) tests/benchmarks/scripts/gpu_check.py
+	@PYTHONPATH=. $(PYTHON) tests/benchmarks/scripts/gpu_step.py
+	@PYTHONPATH=. $(PYTHON) tests/benchmarks/scripts/gpu_engine.py
+	@PYTHONPATH=. $(PYTHON) tests/benchmarks/scripts/gpu_finetune.py
+	@$(PYTHON) -m vigc.model.benchmarks --shape vicuna-7b --num 1536 --num-greedy 8 --num-beams 8 --extent lean
+	@$(PYTHON) -m vigc.model.benchmarks --shape vicuna-7b --num 768 --num-greedy 8 --num-beams 8 --extent full
 
 vllm: $(VLLM_STAMP)  ## install vLLM into .venv-vllm, for --engine vllm (a GPU machine gets the one for CUDA)
 

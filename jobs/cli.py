@@ -14,21 +14,21 @@ from typing import Annotated
 import typer
 
 import vigc
-from vigc.jobs.bench_command import bench
-from vigc.jobs.evaluate_command import EVALUATE_EXAMPLES, evaluate
-from vigc.jobs.experiment_command import EXPERIMENT_EXAMPLES, experiment
-from vigc.jobs.export_command import EXPORT_EXAMPLES, VALIDATE_EXAMPLES, export, validate
-from vigc.jobs.filter_command import FILTER_EXAMPLES, filter_
-from vigc.jobs.finetune_command import FINETUNE_EXAMPLES, finetune
-from vigc.jobs.generate_command import GENERATE_EXAMPLES, generate
-from vigc.jobs.plan_command import PLAN_EXAMPLES, plan
-from vigc.jobs.pope_command import POPE_EXAMPLES, pope
-from vigc.jobs.report_command import AUDIT_EXAMPLES, REPORT_EXAMPLES, audit, report
-from vigc.jobs.serve_command import SERVE_EXAMPLES, serve
-from vigc.jobs.submit_command import SUBMIT_EXAMPLES, submit
+from vigc.jobs.bench.command import bench
+from vigc.jobs.dataset.export_command import EXPORT_EXAMPLES, VALIDATE_EXAMPLES, export, validate
+from vigc.jobs.dataset.filter_command import FILTER_EXAMPLES, filter_
+from vigc.jobs.dataset.pope_command import POPE_EXAMPLES, pope
+from vigc.jobs.dataset.report_command import AUDIT_EXAMPLES, REPORT_EXAMPLES, audit, report
+from vigc.jobs.evaluate.command import EVALUATE_EXAMPLES, evaluate
+from vigc.jobs.experiment.command import EXPERIMENT_EXAMPLES, experiment
+from vigc.jobs.generate.command import GENERATE_EXAMPLES, generate
+from vigc.jobs.plan.command import PLAN_EXAMPLES, plan
+from vigc.jobs.serve.command import SERVE_EXAMPLES, serve
+from vigc.jobs.submit.command import SUBMIT_EXAMPLES, submit
 from vigc.jobs.terminal import FAULT, NOT_OK, WRONG_USE, Json, help_end, make_console, print_json
-from vigc.jobs.train_command import TRAIN_EXAMPLES, train
-from vigc.jobs.weights_command import weights
+from vigc.jobs.train.command import TRAIN_EXAMPLES, train
+from vigc.jobs.train.finetune_command import FINETUNE_EXAMPLES, finetune
+from vigc.jobs.weights.command import weights
 from vigc.platform.records import ConfigError, VigcError
 
 app = typer.Typer(
@@ -185,8 +185,8 @@ def show(
     json_: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Show rows as readable text: VIG's answer and VIC's side by side, the differences marked."""
-    from vigc.jobs.show import as_json_lines, select_rows, show_rows
-    from vigc.platform.store import Store
+    from vigc.jobs.dataset.show import as_json_lines, select_rows, show_rows
+    from vigc.platform.dataset.store import Store
 
     rows = select_rows(Store(out), image_id=image_id, kind=kind, rejected=rejected, failed=failed)
     if json_:
@@ -212,7 +212,7 @@ def summary(
     json_: Json = False,
 ) -> None:
     """Count what a data set holds, and how often it names objects that are not there, before and after VIC."""
-    from vigc.jobs.summary import run_summary, say_summary
+    from vigc.jobs.generate.summary import run_summary, say_summary
 
     found = run_summary(out, by)
     if json_:
@@ -237,7 +237,7 @@ def verify(
     json_: Json = False,
 ) -> None:
     """Prove that every image that was asked for has exactly one complete row, and no file is torn or left over."""
-    from vigc.jobs.verify import Meter, as_json, in_words, run_verify, table_of
+    from vigc.jobs.dataset.verify import Meter, as_json, in_words, run_verify, table_of
 
     if sample is not None and not images:
         raise ConfigError("--sample says how many source images are read again. Add --images.")
@@ -256,7 +256,7 @@ def verify(
 @app.command(epilog=help_end("vigc digest data"))
 def digest(out: Out, json_: Json = False) -> None:
     """Print one hash over all answers, to compare two data sets in one line."""
-    from vigc.jobs.digest import digest as run_digest
+    from vigc.jobs.dataset.digest import digest as run_digest
 
     found = run_digest(out)
     if json_:

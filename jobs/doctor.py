@@ -18,8 +18,8 @@ from pathlib import Path
 
 from vigc.jobs.machine import PACKAGES, installed, memory_bytes, num_gpus, versions
 from vigc.model.cores import num_cores
-from vigc.model.identity import identify
-from vigc.platform.local_ray import OBJECT_STORE_BYTES
+from vigc.model.weights.identity import identify
+from vigc.platform.pipeline.ray_session import OBJECT_STORE_BYTES
 from vigc.platform.records import VigcError
 
 GIB = 2**30
@@ -136,7 +136,7 @@ def _embedded_model() -> Check:
 def _ray() -> Check:
     if installed("ray") is None:
         return Check("ray starts", State.MISSING, "ray is not installed", INSTALL)
-    from vigc.platform.local_ray import ray_session
+    from vigc.platform.pipeline.ray_session import ray_session
 
     ray = import_module("ray")
     started = time.monotonic()

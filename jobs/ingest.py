@@ -22,13 +22,13 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from vigc.platform.files import explained
 from vigc.platform.records import ConfigError, InputError, StoreError
 from vigc.platform.schema import MANIFEST
 from vigc.platform.sources import UNFINISHED, Selection, Source, open_source
 from vigc.platform.sources.addresses import absolute
 from vigc.platform.sources.base import first_repeated
 from vigc.platform.storage import Folder, open_folder
+from vigc.platform.storage.files import explained
 
 FINISHED = "manifest.json"
 IMAGES_PER_FILE = 100_000

@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from vigc.platform.files import explained
 from vigc.platform.records import ConfigError, StoreError
+from vigc.platform.storage.files import explained
 
 
 def make_scenes(

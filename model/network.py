@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.image_processing_base import ImageProcessingMixin
 
-from vigc.model.loading import choose_device, load_weights, read_part, require_files, stored_dtype
+from vigc.model.files.loading import choose_device, load_weights, read_part, require_files, stored_dtype
 from vigc.platform.records import ModelError
 
 # The Q-Former reads at most this many tokens, and what is cut is cut from the left: the newest sentence matters most

@@ -19,21 +19,21 @@ from ray.serve.schema import LoggingConfig
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from vigc.model.identity import find_model, identify
 from vigc.model.prompts import load_pack
+from vigc.model.weights.identity import find_model, identify
 from vigc.platform.records import ConfigError
-from vigc.serve import batch
-from vigc.serve.asking import AskReplicas
-from vigc.serve.checked import check, find_objects
+from vigc.serve import jsonl as batch
 from vigc.serve.errors import unavailable
-from vigc.serve.figures import RayFigures
 from vigc.serve.gateway import Parts, make_app
-from vigc.serve.guard import Guard, Keys, Names, protects
+from vigc.serve.images import Pictures
+from vigc.serve.metrics import RayFigures
+from vigc.serve.middleware import Guard, Keys, Names, protects
 from vigc.serve.openai import Chat
-from vigc.serve.pictures import Pictures
+from vigc.serve.replica import Talker
+from vigc.serve.replica_client import AskReplicas
 from vigc.serve.rows import Rows
 from vigc.serve.settings import KEYS_VARIABLE, Settings
-from vigc.serve.talker import Talker
+from vigc.serve.validation import check, find_objects
 
 PROTECTED = ("/v1", "/metrics")
 READY_S = 5.0

@@ -23,19 +23,21 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 
 import vigc
-from vigc.model.grounding import Grounding
-from vigc.model.identity import ModelPlace
-from vigc.model.policy import POLICIES, Policy
+from vigc.model.conversation.grounding import Grounding
+from vigc.model.conversation.policy import POLICIES, Policy
+from vigc.model.weights.identity import ModelPlace
 from vigc.platform.records import Conversation, CorrectionStep, Kind
 from vigc.platform.schema import to_dict
-from vigc.serve import batch, bodies, documents
+from vigc.serve import bodies
+from vigc.serve import jsonl as batch
+from vigc.serve import openapi as documents
 from vigc.serve.errors import ApiError, internal, wrong
-from vigc.serve.figures import Figures, scrape
+from vigc.serve.images import Picture, Pictures
+from vigc.serve.messages import Begun, Said
+from vigc.serve.metrics import Figures, scrape
 from vigc.serve.openai import Chat, ChatRequest, model_of
-from vigc.serve.pictures import Picture, Pictures
 from vigc.serve.rows import Event, Rows, VigcRequest, check_picture, last
 from vigc.serve.samples import samples
-from vigc.serve.wire import Begun, Said
 
 log = logging.getLogger("ray.serve")
 PAGE = Path(__file__).with_name("page")

@@ -18,13 +18,13 @@ from openai.types.chat.chat_completion_chunk import Choice as ChunkChoice
 from openai.types.chat.chat_completion_chunk import ChoiceDelta
 from pydantic import BaseModel, ConfigDict, Field
 
-from vigc.model.policy import Policy
+from vigc.model.conversation.policy import Policy
 from vigc.platform.records import Conversation, CorrectionStep, Kind, Stop
 from vigc.platform.schema import to_dict
 from vigc.serve.errors import ApiError, wrong
-from vigc.serve.pictures import Picture
+from vigc.serve.images import Picture
+from vigc.serve.messages import Ask, Begun, Said, Task
 from vigc.serve.rows import MAX_TOKENS, Answer, Choices, Rows, check_kind, check_question
-from vigc.serve.wire import Ask, Begun, Said, Task
 
 MAX_MESSAGES, MAX_PARTS = 256, 64
 

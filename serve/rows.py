@@ -11,9 +11,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from vigc.model.dialogue import Question
-from vigc.model.grounding import Grounding
-from vigc.model.policy import POLICIES, Policy, make_policy
+from vigc.model.conversation.dialogue import Question
+from vigc.model.conversation.grounding import Grounding
+from vigc.model.conversation.policy import POLICIES, Policy, make_policy
 from vigc.model.prompts import PromptPack
 from vigc.model.sentences import split_sentences
 from vigc.platform.quality.presence import NameObjects
@@ -31,9 +31,9 @@ from vigc.platform.records import (
 )
 from vigc.platform.schema import to_dict
 from vigc.serve.errors import ApiError, wrong
-from vigc.serve.pictures import Picture
+from vigc.serve.images import Picture
+from vigc.serve.messages import Ask, Begun, Task
 from vigc.serve.settings import Settings
-from vigc.serve.wire import Ask, Begun, Task
 
 DEFAULT_KINDS = (Kind.CONVERSATION, Kind.DETAIL, Kind.REASONING)  # those of `vigc generate`
 MAX_STEPS, MAX_TOKENS = 64, 4096

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from vigc.model.conversation.grounding import Grounding
 from vigc.model.cores import num_cores
-from vigc.model.grounding import Grounding
 
 KEYS_VARIABLE = "VIGC_API_KEYS"  # bearer keys, with commas between them; read where the gateway runs
 MIB = 2**20

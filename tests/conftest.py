@@ -48,7 +48,7 @@ def ray_folder() -> Iterator[None]:
 def shared_ray(ray_folder: None) -> Iterator[None]:
     import ray
 
-    from vigc.platform.local_ray import init_ray
+    from vigc.platform.pipeline.ray_session import init_ray
 
     init_ray(
         address="local",

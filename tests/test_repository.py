@@ -33,8 +33,8 @@ PACKAGES = {
     "deepspeed",
 }
 ELSEWHERE = {  # files that run where other packages are
-    "model/engines/kernels.py": {"torch", "vigc", "triton"},  # Triton comes with a torch for GPUs
-    "model/engines/vllm_process.py": {"torch", "vllm"},  # in an environment of vLLM's own
+    "model/engines/continuous/kernels.py": {"torch", "vigc", "triton"},  # Triton comes with a torch for GPUs
+    "model/engines/vllm/process.py": {"torch", "vllm"},  # in an environment of vLLM's own
 }
 
 
@@ -56,8 +56,8 @@ def starts_with(name: str, prefix: str) -> bool:
 @pytest.mark.parametrize("folder", FORBIDDEN)
 def test_a_folder_imports_only_what_it_may(folder: str) -> None:
     for file in sorted((ROOT / folder).rglob("*.py")):
-        if folder == "jobs" and file.name in ("serve.py", "serve_command.py"):
-            continue
+        if file.is_relative_to(ROOT / "jobs" / "serve"):
+            continue  # the one room of jobs that starts the service
         for name in imports(file):
             broken = [f for f in FORBIDDEN[folder] if starts_with(name, f)]
             assert not broken, f"{file.relative_to(ROOT)} imports {name}"
@@ -81,7 +81,7 @@ def test_the_model_needs_few_packages_only() -> None:
 def test_the_conversation_imports_with_ray_pyarrow_and_torch_blocked() -> None:
     blocked = "import sys\nfor name in ('ray', 'pyarrow', 'torch', 'transformers'): sys.modules[name] = None\n"
     done = subprocess.run(
-        [sys.executable, "-c", blocked + "import vigc.model.conversation"],
+        [sys.executable, "-c", blocked + "import vigc.model.conversation.vigc"],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -91,7 +91,7 @@ def test_the_conversation_imports_with_ray_pyarrow_and_torch_blocked() -> None:
 
 
 def test_only_scenes_and_training_read_the_scenes_word_lists() -> None:
-    allowed = {"model/scenes", "model/embedded"}
+    allowed = {"model/scenes", "model/embedded", "model/training/scene_", "model/benchmarks"}
     for folder in FOLDERS:
         for file in sorted((ROOT / folder).rglob("*.py")):
             place = file.relative_to(ROOT).as_posix()

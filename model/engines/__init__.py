@@ -7,10 +7,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from vigc.model.engines.base import BLANK, Engine, ImageHandle
-from vigc.model.engines.continuous import ContinuousEngine
-from vigc.model.engines.lanes import Lanes, continuous_engine
+from vigc.model.engines.continuous.engine import ContinuousEngine
+from vigc.model.engines.continuous.replicas import Lanes, continuous_engine
 from vigc.model.engines.reference import ReferenceEngine
-from vigc.model.engines.vllm import VllmEngine
+from vigc.model.engines.vllm.engine import VllmEngine
 from vigc.model.network import Network
 from vigc.platform.records import ConfigError
 
@@ -31,7 +31,7 @@ def make_engine(
     Args:
         num_slots: what is decoded at once (the reference engine takes one at a time); None lets memory decide.
         memory_bytes: for slots and images; None: what is free.
-        vllm_python: of the environment that vLLM is installed in; None: see `vllm_environment.py`.
+        vllm_python: of the environment that vLLM is installed in; None: see `vllm/environment.py`.
     Raises:
         ConfigError: an unknown name, or no such environment.
     """

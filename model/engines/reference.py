@@ -15,8 +15,8 @@ from torch import Tensor
 
 from vigc.model.completion import Completion, Request, ScoredToken, seeds_of
 from vigc.model.engines.base import NUDGE, Blank, Encode, ImageHandle, Job, ThreadedEngine, pixels_of
+from vigc.model.engines.detokenizer import banned_sequences
 from vigc.model.engines.scoring import Score, read, score
-from vigc.model.engines.text import banned_sequences
 from vigc.model.network import Network
 from vigc.platform.records import ConfigError, ModelError, Stop
 

@@ -79,7 +79,7 @@ def _asked(question: str, *, first: bool) -> dict[str, Any]:
 
 def read_chat(name: str, tokenizer: PreTrainedTokenizerBase, image_token: str = "<image>") -> Chat:
     """The chat of a model folder or hub id."""
-    from vigc.model.loading import read_part
+    from vigc.model.files.loading import read_part
 
     def read() -> str | None:
         from transformers.utils.hub import cached_file

@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, LlavaConfig, LlavaForConditionalGeneration, PreTrainedTokenizerBase
 from transformers.image_processing_base import ImageProcessingMixin
 
+from vigc.model.files.loading import choose_device, load_weights, read_part, require_files, stored_dtype
 from vigc.model.llava.chat import Chat, read_chat
-from vigc.model.loading import choose_device, load_weights, read_part, require_files, stored_dtype
 from vigc.model.network import STORED, normalised
 from vigc.platform.records import ModelError
 
 
 @dataclass(frozen=True)
 class LlavaNetwork:
-    """A loaded model with its tokenizer, picture size and chat; see `vigc.model.trainee`."""
+    """A loaded model with its tokenizer, picture size and chat; see `vigc.model.weights.trainee`."""
 
     model: Any  # LlavaForConditionalGeneration
     tokenizer: PreTrainedTokenizerBase

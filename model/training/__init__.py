@@ -1,4 +1,4 @@
 """Training: what is learnt (objectives, tasks), what may change (trainable) and how (recipe, schedule, parallel, loop).
 
-No Ray here: `jobs/train*.py` feeds it rows and carries it over machines.
+No Ray here: `jobs/train` feeds it rows and carries it over machines.
 """

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
-from vigc.model.trainee import Trainee
+from vigc.model.weights.trainee import Trainee
 
 Row = Mapping[str, Any]  # one sample as it crosses Ray Data: numpy arrays of fixed shape, texts, numbers
 MODEL = "model."  # prefix of the network's weights among an objective's parameters

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from vigc.model.stored_tensors import require_same
+from vigc.model.files.stored_tensors import require_same
 from vigc.model.training.objective import Batch, Objective
 from vigc.model.training.recipe import Recipe
 from vigc.model.training.schedule import make_optimizer, make_optimizers, set_learning_rate

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from vigc.model.adapters import Lora
-from vigc.model.embedded.rows import TextMixture
+from vigc.model.embedded.samples import TextMixture
 from vigc.model.embedded.shape import SHIPPED, Shape
 from vigc.model.training.trainable import Trainable
+from vigc.model.weights.adapters import Lora
 
 VICUNA_7B = "Salesforce/instructblip-vicuna-7b"
 VICUNA_13B = "Salesforce/instructblip-vicuna-13b"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vigc.model.adapters import MARK, Lora, add_lora
-from vigc.model.trainee import Trainee
+from vigc.model.weights.adapters import MARK, Lora, add_lora
+from vigc.model.weights.trainee import Trainee
 from vigc.platform.records import ConfigError
 
 PARTS = ("qformer", "projection", "vision_norm", "vision", "language_model")

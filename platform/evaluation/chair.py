@@ -13,9 +13,9 @@ from vigc.platform.evaluation.reading import unique
 from vigc.platform.quality.chair import count_text
 from vigc.platform.quality.mentions import ObjectFinder
 from vigc.platform.quality.presence import LIMIT, present_categories
-from vigc.platform.quality.vocabulary import Vocabulary, load_vocabulary, vocabulary_of
 from vigc.platform.records import AnswerStyle, InputError
 from vigc.platform.sources import open_source
+from vigc.platform.vocabulary import Vocabulary, load_vocabulary, vocabulary_of
 
 HEADLINE = "chair_i"
 QUESTION = "Describe this image in detail."

@@ -17,8 +17,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vigc.platform.dataset.passes import Pass, read_pass, readable
 from vigc.platform.evaluation.items import Answered, Item, Reply
-from vigc.platform.passes import Pass, read_pass, readable
 from vigc.platform.records import (
     Conversation,
     CorrectionStep,

@@ -8,7 +8,7 @@ import io
 import pyarrow as pa
 from PIL import Image
 
-from vigc.platform.images import Decoded, decode_batch, open_upright, refused_as
+from vigc.platform.images.decode import Decoded, decode_batch, open_upright, refused_as
 
 _KEPT = {"JPEG", "PNG", "WEBP"}  # what models and endpoints read
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vigc.platform.dataset.store import Store
 from vigc.platform.exports import huggingface, llava, openai, parquet, preference, sharegpt, webdataset
 from vigc.platform.exports.card import card
 from vigc.platform.exports.examples import Example, alone, joined
@@ -20,7 +21,6 @@ from vigc.platform.exports.pictures import Picture, with_pictures
 from vigc.platform.exports.preference import Per, with_pairs
 from vigc.platform.records import ConfigError
 from vigc.platform.storage import NewFolder, open_file
-from vigc.platform.store import Store
 
 MARKER = "export.json"
 PROGRESS_EVERY = 500  # examples

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vigc.platform.dataset.store import Store
 from vigc.platform.records import Kind, RowStatus, Verdict
-from vigc.platform.store import Store
 
 IMAGE_TOKEN = "<image>"
 COLUMNS = ("image_id", "uri", "width", "height", "objects", "captions", "status", "conversations")

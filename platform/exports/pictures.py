@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 
 from vigc.platform.exports.examples import Example
-from vigc.platform.fetch import Refused, fetch_many
+from vigc.platform.images.fetch import Refused, fetch_many
 
 AT_ONCE = 64
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from vigc.platform.dataset.store import Store
 from vigc.platform.instructions.fields import Origin, evenly
 from vigc.platform.records import Instruction, Kind, RowStatus, Verdict
-from vigc.platform.store import Store
 
 
 class DatasetDirectory:

@@ -19,13 +19,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from vigc.platform.dataset.store import Store
 from vigc.platform.quality.corpus import Conversations, CorpusFilter, Mask, corpus_filters
 from vigc.platform.quality.filters import Filter, Talk, filters_for, words_of
 from vigc.platform.quality.questions import Embed, form_of, same_questions
 from vigc.platform.quality.settings import FilterSettings
 from vigc.platform.quality.similar_images import Hashes, hashes_of, near_duplicates, nearest
 from vigc.platform.records import ConfigError, Kind, Stop, Verdict
-from vigc.platform.store import Store
 
 COLUMNS = ["image_id", "request", "phash", "conversations"]
 BATCH = 10_000

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from vigc.platform.quality.chair import COUNTS, NUM_RESAMPLES, ChairTally
 from vigc.platform.quality.presence import LIMIT
-from vigc.platform.quality.vocabulary import Vocabulary
 from vigc.platform.records import Verdict
+from vigc.platform.vocabulary import Vocabulary
 
 COLUMNS = ["objects_present", "conversations"]
 VIG, VIC, KEPT = "vig", "vic", "kept"

@@ -16,7 +16,7 @@ from lemminflect import getInflection
 
 from vigc.platform.quality.english import Tokens, has_article, is_head, is_verb, tokenise
 from vigc.platform.quality.negation import denied
-from vigc.platform.quality.vocabulary import Vocabulary
+from vigc.platform.vocabulary import Vocabulary
 
 PERSON = "person"
 NUM_REMEMBERED = 4096  # texts: answers before and after correction share most of their sentences

@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vigc.platform.quality.mentions import ObjectFinder
-from vigc.platform.quality.vocabulary import Vocabulary
 from vigc.platform.records import InputError
+from vigc.platform.vocabulary import Vocabulary
 
 SPLITS = ("random", "popular", "adversarial")
 SPARE = 2  # times as many images are looked at closely as are wanted: captions may name what seemed absent

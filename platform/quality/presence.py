@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from vigc.platform.quality.mentions import ObjectFinder
-from vigc.platform.quality.vocabulary import Vocabulary
 from vigc.platform.records import Conversation, ImageRecord, Row, Sentence
 from vigc.platform.schema import ROW, row_from_dict, to_dict
+from vigc.platform.vocabulary import Vocabulary
 
 LIMIT = (
     '"Absent" means that neither a box nor a caption names the object. Boxes are incomplete: what is absent by them '

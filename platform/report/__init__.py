@@ -18,14 +18,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from vigc import __version__
-from vigc.platform.passes import Pass
+from vigc.platform.dataset.passes import Pass
+from vigc.platform.dataset.store import Store
 from vigc.platform.quality.mentions import ObjectFinder
 from vigc.platform.records import Verdict
 from vigc.platform.report import figures
 from vigc.platform.report.gallery import Card, cards, pieces_with
 from vigc.platform.report.gather import Gathered, Sizes, gather
-from vigc.platform.store import Store
-from vigc.platform.summary import summarise, vocabularies_of
+from vigc.platform.report.summary import summarise, vocabularies_of
 
 __all__ = ["REPORT_FILE", "Sizes", "write_report"]
 

@@ -17,10 +17,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vigc.platform.dataset.store import Store
 from vigc.platform.quality.ranking import auroc
 from vigc.platform.records import InputError
 from vigc.platform.storage import open_file
-from vigc.platform.store import Store
 
 FORMAT = "vigc marks 1"
 RIGHT, WRONG, RANDOM = "right", "wrong", "random"

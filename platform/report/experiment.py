@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from vigc.platform.files import written_whole
+from vigc.platform.storage.files import written_whole
 
 _TEMPLATES = Path(__file__).with_name("templates")
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vigc.platform.images import thumbnail
+from vigc.platform.images.decode import thumbnail
 from vigc.platform.quality.mentions import ObjectFinder
 from vigc.platform.records import RowError, Verdict
 

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from vigc.platform.dataset.store import Store
 from vigc.platform.records import RowStatus, Verdict
-from vigc.platform.store import Store
 
 COLUMNS = ("image_id", "uri", "width", "height", "objects", "status", "error", "objects_present", "conversations")
 COLUMNS_OF_ROW = (*COLUMNS, "request")

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vigc.platform.files import explained
+from vigc.platform.storage.files import explained
 
 IMAGES_PER_GROUP = 20_000
 

@@ -23,7 +23,7 @@ from pyarrow.fs import FileSelector, FileSystem, FileType, GcsFileSystem, SubTre
 
 from vigc.platform.records import StoreError
 from vigc.platform.storage.folder import Entry, ObjectFolder, Version
-from vigc.platform.storage.patience import patience_s
+from vigc.platform.storage.retry import patience_s
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from typing import IO, TypeVar
 
 from pyarrow.fs import FileSystem, LocalFileSystem, SubTreeFileSystem
 
-from vigc.platform.files import explained, replaced_whole, replaced_whole_folder, store_error, written_whole
+from vigc.platform.storage.files import explained, replaced_whole, replaced_whole_folder, store_error, written_whole
 from vigc.platform.storage.folder import Entry, Folder, NewFolder
 
 T = TypeVar("T")

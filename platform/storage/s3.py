@@ -22,7 +22,7 @@ from pyarrow.fs import FileSystem, SubTreeFileSystem
 
 from vigc.platform.records import ConfigError, StoreError
 from vigc.platform.storage.folder import Entry, ObjectFolder, Version
-from vigc.platform.storage.patience import patience_s, patiently
+from vigc.platform.storage.retry import patience_s, patiently
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ import cluster_checks as checks
 import pytest
 import yaml
 
-from vigc.platform.metrics import exported_names
+from vigc.platform.pipeline.metrics import exported_names
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
 CHECKS: dict[str, Callable[[str], list[str]]] = {

@@ -22,8 +22,8 @@ from ray_cluster import BIN, RayCluster
 
 from vigc.jobs.cli import app
 from vigc.jobs.scenes import make_scenes
+from vigc.platform.dataset.verify import verify
 from vigc.platform.storage import open_folder
-from vigc.platform.verify import verify
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "cluster" / "README.md"

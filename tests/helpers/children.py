@@ -85,7 +85,7 @@ def orphaned(folder: str) -> None:
     """A parent that is killed while its child spins; run in a process of its own."""
     from pathlib import Path
 
-    from vigc.platform.isolation import Child
+    from vigc.platform.images.isolation import Child
 
     child = Child(make_act)
     Path(folder, "child").write_text(str(child.call(("pid",))))

@@ -24,7 +24,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 import vigc
-from vigc.platform.metrics import exported_names
+from vigc.platform.pipeline.metrics import exported_names
 
 KUBERNETES = "1.34"
 IMAGE = f"vigc:{vigc.__version__}"
@@ -276,7 +276,7 @@ def _entrypoint(entrypoint: str, documents: list[Any]) -> list[str]:
     import typer.main
 
     from vigc.jobs.cli import app
-    from vigc.jobs.config import FLAGS
+    from vigc.jobs.generate.config import FLAGS
 
     program, verb, *words = entrypoint.split()
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]

@@ -11,14 +11,14 @@ import pyarrow as pa
 from fake_workers import KINDS, make_row
 from PIL import Image
 
-from vigc.platform.layout import Block
-from vigc.platform.ledger import Committed, as_parquet, count
-from vigc.platform.ledger import commit as commit_block
+from vigc.platform.dataset.layout import Block
+from vigc.platform.dataset.ledger import Committed, as_parquet, count
+from vigc.platform.dataset.ledger import commit as commit_block
+from vigc.platform.dataset.store import Pass, Store
 from vigc.platform.records import ImageRecord, Row
 from vigc.platform.schema import ROW, to_dict
 from vigc.platform.sources.base import Records
 from vigc.platform.storage import Folder
-from vigc.platform.store import Pass, Store
 
 REQUEST: dict[str, Any] = {"kinds": KINDS, "source": "test", "policy": {"name": "paper", "max_units": 4}}
 

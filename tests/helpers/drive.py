@@ -11,10 +11,10 @@ import sys
 from datasets import REQUEST
 from fake_workers import FakeWorker
 
-from vigc.platform.pipeline import Progress, run
+from vigc.platform.dataset.store import Store
+from vigc.platform.pipeline.run import Progress, run
 from vigc.platform.records import VigcError
 from vigc.platform.sources import open_source
-from vigc.platform.store import Store
 
 
 def report(progress: Progress) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from vigc.platform.images import decode_batch
+from vigc.platform.images.decode import decode_batch
 from vigc.platform.records import (
     Conversation,
     CorrectionStep,

@@ -11,20 +11,20 @@ from typing import Any
 
 from starlette.testclient import TestClient
 
-from vigc.model.identity import find_model
 from vigc.model.prompts import load_pack
+from vigc.model.weights.identity import find_model
 from vigc.serve.app import guarded
-from vigc.serve.asking import AskReplicas
-from vigc.serve.checked import find_objects
-from vigc.serve.figures import Figures
 from vigc.serve.gateway import Parts, make_app
-from vigc.serve.guard import Keys
+from vigc.serve.images import Pictures
+from vigc.serve.messages import Event, Failed, Task
+from vigc.serve.metrics import Figures
+from vigc.serve.middleware import Keys
 from vigc.serve.openai import Chat
-from vigc.serve.pictures import Pictures
+from vigc.serve.replica import Talker
+from vigc.serve.replica_client import AskReplicas
 from vigc.serve.rows import Rows
 from vigc.serve.settings import Settings
-from vigc.serve.talker import Talker
-from vigc.serve.wire import Event, Failed, Task
+from vigc.serve.validation import find_objects
 
 
 class Answer:

@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import REQUEST, commit, draw
 
-from vigc.platform.quality.vocabulary import load_vocabulary
+from vigc.platform.dataset.store import Store
 from vigc.platform.records import (
     Conversation,
     ImageRecord,
@@ -22,7 +22,7 @@ from vigc.platform.records import (
     Verdict,
 )
 from vigc.platform.sources.base import Records
-from vigc.platform.store import Store
+from vigc.platform.vocabulary import load_vocabulary
 
 TRUE, UNTRUE, MORE = "A cat sits on a chair.", "A dog lies beside it.", "The wall is white."
 

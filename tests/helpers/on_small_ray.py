@@ -12,12 +12,12 @@ import time
 from datasets import REQUEST
 from fake_workers import FakeWorker
 
-from vigc.platform.cluster import grows_by_itself
-from vigc.platform.local_ray import init_ray
-from vigc.platform.pipeline import run
+from vigc.platform.dataset.store import Store
+from vigc.platform.pipeline.capacity import grows_by_itself
+from vigc.platform.pipeline.ray_session import init_ray
+from vigc.platform.pipeline.run import run
 from vigc.platform.records import VigcError
 from vigc.platform.sources import open_source
-from vigc.platform.store import Store
 
 
 def main(num_cpus: int, actors: int, images: str, out: str) -> None:

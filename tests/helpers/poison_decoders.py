@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from vigc.platform.images import Decoded, decode_bytes
+from vigc.platform.images.decode import Decoded, decode_bytes
 
 
 def decode_or_suffer(data: bytes, image_size: int, max_pixels: int) -> Decoded:

@@ -9,13 +9,13 @@ from pathlib import Path
 from datasets import REQUEST, row, table
 from records_for_quality import image
 
-from vigc.platform.layout import Block
-from vigc.platform.ledger import commit
+from vigc.platform.dataset.layout import Block
+from vigc.platform.dataset.ledger import commit
+from vigc.platform.dataset.store import Pass, Store
 from vigc.platform.quality.presence import NameObjects
-from vigc.platform.quality.vocabulary import load_vocabulary
 from vigc.platform.records import Conversation, ImageRecord, Kind, Row, Sentence, Verdict
 from vigc.platform.sources.base import Records
-from vigc.platform.store import Pass, Store
+from vigc.platform.vocabulary import load_vocabulary
 
 
 @dataclass(frozen=True)

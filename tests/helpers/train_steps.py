@@ -24,7 +24,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import distributed
 
-from vigc.model.adapters import Lora
 from vigc.model.embedded import PATH
 from vigc.model.network import load_network
 from vigc.model.scenes import Split, make_scene, render
@@ -35,6 +34,7 @@ from vigc.model.training.objective import Batch
 from vigc.model.training.parallel import make_parallel, rank, rows_per_process, world_size
 from vigc.model.training.recipe import OptimizerRecipe, Recipe
 from vigc.model.training.trainable import Trainable, set_trainable
+from vigc.model.weights.adapters import Lora
 
 TRAINABLE = {
     "paper": Trainable(),

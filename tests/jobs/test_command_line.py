@@ -10,9 +10,9 @@ import sys
 import pytest
 from datasets import commit, finished, row
 
-from vigc.jobs.config import make_config
-from vigc.jobs.plan import make_plan
-from vigc.platform.store import Store
+from vigc.jobs.generate.config import make_config
+from vigc.jobs.generate.plan import make_plan
+from vigc.platform.dataset.store import Store
 
 HEAVY = ("torch", "ray", "transformers", "pyarrow", "numpy", "PIL")
 VERBS = (
@@ -123,7 +123,7 @@ def test_verify_exits_1_and_says_what_is_wrong(vigc_here, tmp_path):
 
 
 def test_digest_prints_the_hash_and_nothing_else(vigc_here, tmp_path):
-    from vigc.platform.digest import digest
+    from vigc.platform.dataset.digest import digest
 
     finished(tmp_path / "data")
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 from datasets import draw, finished
 
-from vigc.platform.store import Store
+from vigc.platform.dataset.store import Store
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 
 from vigc.model import embedded
 from vigc.model.engines import ContinuousEngine, ReferenceEngine, VllmEngine
+from vigc.model.engines.vllm.environment import find_python
 from vigc.model.network import Network, load_network
-from vigc.model.vllm_environment import find_python
 from vigc.platform.records import ConfigError
 
 

@@ -87,10 +87,10 @@ def test_a_folder_that_holds_no_such_model_is_one_error(tmp_path):
 
 def test_the_embedded_model_ranks_by_summed_log_probability():
     from vigc.model.answering.instructblip import InstructBlipAnswerer
+    from vigc.model.conversation.policy import make_policy
     from vigc.model.embedded import PATH
     from vigc.model.engines import make_engine
     from vigc.model.network import load_network
-    from vigc.model.policy import make_policy
     from vigc.model.prompts import load_pack
 
     engine = make_engine("continuous", load_network(PATH, device="cpu"), num_slots=4)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vigc.model import embedded
-from vigc.model.embedded.evaluate import (
+from vigc.model.benchmarks.embedded import (
     Change,
     compare,
     generate,
@@ -18,8 +18,8 @@ from vigc.model.embedded.evaluate import (
     score_descriptions,
     score_questions,
 )
+from vigc.model.conversation.policy import make_policy
 from vigc.model.engines import ContinuousEngine
-from vigc.model.policy import make_policy
 from vigc.model.prompts import load_pack
 from vigc.model.scenes import Split, make_scene
 from vigc.model.scenes.world import CATEGORIES

@@ -14,7 +14,7 @@ from playwright.sync_api import expect
 from vigc.platform.exports.examples import Example
 from vigc.platform.exports.llava import record
 from vigc.serve.errors import ApiError, overloaded
-from vigc.serve.guard import Keys
+from vigc.serve.middleware import Keys
 
 ANSWER_MS = 30_000
 expect.set_options(timeout=60_000)

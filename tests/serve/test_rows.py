@@ -9,17 +9,17 @@ import pyarrow as pa
 import pytest
 from local_service import data_uri, sse
 
-from vigc.jobs.worker import Worker, WorkerSettings
+from vigc.jobs.generate.worker import Worker, WorkerSettings
 from vigc.model import embedded
-from vigc.model.grounding import Grounding
-from vigc.model.policy import make_policy
+from vigc.model.conversation.grounding import Grounding
+from vigc.model.conversation.policy import make_policy
 from vigc.model.prompts import load_pack
-from vigc.platform.images import decode_batch
+from vigc.platform.images.decode import decode_batch
 from vigc.platform.quality.presence import NameObjects
-from vigc.platform.quality.vocabulary import vocabulary_of
 from vigc.platform.records import Kind
 from vigc.platform.schema import ROW, row_from_dict, to_dict
 from vigc.platform.sources import open_source
+from vigc.platform.vocabulary import vocabulary_of
 from vigc.serve.samples import samples
 
 

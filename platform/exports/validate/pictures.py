@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vigc.platform.exports.validate.reading import Picture
-from vigc.platform.images import decode_batch
+from vigc.platform.images.decode import decode_batch
 from vigc.platform.quality.settings import FilterSettings
 from vigc.platform.quality.similar_images import Hashes, hashes_of, nearest
 from vigc.platform.schema import MANIFEST

@@ -1,0 +1,95 @@
+"""`vigc bench vllm`: the vllm engine beside the default one, on the same model, images and prompts."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from vigc.jobs.bench.common import write_figures
+from vigc.jobs.terminal import make_console
+from vigc.platform.records import Kind
+
+
+def beside_vllm(
+    *,
+    kind: Kind,
+    vllm_python: str | None,
+    slots: int,
+    threads: int | None,
+    num: int,
+    rounds: int,
+    json_file: Path | None,
+) -> None:
+    """Rounds of both in turn over rendered scenes, fp32 and greedy; the medians are printed.
+
+    Args:
+        threads: of each engine; None: all cores.
+    """
+    from vigc.model import embedded
+    from vigc.model.benchmarks.baselines import Side, by_engine, spoken
+    from vigc.model.benchmarks.embedded import held_out_scenes
+    from vigc.model.benchmarks.speed import WARM_UP
+    from vigc.model.conversation.policy import make_policy
+    from vigc.model.engines import ContinuousEngine, Lanes, VllmEngine, continuous_engine
+    from vigc.model.network import load_network
+    from vigc.model.prompts import load_pack
+    from vigc.model.scenes import render
+
+    console = make_console()
+    network = load_network(embedded.PATH, device="cpu", dtype="float32")
+    images = [np.asarray(render(scene, network.image_size)) for scene in held_out_scenes(num, seed=5)]
+    talk = spoken(network, load_pack(), make_policy("paper"), kind)
+    console.print("starting vLLM", style="dim")
+    began = time.perf_counter()
+    engines: dict[str, ContinuousEngine | Lanes | VllmEngine] = {
+        "vllm": VllmEngine(network, python=vllm_python, num_slots=slots, num_threads=threads)
+    }
+    start_s = time.perf_counter() - began
+    made: dict[str, list[Side]] = {"vllm": [], "continuous": []}
+    try:
+        engines["continuous"] = continuous_engine(network, num_slots=slots, num_threads=threads)
+        for engine in engines.values():
+            by_engine(engine, images[:WARM_UP], talk)
+        for number in range(rounds):
+            for name, engine in engines.items():
+                console.print(f"round {number + 1} of {rounds}: {name}", style="dim")
+                made[name].append(by_engine(engine, images, talk))
+    finally:
+        for engine in engines.values():
+            engine.close()
+    ratios = [ours.images_per_s / theirs.images_per_s for ours, theirs in zip(*made.values(), strict=True)]
+    figures: dict[str, float | str] = {
+        "kind": str(kind),
+        "num_images": num,
+        "rounds": rounds,
+        "slots": slots,
+        "vllm_start_s": start_s,
+        "texts_equal": statistics.mean(
+            a == b for a, b in zip(made["vllm"][0].texts, made["continuous"][0].texts, strict=True)
+        ),
+        "vllm_over_continuous": statistics.median(ratios),
+        "vllm_over_continuous_least": min(ratios),
+        "vllm_over_continuous_most": max(ratios),
+    }
+    table = Table("engine", "images/s", "tokens/s", "tokens decoded for one kept", box=None, pad_edge=False)
+    for name, sides in made.items():
+        rate = statistics.median(side.images_per_s for side in sides)
+        tokens = statistics.median(side.num_decoded / side.seconds for side in sides)
+        waste = statistics.median(side.num_decoded / side.num_kept for side in sides)
+        table.add_row(name, f"{rate:.2f}", f"{tokens:.0f}", f"{waste:.2f}")
+        figures |= {
+            f"images_per_s_{name}": rate,
+            f"tokens_per_s_{name}": tokens,
+            f"tokens_decoded_per_token_kept_{name}": waste,
+        }
+    console.print(table)
+    console.print(
+        f"vllm / continuous: {figures['vllm_over_continuous']:.2f}, the median of {rounds} rounds "
+        f"({min(ratios):.2f} to {max(ratios):.2f}); same texts {figures['texts_equal']:.1%}; vLLM started in "
+        f"{start_s:.0f} s"
+    )
+    write_figures(json_file, figures)

@@ -1,0 +1,74 @@
+"""`vigc export`: a file or folder that a trainer reads, checked after it is written if asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from vigc.platform.dataset.store import Store
+from vigc.platform.exports import FORMATS, Options, export
+from vigc.platform.exports.validate import NOTES, Checks, validate
+from vigc.platform.records import ConfigError, StoreError
+from vigc.platform.storage import open_file
+
+NUM_PROBLEMS = 5
+CHECKED = ("llava", "sharegpt", "openai", "huggingface", "preference")
+
+
+@dataclass(frozen=True)
+class Written:
+    place: str
+    num_examples: int
+    left_out: dict[str, int]
+    image_folder: str | None  # what the file's image paths are relative to
+
+
+def run_export(
+    out: str | Path,
+    format: str,
+    to: str | Path | None = None,
+    options: Options | None = None,
+    *,
+    check: bool = False,
+    on_progress: Callable[[int], None] | None = None,
+) -> Written:
+    """Writes `to`, by default OUT/exports/FORMAT with the format's suffix.
+
+    Args:
+        check: read it back, look for what would trip a trainer, and for the images.
+    Raises:
+        ConfigError: there is no such format, or no such option or check of it.
+        StoreError: no data set, a file that cannot be written, or one that fails the check.
+    """
+    store = Store(out)
+    if check and format in FORMATS and format not in CHECKED:
+        raise ConfigError(f"--check does not read {format}; it reads {', '.join(CHECKED)}.")
+    suffix = FORMATS[format].suffix if format in FORMATS else ""
+    folder, name = open_file(f"{store}/exports/{format}{suffix}" if to is None else to)
+    target = f"{folder}/{name}"
+    done = export(store, format, target, options, on_progress)
+    image_folder = _image_folder(store)
+    if check and done.num_examples:
+        _check(target, image_folder)
+    return Written(target, done.num_examples, done.left_out, image_folder)
+
+
+def _check(target: str, image_folder: str | None) -> None:
+    found = validate(target, Checks(folder=image_folder)).found
+    problems = [
+        f"row {one.rows[0]}{f' and {one.num - 1} more' if one.num > 1 else ''}: {one.example}."
+        for rule, one in found.items()
+        if rule not in NOTES
+    ]
+    if problems:
+        raise StoreError(f"{target} fails its check: {' '.join(islice(problems, NUM_PROBLEMS))}")
+
+
+def _image_folder(store: Store) -> str | None:
+    """Where the images are: what is left of a row's address without its image_id."""
+    for row in store.rows(["image_id", "uri"]):
+        if str(row["uri"]).endswith(f"/{row['image_id']}"):
+            return str(row["uri"]).removesuffix(f"/{row['image_id']}")
+    return None

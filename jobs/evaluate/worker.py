@@ -1,0 +1,162 @@
+"""The actor of an evaluation: a model of any kind, asked all questions about an image at once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vigc.model.conversation.policy import Policy
+from vigc.model.prompts import PromptPack
+from vigc.platform.evaluation.endpoint import Declined, Endpoint, EndpointSettings
+from vigc.platform.evaluation.items import Item, Reply
+from vigc.platform.records import AnswerStyle, ConfigError, RowStatus, RunError
+from vigc.platform.storage import Folder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from vigc.model.answering import Answerer
+
+_ENDPOINT_TEMPLATES = {
+    AnswerStyle.SHORT: "{question}\nAnswer with one word or a short phrase.",
+    AnswerStyle.YES_NO: "{question}\nAnswer yes or no.",
+    AnswerStyle.LETTER: "{question}\nAnswer with the letter of the right option only.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateSettings:
+    """All that a worker needs to know."""
+
+    folder: Folder  # of the evaluation
+    kind: str  # instructblip, transformers or endpoint
+    model: str
+    device: str
+    dtype: str
+    num_slots: int  # decoded at once, or requests under way at an endpoint
+    num_threads: int
+    pack: PromptPack
+    policy: Policy
+    template: str | None
+    max_tokens: int | None
+    endpoint: EndpointSettings | None
+
+
+class EvaluateWorker:
+    """See the module."""
+
+    def __init__(self, settings: EvaluateSettings) -> None:
+        from vigc.platform.evaluation.folder import by_image, read_items
+
+        self._items = by_image(read_items(settings.folder))
+        self._answerer = start_answerer(settings)
+
+    async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
+        import pyarrow as pa
+
+        from vigc.platform.schema import ROW
+
+        rows = await asyncio.gather(*(self._row(values) for values in batch.to_pylist()))
+        yield pa.Table.from_pylist(rows, schema=ROW)
+
+    async def _row(self, values: dict[str, Any]) -> dict[str, Any]:
+        from vigc.model.engines.base import EngineLost
+        from vigc.platform.evaluation.folder import as_conversation
+        from vigc.platform.schema import to_dict
+
+        row = values | {"status": RowStatus.FAILED.value, "error": None, "conversations": [], "request": "001"}
+        if values["error_kind"] is not None:
+            return row | {"error": {"kind": values["error_kind"], "message": values["error_message"]}}
+        items = self._items[values["image_id"]]
+        try:
+            async with self._answerer.image(values["pixels"]) as image:
+                replies = await asyncio.gather(*(self._reply(image, item) for item in items))
+        except (ConfigError, RunError):
+            raise
+        except EngineLost as error:
+            # Whatever killed it may have been this image: that is found out by who sees this process end (stages.py).
+            print(error, file=sys.stderr, flush=True)  # noqa: T201
+            os._exit(1)
+        except Exception as error:  # noqa: BLE001  the model's, about this image; it becomes data, the others go on
+            return row | {"error": {"kind": "engine", "message": f"{type(error).__name__}: {error}"}}
+        spoken = [to_dict(as_conversation(item, reply)) for item, reply in zip(items, replies, strict=True)]
+        return row | {"status": RowStatus.OK.value, "conversations": spoken}
+
+    async def _reply(self, image: Any, item: Item) -> Reply:
+        if item.style is AnswerStyle.RANK and not self._answerer.can_rank:
+            return Reply()
+        try:
+            if item.style is AnswerStyle.RANK:
+                logprobs, prompt = await self._answerer.rank(image, item.question, item.candidates)
+                return Reply(prompt=prompt, logprobs=logprobs)
+            text, prompt = await self._answerer.answer(image, item.question, item.style)
+            return Reply(text, prompt)
+        except Declined as declined:
+            return Reply(error=str(declined))
+
+
+class EndpointAnswerer:
+    """An endpoint as an answerer. It gives no probabilities of texts."""
+
+    can_rank = False
+
+    def __init__(self, endpoint: Endpoint, num_at_once: int, template: str | None) -> None:
+        self._endpoint, self._template = endpoint, template
+        self._door = asyncio.Semaphore(num_at_once)
+
+    @asynccontextmanager
+    async def image(self, picture: bytes) -> AsyncIterator[bytes]:
+        yield picture
+
+    async def answer(self, image: bytes, question: str, style: str) -> tuple[str, str]:
+        from vigc.model.answering import fill
+
+        prompt = fill(self._template, question, _ENDPOINT_TEMPLATES.get(AnswerStyle(style), "{question}"))
+        async with self._door:
+            return (await self._endpoint.ask(prompt, image)).strip(), prompt
+
+    async def rank(self, image: bytes, question: str, candidates: list[str]) -> tuple[list[float], str]:
+        raise NotImplementedError("an endpoint gives no probabilities of texts")
+
+    def close(self) -> None:
+        pass
+
+
+def start_answerer(settings: EvaluateSettings) -> Answerer:
+    """
+    Raises:
+        ConfigError, ModelError: the model cannot be used.
+    """
+    if settings.endpoint is not None:
+        return EndpointAnswerer(Endpoint(settings.endpoint), settings.num_slots, settings.template)
+    if settings.kind == "transformers":
+        from vigc.model.answering.image_text import ImageTextAnswerer
+
+        return ImageTextAnswerer(
+            settings.model,
+            device=settings.device,
+            dtype=settings.dtype,
+            batch_size=settings.num_slots,
+            num_threads=settings.num_threads,
+            template=settings.template,
+            max_tokens=settings.max_tokens,
+        )
+    from vigc.model.answering.instructblip import InstructBlipAnswerer
+    from vigc.model.conversation.image import start_engine
+
+    engine = start_engine(
+        "continuous",
+        model=settings.model,
+        device=settings.device,
+        dtype=settings.dtype,
+        num_slots=settings.num_slots,
+        memory_bytes=None,
+        num_threads=settings.num_threads,
+        vllm_python=None,
+    )
+    return InstructBlipAnswerer(engine, settings.pack, settings.policy, settings.template, settings.max_tokens)

@@ -1,0 +1,302 @@
+"""A run, thought through before anything heavy starts: every setting checked, nothing written, no torch and no Ray.
+
+What decides the rows becomes the pass's request and is compared when the command is run again. What may differ between
+runs without changing a row (engine, actors, machine, versions) goes into `runs/NNN.json` beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, get_type_hints
+
+from vigc.jobs.generate.config import GenerateConfig, PolicyValue
+from vigc.jobs.machine import num_gpus
+from vigc.model.completion import CPU_SLOTS, GPU_SLOTS
+from vigc.model.conversation.grounding import NO_OBJECTS, Grounding
+from vigc.model.conversation.policy import Policy, make_policy
+from vigc.model.cores import num_cores
+from vigc.model.engines.vllm.environment import find_python
+from vigc.model.prompts import PromptPack, load_pack
+from vigc.model.weights.identity import ModelIdentity, identify
+from vigc.platform.dataset.followup_passes import FailedImages, SameImages
+from vigc.platform.dataset.layout import RUNS_FOLDER
+from vigc.platform.dataset.request import differences, plain
+from vigc.platform.dataset.store import Pass, Store
+from vigc.platform.records import ConfigError, Kind, StoreError
+from vigc.platform.sources import Source, open_source
+from vigc.platform.sources.selection import Selection
+from vigc.platform.storage import Folder, LocalFolder
+from vigc.platform.tracking import NOT_TRACKED, is_installed, local_uri
+from vigc.platform.vocabulary import Vocabulary, load_vocabulary, vocabulary_of
+
+OPTIONS = {name: hint for name, hint in get_type_hints(Policy).items() if name != "name"}
+NUM_CANDIDATES = 4  # of `--correct candidates`
+TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+@dataclass(frozen=True)
+class Plan:
+    config: GenerateConfig
+    source: Source | None  # None where a pass is continued, which knows its images
+    description: str  # of the source
+    store: Store
+    existing: Pass | None  # the pass this run continues
+    num_in_source: int | None  # where a pass is continued and the source can be counted without reading it
+    model: ModelIdentity
+    pack: PromptPack
+    policy: Policy
+    vocabulary: Vocabulary | None  # that objects are named in; None: they are not
+    device: str
+    dtype: str
+    gpus_per_actor: float
+    num_slots: int | None  # of each engine; None: as memory allows
+    num_threads: int  # of each actor's engine
+    vllm_python: str | None  # where the engine is vllm
+    tracking: str | None  # an MLflow URI
+    request: dict[str, Any]
+    note: str | None  # for the user, when all is done
+    is_idle: bool  # there is nothing to ask; `note` says why
+
+    @property
+    def most_slots(self) -> int:
+        """What an engine may have at most: as many conversations are kept in supply."""
+        return self.num_slots or (GPU_SLOTS if self.device.startswith("cuda") else CPU_SLOTS)
+
+
+class Mode(StrEnum):
+    """What a run does with what is at OUT."""
+
+    CONTINUE = "continue"  # the pass with the same request, or begin the first one
+    RESUME = "resume"  # insist on there being one
+    OVERWRITE = "overwrite"
+    NEW = "new"  # another request: a further pass
+    RETRY_FAILED = "retry-failed"
+    ADD_KIND = "add-kind"
+
+
+def make_plan(config: GenerateConfig, mode: Mode = Mode.CONTINUE) -> Plan:
+    """Checks everything that can be checked without loading the model.
+
+    Raises:
+        VigcError: with what is wrong, where, and what to do.
+    """
+    pack = load_pack(config.prompts)
+    policy = policy_of(config)
+    if config.engine != "reference" and policy.num_beams > 1:
+        raise ConfigError(
+            f"The policy {policy.name!r} decodes with {policy.num_beams} beams, which the {config.engine} engine "
+            "cannot. Add --engine reference, or --set num_beams=1."
+        )
+    vllm_python = str(find_python(config.vllm_python)) if config.engine == "vllm" else None
+    device, dtype, gpus_per_actor = choose_hardware(config.device, config.dtype, config.gpus_per_actor)
+    store = Store(config.out)
+    model = identify(config.model, (run for one in store.passes() for run in runs_of(one)))
+    source, kinds = _source_of(config, mode, store)
+    config = config.model_copy(update={"kinds": kinds})
+    for kind in kinds:
+        pack.kind(kind)
+    request = {
+        "source": source.describe(),
+        "kinds": [str(kind) for kind in kinds],
+        "model": {"name": model.name, "weights": model.weights},
+        "dtype": dtype,
+        "prompts": {"name": pack.name, "hash": pack.hash},
+        "policy": asdict(policy),
+        "seed": config.seed,
+    }
+    vocabulary = _vocabulary(config, mode, store, source)
+    if policy.grounding is Grounding.ASKED and vocabulary is None:
+        raise ConfigError(NO_OBJECTS)
+    if vocabulary is not None:
+        request["objects"] = {"vocabulary": vocabulary.name, "hash": vocabulary.hash}
+    if config.max_pixels is not None:
+        request["max_pixels"] = config.max_pixels
+    existing = _existing_pass(store, mode, request, source)
+    note, is_idle = _note(store, existing, request, source)
+    return Plan(
+        config=config,
+        source=source if existing is None else None,
+        description=source.describe(),
+        store=store,
+        existing=existing,
+        num_in_source=None if existing is None else source.num_images(),
+        model=model,
+        pack=pack,
+        policy=policy,
+        vocabulary=vocabulary,
+        device=device,
+        dtype=dtype,
+        gpus_per_actor=gpus_per_actor,
+        num_slots=1 if config.engine == "reference" else config.slots,  # the reference engine takes one at a time
+        num_threads=max(1, num_cores() // config.actor_range[1]),
+        vllm_python=vllm_python,
+        tracking=tracking_uri(config.tracking, store.folder),
+        request=request,
+        note=note,
+        is_idle=is_idle,
+    )
+
+
+def tracking_uri(given: str | None, out: Folder) -> str | None:
+    """Where MLflow keeps the run, by flag, by MLFLOW_TRACKING_URI, or else beside the data set if that is on a disk.
+
+    Raises:
+        ConfigError: it is asked for, and MLflow is not installed.
+    """
+    asked = given or os.environ.get("MLFLOW_TRACKING_URI")
+    if asked == NOT_TRACKED:
+        return None
+    if asked and not is_installed():
+        raise ConfigError(
+            f"The run is to be shown at {asked}, but MLflow is not installed. `pip install 'vigc[track]'` brings its "
+            "client; --tracking none goes on without."
+        )
+    return asked if asked or not isinstance(out, LocalFolder) else local_uri(out.path.parent)
+
+
+def _source_of(config: GenerateConfig, mode: Mode, store: Store) -> tuple[Source, list[Kind]]:
+    """Where the images come from, and the kinds that are asked for."""
+    if mode is Mode.RETRY_FAILED:
+        failed = FailedImages(store)
+        return failed, [Kind(kind) for kind in failed.kinds]
+    if mode is Mode.ADD_KIND:
+        return SameImages(store), config.kinds
+    return source_of(config), config.kinds
+
+
+def source_of(config: GenerateConfig) -> Source:
+    """The images that the settings name."""
+    source = open_source(config.images, config.annotations, config.source)
+    if config.exclude or config.limit or config.sample or config.shard:
+        source = Selection(
+            source,
+            exclude=config.exclude,
+            limit=config.limit,
+            sample=config.sample,
+            seed=config.seed,
+            shard=config.shard,
+        )
+    return source
+
+
+def _vocabulary(config: GenerateConfig, mode: Mode, store: Store, source: Source) -> Vocabulary | None:
+    """What objects are named in. Left to itself, a data set goes on with what it began with."""
+    if config.objects == "none":
+        return None
+    if config.objects != "auto":
+        return load_vocabulary(config.objects)
+    if isinstance(source, FailedImages | SameImages):
+        return source.passes[-1].vocabulary()
+    if mode in (Mode.CONTINUE, Mode.RESUME):
+        for one in reversed(store.passes()):
+            if one.request["source"] == source.describe():
+                return one.vocabulary()
+    return vocabulary_of(source.categories() or ())
+
+
+def _note(store: Store, existing: Pass | None, request: dict[str, Any], source: Source) -> tuple[str | None, bool]:
+    """What the user should know in the end, and whether it is all that there is to this run."""
+    if isinstance(source, FailedImages):
+        if source.num_images() == 0:
+            return f"No image of {store} failed, so there is nothing to retry.", True
+        if source.num_left:
+            return f"{source.num_left} images failed for other kinds; the same command again retries those.", False
+    if isinstance(source, SameImages) and existing is None and source.have(request):
+        return (
+            f"{store} was asked for {', '.join(request['kinds'])} in this way already; there is nothing to add.",
+            True,
+        )
+    newer = [] if existing is None else [one for one in store.passes() if int(one.number) > int(existing.number)]
+    numbers = " and ".join(one.number for one in newer if set(one.request["kinds"]) & set(request["kinds"]))
+    if existing is not None and numbers:
+        return f"Pass {numbers} is newer than this one, {existing.number}; where both answer, the newer counts.", False
+    return None, False
+
+
+def _existing_pass(store: Store, mode: Mode, request: dict[str, Any], source: Source) -> Pass | None:
+    """The pass that this run continues."""
+    if mode is Mode.OVERWRITE:
+        return None
+    if mode is Mode.NEW or mode is Mode.ADD_KIND:
+        return store.pass_with(request)
+    if isinstance(source, FailedImages):
+        unfinished = source.unfinished
+        if unfinished is not None and (changed := differences(unfinished.request, plain(request))):
+            raise StoreError(
+                f"{store} holds a retry that is not finished, begun with other settings: {'; '.join(changed)}. "
+                "Finish it with those first."
+            )
+        return unfinished
+    existing = store.find_pass(request)
+    if mode is Mode.RESUME and existing is None:
+        raise StoreError(f"{store} holds no data set that could be resumed. Leave --resume out to begin one.")
+    return existing
+
+
+def policy_of(config: GenerateConfig) -> Policy:
+    """The preset with the options that were set, each read as the type of its field."""
+    options = {name: _read_option(name, value) for name, value in config.policy_options.items()}
+    flags: dict[str, object] = {"temperature": config.temperature, "top_p": config.top_p}
+    flags["grounding"] = None if config.grounding is None else Grounding(config.grounding)
+    flags |= {way: NUM_CANDIDATES if way == "candidates" else True for way in config.correct}
+    for name, value in flags.items():
+        if value is None:
+            continue
+        if name in options:
+            raise ConfigError(f"{name} is given twice, as a flag and with --set. Leave one out.")
+        options[name] = value
+    return make_policy(config.policy, **options)
+
+
+def runs_of(one: Pass) -> list[dict[str, Any]]:
+    """What the runs of a pass noted about themselves, oldest first."""
+    runs = []
+    for name in one.folder.names(RUNS_FOLDER):
+        path = f"{RUNS_FOLDER}/{name}"
+        try:
+            runs.append(json.loads(one.folder.read(path)))
+        except ValueError as error:
+            raise StoreError(
+                f"{one.folder}/{path}: not JSON ({error}). It is a note about an earlier run; delete it."
+            ) from error
+    return runs
+
+
+def _read_option(name: str, value: PolicyValue) -> object:
+    if name not in OPTIONS:
+        raise ConfigError(f"--set {name}: the policy has no such option; it has {', '.join(OPTIONS)}.")
+    hint, text = OPTIONS[name], str(value).strip()
+    try:
+        if hint is bool:
+            return TRUTHS[text.lower()]
+        return hint(text)
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"--set {name}={text}: {name} must be {_expected(hint)}.") from error
+
+
+def _expected(hint: type) -> str:
+    if issubclass(hint, StrEnum):
+        return f"one of {', '.join(hint)}"
+    names: Mapping[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}
+    return names.get(hint, "a text")
+
+
+def choose_hardware(device: str, dtype: str, gpus: float | None) -> tuple[str, str, float]:
+    """Device, dtype and GPUs of each process that holds the model; decided here, so that all of them agree and the user
+    is told beforehand.
+
+    Args:
+        gpus: None: one where this machine has one to use.
+    """
+    on_cluster = bool(os.environ.get("RAY_ADDRESS"))
+    if device.startswith("cuda") and not num_gpus() and not on_cluster:
+        raise ConfigError(f"--device {device}: there is no NVIDIA GPU that this process could use. Use --device cpu.")
+    if gpus is None:
+        gpus = 1 if device.startswith("cuda") or (device == "auto" and num_gpus()) else 0
+    chosen = device if device != "auto" else ("cuda" if gpus else "cpu")
+    chosen_dtype = dtype if dtype != "auto" else ("bfloat16" if chosen.startswith("cuda") else "float32")
+    return chosen, chosen_dtype, gpus

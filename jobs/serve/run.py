@@ -1,0 +1,195 @@
+"""`vigc serve`: the service on this machine, or on the cluster at RAY_ADDRESS, for as long as the command runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pydantic import ValidationError
+
+from vigc.jobs.generate.plan import choose_hardware
+from vigc.model.engines.vllm.environment import find_python
+from vigc.platform.pipeline.ray_session import ray_session
+from vigc.platform.records import ConfigError, RunError
+from vigc.serve.settings import KEYS_VARIABLE, LEAN, Settings
+from vigc.serve.validation import check
+
+NAME = "vigc"
+LOCAL = ("127.0.0.1", "::1", "localhost")  # names that only this machine can mean by itself
+PACKAGES = ("aiohttp", "fastapi", "openai", "python_multipart", "uvicorn")
+Ready = dict[str, Any]
+
+
+def run_serve(
+    given: Mapping[str, Any],
+    *,
+    host: str,
+    port: int,
+    on_start: Callable[[], None],
+    on_ready: Callable[[Ready], None],
+) -> None:
+    """Serves until Ctrl-C or SIGTERM.
+
+    Args:
+        given: fields of Settings; None means not given.
+        on_start: called when all settings are found good.
+        on_ready: called when requests are answered.
+    Raises:
+        VigcError: a setting that cannot be used, or a service that does not come up.
+        KeyboardInterrupt: when it was told to stop, and has.
+    """
+    began = time.monotonic()
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+        raise ConfigError(f"The service needs {', '.join(missing)}. Install them: pip install 'vigc[serve]'.")
+    settings = make_settings(given)
+    if host in LOCAL and not settings.requires_key:
+        settings = settings.model_copy(update={"names": list(LOCAL)})
+    check(settings)
+    _check_port(host, port)
+    signal.signal(signal.SIGTERM, _interrupt)  # containers are stopped so
+    on_start()
+    most = settings.replica_range[1]
+    os.environ.update({name: value for name, value in LEAN.items() if name not in os.environ})
+    with (
+        tempfile.TemporaryDirectory(prefix="vigc-serve-") as folder,
+        ray_session(Path(folder) / "ray.log", most + settings.gateways, settings.gpus_per_replica) as logs,
+    ):
+        _deploy(settings, host, port)
+        try:
+            on_ready(_ready(settings, host, port, logs, time.monotonic() - began))
+            threading.Event().wait()
+        finally:
+            _end()
+
+
+def make_settings(given: Mapping[str, Any]) -> Settings:
+    """Flags as Settings, with the hardware of this machine chosen.
+
+    Raises:
+        ConfigError: a value that cannot be used; says which flag.
+    """
+    values = {name: value for name, value in given.items() if value not in (None, [])}
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        flag = str(first["loc"][0]).replace("_", "-").removesuffix("s" if first["loc"][0] in REPEATED else "")
+        message = str(first["msg"]).removeprefix("Value error, ").removeprefix("Input ")
+        raise ConfigError(f"--{flag} {first['input']}: {message}.") from error
+    device, dtype, gpus = choose_hardware(settings.device, settings.dtype, values.get("gpus_per_replica"))
+    more: dict[str, Any] = {"device": device, "dtype": dtype, "gpus_per_replica": gpus}
+    if settings.engine == "vllm":
+        more["vllm_python"] = str(find_python(settings.vllm_python))
+    return settings.model_copy(update=more | {"requires_key": bool(os.environ.get(KEYS_VARIABLE))})
+
+
+REPEATED = ("allow_hosts", "cors_origins")
+
+
+def in_words(ready: Ready) -> str:
+    """What the terminal says when the service is up."""
+    keys = (
+        f"a key of {KEYS_VARIABLE} is needed"
+        if ready["requires_key"]
+        else "no key is needed"
+        + ("" if ready["is_local"] else f": [bold]whoever reaches {ready['host']} may ask[/bold]; set {KEYS_VARIABLE}")
+    )
+    engine = f"{ready['engine']} on {ready['device']}, {_replicas(ready['replicas'])}"
+    return (
+        f"ready after {ready['seconds']:.0f} s: {ready['model']}, {engine}, {keys}\n"
+        f"  page     {ready['url']}/\n"
+        f"  OpenAI   {ready['url']}/v1   (model {ready['model']!r})\n"
+        f"  logs     {ready['logs']}\n"
+        "Ctrl-C ends it."
+    )
+
+
+def _replicas(number: str) -> str:
+    least, _, most = number.partition(":")
+    return ("one replica" if most == "1" else f"{most} replicas") if least == most else f"{least} to {most} replicas"
+
+
+def _ready(settings: Settings, host: str, port: int, logs: Path, seconds: float) -> Ready:
+    from vigc.model.weights.identity import find_model
+
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return {
+        "url": f"http://{shown}:{port}",
+        "host": host,
+        "is_local": host in LOCAL,
+        "model": find_model(settings.model).name,
+        "engine": settings.engine,
+        "device": settings.device,
+        "replicas": "{}:{}".format(*settings.replica_range),
+        "requires_key": settings.requires_key,
+        "seconds": seconds,
+        "logs": str(logs / "serve"),
+    }
+
+
+def _check_port(host: str, port: int) -> None:
+    """Serve would only say much later, and to a log, that it cannot listen."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise ConfigError(
+            f"{host}:{port} cannot be listened on ({error.strerror or error}). Choose another --port or --host."
+        ) from error
+
+
+def _deploy(settings: Settings, host: str, port: int) -> None:
+    import logging
+
+    from ray import serve
+
+    from vigc.serve.app import build
+
+    application = build(settings)
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # of this process; those of the parts go to their logs
+    try:
+        serve.start(http_options={"host": host, "port": port})
+        serve.run(application, name=NAME, route_prefix="/")
+    except RuntimeError as error:
+        reason = _reason() or str(error)
+        _end()
+        raise RunError(f"The service did not start: {reason}") from error
+    except BaseException:
+        _end()
+        raise
+
+
+def _reason() -> str | None:
+    """What Serve knows about why a part does not start: the last line of the first traceback."""
+    from ray import serve
+
+    application = serve.status().applications.get(NAME)
+    messages = [] if application is None else [part.message for part in application.deployments.values()]
+    for message in messages:
+        if lines := [line.strip() for line in message.splitlines() if line.strip()]:
+            return lines[-1]
+    return None
+
+
+def _end() -> None:
+    """Lets what is under way be answered, and ends Serve."""
+    from ray import serve
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    serve.delete(NAME, _blocking=True)
+    serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

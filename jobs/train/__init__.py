@@ -1,0 +1,1 @@
+"""The verbs `vigc train` and `vigc finetune`."""

@@ -1,0 +1,152 @@
+"""An engine at work: how a process starts one, and what it says about one image.
+
+The actors of a run and the replicas of the service both go through here, so a row of either is the same. Heavy imports
+happen when an engine is started; whoever only hands settings on stays light.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from vigc.model.completion import Candidates, Completion, Request
+from vigc.model.conversation.dialogue import Question
+from vigc.model.conversation.grounding import FindObjects, Grounder, make_grounder
+from vigc.model.conversation.policy import Policy
+from vigc.model.conversation.vigc import answer_question, converse
+from vigc.model.prompts import PromptPack
+from vigc.platform.records import Conversation, CorrectionStep, Kind, Stop
+
+if TYPE_CHECKING:
+    from vigc.model.engines import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class Talk:
+    """What is said about an image."""
+
+    pack: PromptPack
+    policy: Policy
+    kinds: tuple[Kind, ...]
+    seed: int
+    question: str | None = None  # answered by VIC, once for each kind; None: VIG asks
+    find_objects: FindObjects | None = None  # for a policy that asks about them
+    max_tokens: int | None = None  # decoded for each conversation in all; None: as the policy goes
+
+
+News = Question | CorrectionStep | Conversation
+
+
+def start_engine(
+    name: str,
+    *,
+    model: str,
+    device: str,
+    dtype: str,
+    num_slots: int | None,
+    memory_bytes: int | None,
+    num_threads: int,
+    vllm_python: str | None,
+) -> Engine:
+    """The engine of a process that has it to itself; see `make_engine` for the arguments.
+
+    Raises:
+        ConfigError, ModelError: as `load_network` and `make_engine`.
+    """
+    # Read when torch and transformers are imported. A thread that waits for its partner gives its core away, or
+    # two engines on the same cores, or an engine and anything else, mostly wait for each other.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from vigc.model.engines import make_engine
+    from vigc.model.network import load_network
+
+    network = load_network(model, device=device, dtype=dtype)
+    return make_engine(
+        name,
+        network,
+        num_slots=num_slots,
+        memory_bytes=memory_bytes,
+        num_threads=num_threads,
+        vllm_python=vllm_python,
+    )
+
+
+async def talk_about(
+    engine: Engine,
+    image_id: str,
+    pixels: bytes,
+    talk: Talk,
+    listen: Callable[[Kind, News], None] | None = None,
+) -> list[Conversation]:
+    """All kinds at once; when one fails, the others are cancelled and free their slots.
+
+    Args:
+        image_id: sampling depends on it and the talk's seed.
+        pixels: uint8 RGB at the engine's image size, row by row.
+        listen: called with all that is said, as it is said.
+    Raises:
+        Exception: whatever the engine raised first.
+    """
+    import numpy as np
+
+    picture = np.frombuffer(pixels, dtype=np.uint8).reshape(engine.image_size, engine.image_size, 3)
+    try:
+        async with engine.image(picture) as image, asyncio.TaskGroup() as group:
+            grounder = make_grounder(talk.policy.grounding, engine, image, talk.pack, talk.find_objects)
+            candidates = partial(engine.candidates, image)
+            tasks = [
+                group.create_task(_conversation(candidates, grounder, image_id, kind, talk, listen))
+                for kind in talk.kinds
+            ]
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None  # the first to fail; the others were cancelled for it
+    return [task.result() for task in tasks]
+
+
+async def _conversation(
+    candidates: Candidates,
+    grounder: Grounder | None,
+    image_id: str,
+    kind: Kind,
+    talk: Talk,
+    listen: Callable[[Kind, News], None] | None,
+) -> Conversation:
+    if talk.max_tokens is not None:
+        candidates = _Limited(candidates, talk.max_tokens)
+
+    async def complete(request: Request) -> Completion:
+        return (await candidates(request))[0]
+
+    heard = partial(listen, kind) if listen is not None else None
+    begin = partial(converse, complete, talk.pack)
+    if talk.question is not None:
+        begin = partial(answer_question, complete, talk.pack, talk.question)
+    made = await begin(
+        kind=kind,
+        policy=talk.policy,
+        seed_key=f"{talk.seed}/{image_id}",
+        candidates=candidates,
+        grounder=grounder,
+        listen=heard,
+    )
+    if heard is not None:
+        heard(made)
+    return made
+
+
+class _Limited:
+    """Answers until so many tokens are decoded, and then with nothing, as at a token limit."""
+
+    def __init__(self, candidates: Candidates, max_tokens: int) -> None:
+        self._candidates, self._left = candidates, max_tokens
+
+    async def __call__(self, request: Request) -> list[Completion]:
+        if self._left <= 0:
+            return [Completion("", Stop.LENGTH, 0, None)] * request.n
+        completions = await self._candidates(replace(request, max_tokens=min(request.max_tokens, self._left)))
+        self._left -= sum(one.num_tokens for one in completions)
+        return completions

@@ -1,0 +1,114 @@
+"""Several continuous engines as one, each on cores of its own.
+
+What a step of a small model does lasts microseconds, so that threads which share one gain next to nothing: they spend
+their time meeting at its ends. Engines beside each other do not meet, but in Python, which runs one at a time: with few
+conversations in each they mostly wait for that. So one is well filled before the next gets any. A picture belongs to
+one of them from first to last.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from vigc.model.completion import Request
+from vigc.model.cores import num_cores
+from vigc.model.engines.base import Blank, Encode, Engine, ImageHandle
+from vigc.model.engines.continuous.capacity import context_length, slots_to_use
+from vigc.model.engines.continuous.engine import ContinuousEngine
+from vigc.model.engines.meter import Meter
+from vigc.model.network import Network
+
+_SMALL = 2**28  # bytes of a language model that is bound by its many short operations, not by arithmetic or memory
+_FILLED = 0.25  # pictures for each slot of a lane from which on another helps
+_MOST_LANES = 4  # between its operations each is in Python, where there may be one at a time
+
+
+class Lanes(Engine):
+    """See the module."""
+
+    def __init__(self, engines: Sequence[ContinuousEngine]) -> None:
+        super().__init__(engines[0].network, num_slots=sum(engine.num_slots for engine in engines))
+        self.engines = list(engines)
+        self._lane_of: dict[ImageHandle, ContinuousEngine] = {}
+
+    @property
+    def is_alive(self) -> bool:
+        return all(engine.is_alive for engine in self.engines)
+
+    @property
+    def num_under_way(self) -> int:
+        return sum(engine.num_under_way for engine in self.engines)
+
+    @property
+    def num_in_use(self) -> int:
+        return sum(engine.num_in_use for engine in self.engines)
+
+    @property
+    def occupancy(self) -> float:
+        """Mean share of slots that were occupied in a decode step, since the start; 0 before the first."""
+        places = sum(engine.meter.num_steps * engine.num_slots for engine in self.engines)
+        return self.meter.num_occupied / places if places else 0.0
+
+    @property
+    def meter(self) -> Meter:
+        """What all have done together, up to now."""
+        return Meter.of([engine.meter for engine in self.engines])
+
+    def new_meter(self) -> None:
+        for engine in self.engines:
+            engine.new_meter()
+
+    def check(self, request: Request) -> None:
+        self.engines[0].check(request)
+
+    def close(self) -> None:
+        for engine in self.engines:
+            engine.close()
+
+    async def submit(self, image: ImageHandle | Blank, work: Any, on_text: Callable[[str], None] | None = None) -> Any:
+        if isinstance(work, Encode) and isinstance(image, ImageHandle):
+            self._lane_of[image] = self._lane_for_picture()
+        return await self._lane(image).submit(image, work, on_text)
+
+    def release(self, handle: ImageHandle) -> None:
+        self._lane_of.pop(handle).release(handle)
+
+    def _lane_for_picture(self) -> ContinuousEngine:
+        num_pictures = Counter(self._lane_of.values())
+        for engine in self.engines:
+            if num_pictures[engine] < engine.num_slots * _FILLED:
+                return engine
+        return min(self.engines, key=lambda engine: num_pictures[engine])
+
+    def _lane(self, image: ImageHandle | Blank) -> ContinuousEngine:
+        if isinstance(image, ImageHandle) and image in self._lane_of:
+            return self._lane_of[image]
+        return min(self.engines, key=lambda engine: engine.num_under_way)  # no picture, or one that was closed
+
+
+def continuous_engine(
+    network: Network, *, num_slots: int | None = None, memory_bytes: int | None = None, num_threads: int | None = None
+) -> ContinuousEngine | Lanes:
+    """One engine, or one for every core or few, where that is faster.
+
+    Args:
+        num_slots: of all together; None: as many as memory suggests.
+        memory_bytes: for slots and images of all together; None: what is free.
+    Raises:
+        ConfigError: not even one slot fits into memory.
+    """
+    threads = num_threads or num_cores()
+    slots = slots_to_use(network, context_length(network), num_slots, memory_bytes)
+    lanes = min(_num_lanes(network, threads), slots)
+    engines = [
+        ContinuousEngine(network, num_slots=share, num_threads=threads // lanes)
+        for share in (slots // lanes + (lane < slots % lanes) for lane in range(lanes))
+    ]
+    return engines[0] if lanes == 1 else Lanes(engines)
+
+
+def _num_lanes(network: Network, threads: int) -> int:
+    weights = sum(weight.nbytes for weight in network.language_model.parameters())
+    return min(threads, _MOST_LANES) if network.device.type == "cpu" and weights <= _SMALL else 1

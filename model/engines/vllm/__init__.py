@@ -1,0 +1,1 @@
+"""The engine whose language model runs in vLLM, in a process and environment of its own."""

@@ -1,0 +1,95 @@
+"""Stage one of the embedded model: eyes.
+
+The vision transformer alone learns to say, for each patch, what lies there: category, colour, size and the object's
+cell, and for the whole picture its background. The heads are thrown away afterwards. Without this stage the language
+loss has to teach seeing through a whole network, and at this size it does not. The loss is a sum over scenes, to be
+divided by their number, so that any number of processes and micro-batches makes the same update.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vigc.model.embedded.samples import EMPTY, IGNORE, PATCH_LABELS
+from vigc.model.network import Network
+from vigc.model.scenes.world import BACKGROUNDS
+from vigc.model.training.objective import Batch, Objective, Row
+from vigc.model.training.trainable import set_modes
+
+_EMPTY_WEIGHT = 0.2  # most patches are empty
+
+
+@dataclass(frozen=True)
+class EyesBatch(Batch):
+    """Rows as tensors: pixels uint8 (batch, size, size, 3), labels int64 (batch, num_patches), background (batch,)."""
+
+    pixels: Tensor
+    labels: dict[str, Tensor]
+    background: Tensor
+    num_rows: int
+    num_counted: float
+    num_tokens: int
+
+    def to(self, device: Any) -> EyesBatch:
+        labels = {name: label.to(device) for name, label in self.labels.items()}
+        return replace(self, pixels=self.pixels.to(device), labels=labels, background=self.background.to(device))
+
+
+class EyesObjective(Objective[EyesBatch]):
+    """The vision model with linear read-outs of every patch token, and of the class token for the background. Rows are
+    those of `make_eyes_row`.
+    """
+
+    def __init__(self, network: Network, *, autocast: torch.dtype | None = None) -> None:
+        super().__init__(network)
+        self._autocast = autocast
+        width = network.model.config.vision_config.hidden_size
+        self.patch = nn.Linear(width, sum(PATCH_LABELS.values()))
+        self.background = nn.Linear(width, len(BACKGROUNDS))
+        self.set_modes()
+
+    def set_modes(self) -> None:
+        set_modes(self.network, gradient_checkpointing=False)
+
+    def collate(self, rows: list[Row]) -> EyesBatch:
+        def stacked(name: str) -> Tensor:
+            return torch.from_numpy(np.stack([row[name] for row in rows]))
+
+        labels = {name: stacked(name).long() for name in PATCH_LABELS}
+        pixels, background = stacked("pixels"), stacked("background").long()
+        return EyesBatch(
+            pixels,
+            labels,
+            background,
+            num_rows=len(rows),
+            num_counted=float(len(rows)),
+            num_tokens=labels["category"].numel(),
+        )
+
+    def forward(self, batch: EyesBatch) -> tuple[Tensor, dict[str, float]]:
+        """Losses summed over the scenes, and the accuracy of each head (of the categories: on patches that hold
+        something).
+        """
+        with torch.autocast(batch.pixels.device.type, dtype=self._autocast, enabled=self._autocast is not None):
+            features = self.network.encode_images(batch.pixels)
+            background, patches = self.background(features[:, 0]).float(), self.patch(features[:, 1:]).float()
+        total = functional.cross_entropy(background, batch.background, reduction="sum")
+        figures = {"background": float((background.argmax(-1) == batch.background).float().mean())}
+        weight = torch.ones(EMPTY + 1, device=features.device)
+        weight[EMPTY] = _EMPTY_WEIGHT
+        parts = patches.split(list(PATCH_LABELS.values()), dim=-1)
+        for name, logits in zip(PATCH_LABELS, parts, strict=True):
+            wanted = batch.labels[name]
+            weights = weight[wanted] if name == "category" else (wanted != IGNORE).float()
+            losses = functional.cross_entropy(logits.transpose(1, 2), wanted, ignore_index=IGNORE, reduction="none")
+            # Each scene weighs the same, however much lies in it.
+            total = total + ((losses * weights).sum(1) / weights.sum(1)).sum()
+            counted = (wanted != IGNORE) & (wanted != EMPTY) if name == "category" else wanted != IGNORE
+            figures[name] = float((logits.argmax(-1) == wanted)[counted].float().mean())
+        return total, figures

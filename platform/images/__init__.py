@@ -1,0 +1,1 @@
+"""Getting images: fetching, decoding, and the child processes that keep a bad file from hurting a run."""

@@ -1,0 +1,1 @@
+"""The streaming graph on Ray Data: decode, generate, commit; capacity, progress and stalls."""

@@ -1,0 +1,120 @@
+"""How far a run is, counted from what is committed, so that the figures are what a kill would leave and mean the same
+on one machine or many.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from vigc.platform.dataset.ledger import Ledger, tally_of
+from vigc.platform.dataset.tally import Tally
+from vigc.platform.storage import Folder
+
+INTERVAL_S = 1.0
+NUM_READERS = 16
+MAX_MOMENTS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Counts of images, those of earlier runs of the pass included; the rate is this run's alone."""
+
+    done: int
+    total: int
+    kept: int  # images with at least one kept conversation
+    failed: int
+    images_per_s: float | None  # None until the first images of this run are committed
+    seconds_left: float | None
+    is_stopping: bool = False  # asked to stop, and finishing what is under way
+    # When (in time.monotonic's seconds) how many were done: at each commit of this run, where there are many at some.
+    moments: tuple[tuple[float, int], ...] = ()
+    tally: Tally = field(default_factory=Tally)  # of all rows, those of earlier runs included
+
+
+class Counter:
+    """Counts what is committed, from any thread."""
+
+    def __init__(self, total: int, before: Tally) -> None:
+        self._total, self._before, self._made = total, before, Tally()
+        self._started = time.monotonic()
+        self._moments: list[tuple[float, int]] = []  # of every so many commits, and of the last
+        self._commits, self._commits_per_moment = 0, 1
+        self._lock = threading.Lock()
+        self.is_stopping = False
+
+    def add(self, tally: Tally) -> None:
+        with self._lock:
+            self._made += tally
+            self._note_moment()
+
+    def _note_moment(self) -> None:
+        if self._moments and (self._commits - 1) % self._commits_per_moment:
+            self._moments.pop()  # it was kept only because it was the last
+        self._moments.append((time.monotonic(), self._before.rows + self._made.rows))
+        self._commits += 1
+        if len(self._moments) > MAX_MOMENTS:
+            self._moments = [*self._moments[:-1:2], self._moments[-1]]
+            self._commits_per_moment *= 2
+
+    @property
+    def num_made(self) -> int:
+        return self._made.rows
+
+    def read(self) -> Progress:
+        with self._lock:
+            made, now, moments = self._made, self._before + self._made, tuple(self._moments)
+        rate = made.rows / (time.monotonic() - self._started) if made.rows else None
+        left = (self._total - now.rows) / rate if rate else None
+        return Progress(now.rows, self._total, now.kept, now.failed, rate, left, self.is_stopping, moments, now)
+
+
+def tally_before(folder: Folder, ledger: Ledger) -> Tally:
+    """What earlier runs have committed; of unfinished shards the ends of the files are read."""
+
+    def read(name: str) -> Tally:
+        return tally_of(folder.open_parquet(name).schema_arrow)
+
+    total = Tally()
+    for finished in ledger.finished:
+        total += finished.tally
+    with ThreadPoolExecutor(NUM_READERS) as readers:
+        for tally in readers.map(read, [committed.file for committed in ledger.blocks.values()]):
+            total += tally
+    return total
+
+
+@contextmanager
+def reported(counter: Counter, on_progress: Callable[[Progress], None] | None) -> Iterator[None]:
+    """Calls `on_progress` about once a second while the block runs, from a thread of its own, and once more at the end.
+
+    An exception in `on_progress` ends the reports and is raised when the block is over.
+    """
+    if on_progress is None:
+        yield
+        return
+    finished = threading.Event()
+    failures: list[BaseException] = []
+
+    def report() -> None:
+        try:
+            while not finished.wait(INTERVAL_S):
+                on_progress(counter.read())
+        except BaseException as error:  # noqa: BLE001  raised when the block is over
+            failures.append(error)
+
+    on_progress(counter.read())
+    thread = threading.Thread(target=report, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        thread.join()
+    if failures:
+        raise failures[0]
+    on_progress(counter.read())

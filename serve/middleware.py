@@ -1,0 +1,271 @@
+"""What every request passes before anything looks at it: its id, its key, its size, its time, and a name for its fault.
+
+Plain ASGI around the whole application, so that nothing answers without it: bodies are counted while they come, slow
+ones are given up, errors are OpenAI's form and never a traceback, and each request leaves one line in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vigc.serve.errors import DENIED, ApiError, internal, overloaded, too_large, too_slow
+from vigc.serve.metrics import Figures
+from vigc.serve.settings import KEYS_VARIABLE
+
+log = logging.getLogger("ray.serve")
+SECURITY = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+    # Scripts and styles from here alone; pictures also from the visitor's disk, camera and pasted addresses.
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data: https:; media-src 'self' "
+        "blob:; connect-src 'self'; font-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    ),
+}
+_REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+
+
+class Keys:
+    """Bearer keys. Without any, everybody may ask.
+
+    Args:
+        listed: as VIGC_API_KEYS has them, with commas between them.
+    """
+
+    def __init__(self, listed: str) -> None:
+        self._digests = [_digest(key.strip().encode()) for key in listed.split(",") if key.strip()]
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def check(self, authorization: str) -> None:
+        """
+        Raises:
+            ApiError: none of the keys.
+        """
+        scheme, _, key = authorization.partition(" ")
+        given = _digest(key.strip().encode("utf-8", "surrogateescape"))
+        # All are compared, and digests have one length: the time tells nothing of the keys.
+        is_known = sum(hmac.compare_digest(given, known) for known in self._digests)
+        if scheme.lower() != "bearer" or not is_known:
+            raise ApiError(
+                401,
+                "A key is needed: Authorization: Bearer KEY." if not key else "The key is not known here.",
+                type_=DENIED,
+                code="invalid_api_key",
+            )
+
+
+class Names:
+    """Hosts by which the service may be called, where nothing but its address keeps strangers out.
+
+    A page on the web can have a visitor's browser call the visitor's own machine: by the page's own name, which its
+    owner lets point there, or by sending a form. The first shows in the Host header, the second in Origin.
+
+    Args:
+        hosts: without ports; none at all lets every name pass.
+        origins: pages elsewhere that may ask nevertheless.
+    """
+
+    def __init__(self, hosts: Sequence[str], origins: Sequence[str] = ()) -> None:
+        self._hosts, self._origins = frozenset(hosts), frozenset(origins)
+
+    def check(self, headers: Headers) -> None:
+        """
+        Raises:
+            ApiError: the request was made for another host, or by a page of another.
+        """
+        if not self._hosts:
+            return
+        if (host := _host_of(f"//{headers.get('host', '')}")) not in self._hosts:
+            message = f"Without keys in {KEYS_VARIABLE} this service is not called {host!r}."
+            raise ApiError(421, message, type_=DENIED, code="wrong_host")
+        origin = headers.get("origin")
+        if origin and origin not in self._origins and _host_of(origin) not in self._hosts:
+            raise ApiError(403, f"Pages of {origin!r} may not ask here.", type_=DENIED, code="wrong_origin")
+
+
+def _host_of(address: str) -> str:
+    try:
+        return urlsplit(address).hostname or ""
+    except ValueError:
+        return ""
+
+
+class Guard:
+    """See the module.
+
+    Args:
+        max_body_bytes: for the content type of a request.
+        is_protected: whether a path needs a key.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        keys: Keys,
+        names: Names,
+        figures: Figures,
+        max_body_bytes: Callable[[str], int],
+        body_timeout_s: float,
+        max_held_bytes: int,
+        is_protected: Callable[[str], bool],
+    ) -> None:
+        self._app = app
+        self._keys, self._names, self._figures = keys, names, figures
+        self._max_body_bytes, self._body_timeout_s = max_body_bytes, body_timeout_s
+        self._is_protected = is_protected
+        self._held = Held(max_held_bytes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        request = _Request(_id_of(headers), scope)
+        scope.setdefault("state", {})["request_id"] = request.id
+        with self._figures.open():
+            try:
+                await self._answer(request, headers, scope, receive, send)
+            finally:
+                self._figures.closed(request.route, request.status)
+                request.log()
+
+    async def _answer(self, request: _Request, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                request.status = message["status"]
+                out = MutableHeaders(scope=message)
+                out.setdefault("X-Request-ID", request.id)
+                for name, value in SECURITY.items():
+                    out.setdefault(name, value)
+            await send(message)
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                request.is_answered = True
+
+        try:
+            self._names.check(headers)
+            if self._keys and self._is_protected(scope["path"]) and scope["method"] != "OPTIONS":
+                self._keys.check(headers.get("authorization", ""))
+            limit = self._max_body_bytes(headers.get("content-type", ""))
+            length = headers.get("content-length", "")
+            if length.isdecimal() and int(length) > limit:
+                raise too_large(f"The body has {length} bytes; at most {limit} are taken.")
+            with self._held.of_one() as hold:
+                await self._app(scope, _bounded(receive, limit, self._body_timeout_s, hold), sending)
+        except ApiError as error:
+            request.outcome = error.body.code
+            await self._refuse(error, request, scope, receive, sending)
+        except Exception as error:
+            log.exception("A fault while answering: %s", error)
+            await self._refuse(internal(), request, scope, receive, sending)
+
+    async def _refuse(self, error: ApiError, request: _Request, scope: Scope, receive: Receive, send: Send) -> None:
+        if not request.status:  # else the answer has begun, and what began it ends it
+            await error.response()(scope, receive, send)
+
+
+class _Request:
+    """One line of the log."""
+
+    def __init__(self, id_: str, scope: Scope) -> None:
+        self.id, self.status = id_, 0
+        self.is_answered = False  # to the end; else its client left
+        self.outcome: str | None = None
+        self._scope, self._began = scope, time.monotonic()
+
+    @property
+    def route(self) -> str:
+        """The route's pattern, not the path: a path may be anything."""
+        route = self._scope.get("route")
+        return str(getattr(route, "path", "other"))
+
+    def log(self) -> None:
+        fields: dict[str, Any] = {
+            "vigc_request_id": self.id,
+            "method": self._scope["method"],
+            "status": self.status or 499,
+            "seconds": round(time.monotonic() - self._began, 4),
+            "outcome": self.outcome or ("answered" if self.is_answered else "left by its client"),
+            **self._scope["state"].get("log", {}),
+        }
+        log.info("%s %s %s", fields["method"], self.route, fields["status"], extra=fields)
+
+
+def _id_of(headers: Headers) -> str:
+    given = headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+class Held:
+    """Bytes of bodies that are held by all requests together, until they are answered."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._now = most, 0
+
+    @contextmanager
+    def of_one(self) -> Iterator[Callable[[int], None]]:
+        """Gives what one request has to call for each piece of its body; it raises ApiError where that is too much."""
+        mine = 0
+
+        def hold(num_bytes: int) -> None:
+            nonlocal mine
+            if self._now + num_bytes > self._most:
+                raise overloaded()
+            mine += num_bytes
+            self._now += num_bytes
+
+        try:
+            yield hold
+        finally:
+            self._now -= mine
+
+
+def _bounded(receive: Receive, max_bytes: int, timeout_s: float, hold: Callable[[int], None]) -> Receive:
+    """Receives a body of so many bytes in so many seconds, counted from now; what comes after it is not waited for."""
+    give_up = time.monotonic() + timeout_s
+    num_bytes, is_whole = 0, False
+
+    async def bounded() -> Message:
+        nonlocal num_bytes, is_whole
+        if is_whole:
+            return await receive()
+        try:
+            async with asyncio.timeout(max(0.0, give_up - time.monotonic())):
+                message = await receive()
+        except TimeoutError as error:
+            raise too_slow(f"The body did not arrive within {timeout_s:g} s.") from error
+        hold(len(message.get("body", b"")))
+        num_bytes += len(message.get("body", b""))
+        if num_bytes > max_bytes:
+            raise too_large(f"The body has more than {max_bytes} bytes.")
+        is_whole = not message.get("more_body", False)
+        return message
+
+    return bounded
+
+
+def protects(prefixes: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a path lies below one of these."""
+    return lambda path: any(path == prefix or path.startswith(prefix + "/") for prefix in prefixes)

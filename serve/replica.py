@@ -1,0 +1,126 @@
+"""A replica of the engine: one network, one engine, and many requests at once in its slots.
+
+Requests share the replica's event loop and wait in the same engine, which batches continuously: nobody waits for a
+window to fill or for a slower neighbour. A request that is cancelled frees its slot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from vigc.model.conversation.image import News, Talk, start_engine, talk_about
+from vigc.model.prompts import load_pack
+from vigc.model.weights.identity import find_model
+from vigc.platform.quality.mentions import ObjectFinder
+from vigc.platform.records import ConfigError, Conversation, Kind
+from vigc.serve.messages import Begun, Event, Failed, Fault, Said, Task
+from vigc.serve.settings import Settings
+from vigc.serve.validation import find_objects
+
+if TYPE_CHECKING:
+    from vigc.model.engines import Engine
+
+GAUGE_S = 2.0
+log = logging.getLogger("ray.serve")
+
+
+class Talker:
+    """See the module."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._pack = load_pack(settings.prompts)
+        named_in = find_objects(settings)
+        self._find_objects = None if named_in is None else ObjectFinder(named_in.vocabulary).named
+        self._engine: Engine = start_engine(
+            settings.engine,
+            model=find_model(settings.model).location,
+            device=settings.chosen_device,
+            dtype=settings.chosen_dtype,
+            num_slots=1 if settings.engine == "reference" else settings.slots,
+            memory_bytes=None if settings.engine_memory is None else int(settings.engine_memory * 2**30),
+            num_threads=settings.chosen_threads,
+            vllm_python=settings.vllm_python,
+        )
+        self._lost: str | None = None
+        self._gauging: asyncio.Task[None] | None = None
+
+    async def talk(self, task: Task) -> AsyncIterator[Event | Failed]:
+        """What is said of the image, as it is said. Leaving the iterator early frees the slots."""
+        self._gauge()
+        talk = Talk(
+            self._pack,
+            task.policy,
+            task.kinds,
+            task.seed,
+            question=task.question,
+            find_objects=self._find_objects,
+            max_tokens=task.max_tokens,
+        )
+        yield Begun(self._num_prompt_tokens(talk))
+        said: asyncio.Queue[Said | None] = asyncio.Queue()
+
+        def hear(kind: Kind, news: News) -> None:
+            if task.wants_steps or isinstance(news, Conversation):
+                said.put_nowait(Said(kind, news))
+
+        work = asyncio.create_task(talk_about(self._engine, task.image_id, task.pixels, talk, hear))
+        work.add_done_callback(lambda _: said.put_nowait(None))
+        try:
+            while (news := await said.get()) is not None:
+                yield news
+            if (failure := self._failure(work)) is not None:
+                yield failure
+        finally:
+            work.cancel()
+
+    async def figures(self) -> dict[str, int]:
+        """What the engine has and does now."""
+        return {"slots": self._engine.num_slots, "requests": self._engine.num_under_way}
+
+    async def check_health(self) -> None:
+        """Called by Serve, which replaces a replica for which this raises."""
+        if self._lost is not None or not self._engine.is_alive:
+            raise RuntimeError(self._lost or "The engine's thread has ended.")
+
+    def close(self) -> None:
+        """Ends the engine; what still waits fails."""
+        self._engine.close()
+
+    def _failure(self, work: asyncio.Task[object]) -> Failed | None:
+        from vigc.model.engines.base import EngineLost
+
+        error = work.exception()
+        if error is None:
+            return None
+        if isinstance(error, ConfigError):
+            return Failed(str(error), Fault.REQUEST)
+        log.error("The engine failed: %s", error, exc_info=error)
+        if isinstance(error, EngineLost):
+            self._lost = str(error)
+            return Failed(self._lost, Fault.REPLICA)
+        return Failed(str(error), Fault.ENGINE)
+
+    def _num_prompt_tokens(self, talk: Talk) -> int | None:
+        if talk.question is None:
+            return None
+        network = self._engine.network
+        prompt = self._pack.vic_prompt(self._pack.vig_prompt(talk.kinds[0]), talk.question)
+        return network.num_queries + len(network.prompt_ids(prompt))
+
+    def _gauge(self) -> None:
+        """Begins to tell the engine's figures to Ray, once there is an event loop."""
+        if self._gauging is None:
+            self._gauging = asyncio.create_task(self._keep_gauging())
+
+    async def _keep_gauging(self) -> None:
+        from ray.serve.metrics import Gauge
+
+        slots = Gauge("vigc_engine_slots", description="Conversations that this replica can decode at once.")
+        requests = Gauge("vigc_engine_requests", description="What its engine was asked and has not answered yet.")
+        while True:
+            slots.set(self._engine.num_slots)
+            requests.set(self._engine.num_under_way)
+            await asyncio.sleep(GAUGE_S)

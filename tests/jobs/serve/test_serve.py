@@ -1,0 +1,85 @@
+"""`vigc serve` at the terminal, and what `vigc bench serve` makes of what it counted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+import urllib.request
+from collections import Counter
+
+import pytest
+from local_service import data_uri, free_port
+from patience import PATIENCE_S
+
+from vigc.jobs.bench.serve import Level, _ratios
+from vigc.serve.samples import samples
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--replicas", "0"], "--replicas 0: '0' is no number of replicas"),
+        (["--engine", "fast"], "--engine fast: should be 'continuous', 'reference' or 'vllm'"),
+        (["--policy", "shipped"], "only the engine `reference` can"),
+        (["--policy", "best"], "'best' is unknown"),
+        (["--model", "/nowhere"], "/nowhere: no such folder"),
+        (["--objects", "none", "--grounding", "asked"], "Name a vocabulary"),
+        (["--device", "cuda"], "there is no NVIDIA GPU"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_setting_is_one_line_before_anything_starts(vigc_here, options, message, monkeypatch):
+    monkeypatch.setattr("vigc.jobs.generate.plan.num_gpus", lambda: 0)
+    result = vigc_here("serve", *options)
+    assert result.code == 2
+    assert message in result.err
+    assert result.err.count("\n") == 1
+
+
+def test_a_port_that_is_taken_is_said_so(vigc_here):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = vigc_here("serve", "--port", taken.getsockname()[1])
+    assert result.code == 2
+    assert "cannot be listened on (Address already in use)" in result.err
+
+
+@pytest.mark.slow
+def test_the_command_answers_within_a_minute_and_ends_cleanly(vigc_started, monkeypatch):
+    monkeypatch.setenv("VIGC_API_KEYS", "secret")
+    began = time.monotonic()
+    process = vigc_started("serve", "--json", "--port", free_port())
+    try:
+        said = ""
+        while not said.endswith("}\n"):
+            line = process.stdout.readline()
+            assert line, process.stderr.read()
+            said += line
+        ready = json.loads(said)
+        assert ready["requires_key"]
+        body = json.dumps({"image": data_uri(samples()["scene-0"].jpeg), "kinds": ["conversation"]}).encode()
+        headers = {"Content-Type": "application/json", "Authorization": "Bearer secret"}
+        request = urllib.request.Request(f"{ready['url']}/v1/vigc", body, headers)
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+            assert json.loads(answer.read())["conversations"][0]["answer"]
+        # On cores of its own; whoever else is at work on them takes a share.
+        shares = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+        assert time.monotonic() - began < 60 * shares
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130
+    assert err == "Stopped; what was under way is answered.\n"
+
+
+def test_the_figures_of_a_load_are_those_that_were_counted():
+    one = Level(1, 10.0, first_s=[0.1] * 20, end_s=[0.5] * 20, num_in_time=20)
+    many = Level(32, 10.0, first_s=[1.0] * 99 + [3.0], end_s=[2.0] * 100, num_in_time=100, errors=Counter(reset=2))
+    beyond = Level(200, 10.0, refused=7)
+    figures = many.figures()
+    assert (figures["requests_per_s_32"], figures["p50_s_32"], figures["p99_s_32"]) == (10.0, 2.0, 2.0)
+    assert figures["first_p50_s_32"] == 1.0
+    assert _ratios([one, many, beyond], limit=128) == {"errors_below_limit": 2, "speedup_32_clients": 5.0}
+    assert _ratios([one, beyond], limit=300) == {"errors_below_limit": 7}
