@@ -256,7 +256,7 @@ def verify(
 @app.command(epilog=help_end("vigc digest data"))
 def digest(out: Out, json_: Json = False) -> None:
     """Print one hash over all answers, to compare two data sets in one line."""
-    from vigc.jobs.dataset.digest import digest as run_digest
+    from vigc.platform.dataset.digest import digest as run_digest
 
     found = run_digest(out)
     if json_:

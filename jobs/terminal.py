@@ -35,3 +35,25 @@ def make_console(*, quiet: bool = False) -> Console:
 
 def print_json(content: Mapping[str, Any]) -> None:
     typer.echo(json.dumps(content, ensure_ascii=False, indent=2))
+
+
+class Counting:
+    """A spinner for commands whose total is not known; silent off a terminal."""
+
+    def __init__(self, console: Console, what: str) -> None:
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        self._what = what
+        columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+        self._line = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._line.add_task(what, total=None)
+
+    def report(self, num: int) -> None:
+        self._line.update(self._task, description=f"{num} {self._what}")
+
+    def __enter__(self) -> Counting:
+        self._line.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._line.stop()

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ ELSEWHERE = {  # files that run where other packages are
 }
 
 
+@cache
 def imports(file: Path) -> set[str]:
     found: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -46,6 +48,43 @@ def imports(file: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: imports are absolute"
             found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+# The rooms of each folder, the lowest first: a room imports itself and those before it, never back.
+ROOMS = {
+    "platform": (
+        "records schema vocabulary storage sources images dataset pipeline quality exports report instructions "
+        "evaluation tracking planning"
+    ),
+    "model": (
+        "cores sentences prompts files completion network scenes embedded llava weights engines conversation training "
+        "answering benchmarks"
+    ),
+    "model/engines": "meter scoring base detokenizer reference continuous vllm",
+    "jobs": (
+        "machine terminal scenes ingest doctor dataset weights submit generate plan train evaluate serve experiment "
+        "bench cli"
+    ),
+    "serve": (
+        "errors metrics settings messages validation middleware jsonl web replica_client images replica samples rows "
+        "bodies openai openapi gateway app"
+    ),
+}
+
+
+def module_of(file: Path) -> str:
+    return ".".join(["vigc", *file.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
+
+
+def arrows() -> dict[Path, set[Path]]:
+    """For each file of the product, the files of the product that it imports."""
+    files = {module_of(file): file for folder in FOLDERS for file in sorted((ROOT / folder).rglob("*.py"))}
+    found = {}
+    for file in files.values():
+        names = {name for name in imports(file) if name in files}
+        doors = {name.rpartition(".")[0] for name in names}  # `from package import module` needs the module alone
+        found[file] = {files[name] for name in names - doors} - {file}
     return found
 
 
@@ -63,6 +102,31 @@ def test_a_folder_imports_only_what_it_may(folder: str) -> None:
             assert not broken, f"{file.relative_to(ROOT)} imports {name}"
             if folder == "model" and starts_with(name, "vigc.platform"):
                 assert starts_with(name, "vigc.platform.records"), f"{file.relative_to(ROOT)} imports {name}"
+
+
+@pytest.mark.parametrize("folder", ROOMS)
+def test_a_room_imports_itself_and_lower_rooms_only(folder: str) -> None:
+    here, order = ROOT / folder, ROOMS[folder].split()
+    there = {path.stem for path in here.iterdir() if path.suffix == ".py" or list(path.rglob("*.py"))}
+    assert there - {"__init__", "__main__"} == set(order)
+
+    def room(file: Path) -> int:
+        name = file.relative_to(here).parts[0].removesuffix(".py")
+        return order.index(name) if name in order else -1  # the folder's own __init__ is its door
+
+    for file, others in arrows().items():
+        if not file.is_relative_to(here) or room(file) < 0:
+            continue
+        back = [other for other in others if other.is_relative_to(here) and room(other) > room(file)]
+        assert not back, f"{file.relative_to(ROOT)} imports {[str(other.relative_to(ROOT)) for other in back]}"
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    left = arrows()
+    while ends := [file for file, others in left.items() if not others & left.keys()]:
+        for file in ends:
+            del left[file]
+    assert not left, sorted(str(file.relative_to(ROOT)) for file in left)
 
 
 def test_records_need_the_standard_library_only() -> None:

@@ -43,8 +43,8 @@ def export(
     json_: Json = False,
 ) -> None:
     """Write the kept conversations in a trainer's format. File or folder appear when they are complete."""
-    from vigc.jobs.dataset.counting import Counting
     from vigc.jobs.dataset.export import run_export
+    from vigc.jobs.terminal import Counting
     from vigc.platform.exports import Options, Per
     from vigc.platform.records import ConfigError
 
@@ -103,8 +103,8 @@ def validate(
     json_: Json = False,
 ) -> None:
     """Say what would trip a trainer in a file of training data, anyone's, with row numbers. Exits 1 on a fault."""
-    from vigc.jobs.dataset.counting import Counting
     from vigc.jobs.dataset.validate import in_words, run_validate
+    from vigc.jobs.terminal import Counting
     from vigc.platform.exports.validate import as_json
 
     with Counting(make_console(quiet=json_), "rows") as counting:

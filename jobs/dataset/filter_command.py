@@ -117,8 +117,7 @@ def filter_(
     Each time all is decided anew, by these flags alone; `show`, `export` and `summary` follow the newest decision.
     """
     from vigc.jobs.dataset.filter import as_json, run_filter
-    from vigc.jobs.dataset.hallucination_tables import hallucination_tables
-    from vigc.jobs.dataset.verdict_tables import evaluation_lines, filter_table
+    from vigc.jobs.dataset.tables import evaluation_lines, filter_table, hallucination_tables
     from vigc.jobs.dataset.verify import Meter
 
     settings = FilterSettings(

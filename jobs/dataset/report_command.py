@@ -22,7 +22,7 @@ def report(
     json_: Json = False,
 ) -> None:
     """Write OUT/report.html: figures, and pictures with what was said of them, in one file to look at and to mark."""
-    from vigc.jobs.dataset.counting import Counting
+    from vigc.jobs.terminal import Counting
     from vigc.platform.dataset.store import Store
     from vigc.platform.report import Sizes, write_report
 
@@ -47,7 +47,7 @@ def audit(
     """Say how far the automatic checks agree with a human who marked sentences in the report."""
     from dataclasses import asdict
 
-    from vigc.jobs.dataset.audit_tables import audit_tables
+    from vigc.jobs.dataset.tables import audit_tables
     from vigc.platform.dataset.store import Store
     from vigc.platform.report.audit import audit as run_audit
     from vigc.platform.report.audit import read_marks

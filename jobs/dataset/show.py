@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from difflib import SequenceMatcher
 from itertools import islice
 from typing import Any
 
@@ -12,7 +14,6 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from vigc.jobs.dataset.differences import marked
 from vigc.platform.dataset.store import Store
 from vigc.platform.records import ConfigError, InputError, Kind, RowStatus, Verdict
 
@@ -99,3 +100,33 @@ def render_conversation(spoken: Mapping[str, Any], console: Console) -> Renderab
     columns.add_column("VIC", ratio=1, header_style="dim", overflow="fold")
     columns.add_row(vig, vic)
     return Group(heading, columns, Text())
+
+
+def marked(before: str, after: str, *, colours: bool) -> tuple[Text, Text]:
+    """What VIC changed in VIG's answer: both texts, each with the words marked that the other does not have.
+
+    In colours, words that VIC dropped are struck out in red and new ones stand in green; without colours they are
+    written `[-dropped-]` and `{+new+}`, as wdiff does.
+    """
+    old, new = _words(before), _words(after)
+    left, right = Text(), Text()
+    matcher = SequenceMatcher(None, [word.strip() for word in old], [word.strip() for word in new], autojunk=False)
+    for change, a, b, c, d in matcher.get_opcodes():
+        for text, words, style, opening, closing in (
+            (left, old[a:b], "red strike", "[-", "-]"),
+            (right, new[c:d], "bold green", "{+", "+}"),
+        ):
+            joined = "".join(words)
+            if change == "equal" or not joined.strip():
+                text.append(joined)
+            elif colours:
+                text.append(joined, style)
+            else:
+                stripped = joined.rstrip()
+                text.append(f"{opening}{stripped}{closing}{joined[len(stripped) :]}")
+    return left, right
+
+
+def _words(text: str) -> list[str]:
+    """Words with the blanks behind them; joined they give the text back."""
+    return re.findall(r"\S+\s*|^\s+", text)

@@ -13,8 +13,7 @@ from pyarrow import csv
 from rich.console import Console
 from rich.table import Table
 
-from vigc.jobs.dataset.hallucination_tables import hallucination_tables, table_of_kinds
-from vigc.jobs.dataset.verdict_tables import verdict_tables
+from vigc.jobs.dataset.tables import hallucination_tables, table_of_kinds, verdict_tables
 from vigc.jobs.generate.terminal import counts_of_kinds, counts_of_rows
 from vigc.platform.dataset.store import Store
 from vigc.platform.dataset.verdicts import NEEDED

@@ -16,8 +16,8 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-from vigc.jobs.dataset.hallucination_tables import hallucination_tables
 from vigc.jobs.dataset.show import render_row
+from vigc.jobs.dataset.tables import hallucination_tables
 from vigc.jobs.generate.plan import Plan
 from vigc.jobs.generate.run import Outcome
 from vigc.platform.dataset.passes import Pass

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vigc.jobs.generate.plan import Plan
+from vigc.platform.dataset.layout import SUMMARY_FILE
 from vigc.platform.dataset.passes import Pass
 from vigc.platform.dataset.tally import Tally
 from vigc.platform.pipeline.metrics import (
@@ -33,7 +34,6 @@ from vigc.platform.pipeline.metrics import (
 from vigc.platform.pipeline.progress import Progress
 from vigc.platform.pipeline.ray_session import running_ray
 from vigc.platform.report import REPORT_FILE
-from vigc.platform.report.summary import SUMMARY_FILE
 from vigc.platform.tracking import FINISHED, DataUsed, Tracking
 
 EXPERIMENT = "vigc generate"

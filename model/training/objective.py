@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from vigc.model.weights.trainee import Trainee
@@ -55,10 +56,26 @@ class Objective(nn.Module, ABC, Generic[B]):
         return 0.0
 
     def say(self, rows: list[Row]) -> list[str]:
-        """Greedy answers to the first prompt of each row, for people to look at."""
-        from vigc.model.training.predictions import say
+        """Greedy answers to the first prompt of each row (`pixels`, `prompts`), for people to look at."""
+        return [self._say(row) for row in rows]
 
-        return say(self.network, rows)
+    @torch.no_grad()
+    def _say(self, row: Row, max_tokens: int = 96) -> str:
+        network = self.network
+        features = network.encode_images(torch.tensor(row["pixels"], device=network.device)[None])
+        visual = network.visual_tokens(features, *network.qformer_ids([row["prompts"][0]]))
+        prompt = torch.tensor([network.prompt_ids(row["prompts"][0])], device=network.device)
+        embeds = torch.cat([visual, network.embed(prompt).to(visual.dtype)], dim=1)
+        ids = network.language_model.generate(
+            inputs_embeds=embeds,
+            attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=network.device),
+            max_new_tokens=max_tokens,
+            do_sample=False,
+            bos_token_id=network.bos_id,
+            eos_token_id=network.eos_id,
+            pad_token_id=network.eos_id,
+        )
+        return str(network.tokenizer.decode(ids[0], skip_special_tokens=True)).strip()
 
     @abstractmethod
     def set_modes(self) -> None:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 MANIFEST_FOLDER, ROWS_FOLDER, FINISHED_FOLDER, RUNS_FOLDER = "manifest", "rows", "finished", "runs"
 REQUEST_FILE, LAYOUT_FILE, VOCABULARY_FILE = "request.json", "layout.json", "vocabulary.json"
+SUMMARY_FILE = "summary.json"  # of the whole data set
 
 ROWS_PER_SHARD = 20_000
 # Ray's driver spends some 10 ms on a block whatever is in it, so where there are many images their blocks are larger.

@@ -20,13 +20,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vigc.platform.dataset.layout import Block, manifest_file, parse_block_file, sha256_of
+from vigc.platform.dataset.layout import SUMMARY_FILE, Block, manifest_file, parse_block_file, sha256_of
 from vigc.platform.dataset.ledger import Finished, Ledger
 from vigc.platform.dataset.passes import Pass
 from vigc.platform.dataset.store import Store
 from vigc.platform.dataset.verdicts import faults_of
 from vigc.platform.records import RowStatus, StoreError
-from vigc.platform.report.summary import SUMMARY_FILE
 
 NUM_EXAMPLES = 3
 MAX_LISTED = 10_000  # of `missing` and `doubled`; the counts are whole

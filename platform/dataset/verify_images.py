@@ -14,7 +14,8 @@ from itertools import islice
 from typing import NamedTuple
 
 from vigc.platform.dataset.store import Store
-from vigc.platform.images.fetch import Refused, fetch_many
+from vigc.platform.images.fetch import fetch_many
+from vigc.platform.images.refused import Refused
 
 MAX_LISTED = 10_000  # of `changed` and `unreadable`; the counts are whole
 AT_ONCE = 2_048  # of these, those that lie elsewhere are fetched ahead

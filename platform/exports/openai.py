@@ -12,7 +12,7 @@ from typing import Any
 
 from vigc.platform.exports.examples import Example
 from vigc.platform.exports.pictures import Picture
-from vigc.platform.images.fetch import scheme_of
+from vigc.platform.images.refused import scheme_of
 
 
 def record(example: Example, image_url: str | None = None) -> dict[str, Any]:

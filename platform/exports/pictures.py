@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 
 from vigc.platform.exports.examples import Example
-from vigc.platform.images.fetch import Refused, fetch_many
+from vigc.platform.images.fetch import fetch_many
+from vigc.platform.images.refused import Refused
 
 AT_ONCE = 64
 

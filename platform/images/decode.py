@@ -27,8 +27,9 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from vigc.platform.images.fetch import MAX_BYTES, Refused, fetch, fetch_many
+from vigc.platform.images.fetch import fetch, fetch_many
 from vigc.platform.images.isolation import Child, ChildDied, ChildTimeout
+from vigc.platform.images.refused import MAX_BYTES, Refused
 from vigc.platform.records import RowError
 from vigc.platform.schema import MANIFEST, schema_of
 from vigc.platform.storage.retry import patience_s

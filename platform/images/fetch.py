@@ -15,35 +15,18 @@ import re
 import stat
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from urllib.parse import unquote
 
-from vigc.platform.records import RowError
+from vigc.platform.images.refused import NUM_THREADS, Refused, Reserve, check_part, check_size, scheme_of
+from vigc.platform.images.remote import from_gcs, from_s3, from_web, object_file
 
-MAX_BYTES = 512 * 2**20
-NUM_THREADS = 16  # requests under way at once
 MAX_BYTES_AHEAD = 128 * 2**20  # fetched and not handed out yet; the next one in turn may be larger
 
-Reserve = Callable[[int], None]  # told how many bytes a fetch will hold in all, before it does; may wait
-
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _SPAN = re.compile(r"(.+)#(\d+)\+(\d+)", re.DOTALL)
 _CELL = re.compile(r"(.+)#row=(\d+)&column=(.+)", re.DOTALL)
-
-
-class Refused(Exception):
-    """Why there are no bytes, or no picture. `kind` is a key of images.ERROR_KINDS."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        # A name that is not UTF-8 must not cost the row that tells of it.
-        message = message.encode("utf-8", "backslashreplace").decode()
-        super().__init__(kind, message)
-        self.error = RowError(kind, message)
-
-    def __str__(self) -> str:
-        return f"{self.error.kind}: {self.error.message}"
 
 
 def fetch(uri: str, reserve: Reserve = lambda num_bytes: None) -> bytes:
@@ -139,11 +122,6 @@ def _is_apart(uri: str) -> bool:
     return scheme_of(uri) not in ("", "file") and not _CELL.fullmatch(uri)
 
 
-def scheme_of(uri: str) -> str:
-    found = _SCHEME.match(uri)
-    return found[1].lower() if found else ""
-
-
 def _fetch(uri: str, reserve: Reserve) -> bytes:
     scheme = scheme_of(uri)
     if scheme in ("", "file") and (path := _existing(uri)) is not None:
@@ -156,8 +134,6 @@ def _fetch(uri: str, reserve: Reserve) -> bytes:
         check_size(part[1])
     if scheme in ("", "file"):
         return _from_disk(_existing(address) or _path(address), part, reserve)
-    from vigc.platform.images.remote import from_gcs, from_s3, from_web
-
     if scheme == "s3":
         return from_s3(address, part, reserve)
     if scheme in ("gs", "gcs"):
@@ -165,11 +141,6 @@ def _fetch(uri: str, reserve: Reserve) -> bytes:
     if scheme in ("http", "https"):
         return from_web(address, part, reserve)
     raise Refused("unreadable", f"{uri}: {scheme}:// is not read; local paths, s3://, gs://, http:// and https:// are")
-
-
-def check_size(num_bytes: int) -> None:
-    if num_bytes > MAX_BYTES:
-        raise Refused("too_large", f"{num_bytes} bytes; at most {MAX_BYTES} are read")
 
 
 def _path(uri: str) -> str:
@@ -207,11 +178,6 @@ def _descriptor(path: str) -> int:
     raise Refused("not_an_image", f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'a device or a pipe, not a file'}")
 
 
-def check_part(address: str, offset: int, wanted: int, size: int) -> None:
-    if offset + wanted > size:
-        raise Refused("truncated", f"{address} has {size} bytes, and the picture would end at byte {offset + wanted}")
-
-
 @contextmanager
 def _explained(path: str) -> Iterator[None]:
     """The file system's errors as reasons."""
@@ -229,7 +195,6 @@ def _explained(path: str) -> Iterator[None]:
 def _from_table(address: str, row: int, column: str, reserve: Reserve) -> bytes:
     import pyarrow as pa
 
-    from vigc.platform.images.remote import object_file
     from vigc.platform.images.table_images import read_cell
 
     scheme = scheme_of(address)

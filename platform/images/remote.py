@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from vigc import __version__
-from vigc.platform.images.fetch import NUM_THREADS, Refused, Reserve, check_part, check_size, scheme_of
+from vigc.platform.images.refused import NUM_THREADS, Refused, Reserve, check_part, check_size, scheme_of
 from vigc.platform.records import StoreError
 
 if TYPE_CHECKING:

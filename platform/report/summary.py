@@ -15,14 +15,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vigc.platform.dataset.layout import SUMMARY_FILE
 from vigc.platform.dataset.passes import write_json
 from vigc.platform.dataset.store import Pass, Store
 from vigc.platform.dataset.verdicts import NEEDED, Account
 from vigc.platform.quality.hallucination import Hallucination
 from vigc.platform.records import RowStatus, Verdict
 from vigc.platform.vocabulary import Vocabulary
-
-SUMMARY_FILE = "summary.json"
 
 
 def summarise(store: Store) -> dict[str, Any]:

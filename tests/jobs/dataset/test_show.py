@@ -7,8 +7,7 @@ import pytest
 from datasets import finished
 from rich.console import Console
 
-from vigc.jobs.dataset.differences import marked
-from vigc.jobs.dataset.show import show_rows
+from vigc.jobs.dataset.show import marked, show_rows
 
 
 def test_what_vic_changed_is_marked_on_both_sides_and_the_rest_is_not():

@@ -17,7 +17,8 @@ from patience import wait_until
 from vigc.platform.images import fetch, remote
 from vigc.platform.images import table_images as cells
 from vigc.platform.images.decode import ERROR_KINDS
-from vigc.platform.images.fetch import Refused, fetch_many
+from vigc.platform.images.fetch import fetch_many
+from vigc.platform.images.refused import MAX_BYTES, NUM_THREADS, Refused
 from vigc.platform.storage import retry as patience
 
 NAMES = [f"picture {number}".encode() * 50 for number in range(400)]
@@ -69,7 +70,7 @@ def test_a_part_of_a_tar_is_its_member_and_a_file_of_that_very_name_wins(tmp_pat
     assert fetch.fetch(address) == fetch.fetch(f"file://{address}") == b"bbbbb"
     assert kind_of(f"{path}#{offset}+0") == "empty"
     assert kind_of(f"{path}#{offset}+9999999") == "truncated"
-    assert kind_of(f"{path}#{offset}+{fetch.MAX_BYTES + 1}") == "too_large"
+    assert kind_of(f"{path}#{offset}+{MAX_BYTES + 1}") == "too_large"
     assert kind_of(f"{path}#{offset}") == "missing"
     (tmp_path / f"shard.tar#{offset}+5").write_bytes(b"itself")
     assert fetch.fetch(address) == b"itself"
@@ -319,7 +320,7 @@ def test_many_come_in_order_with_their_reasons_and_those_elsewhere_at_once(site,
             assert found.error.kind == "missing"
         else:
             assert found == (b"local" if number == 5 else Site.body + str(number).encode())
-    assert 8 <= site.most <= fetch.NUM_THREADS  # as the server saw them
+    assert 8 <= site.most <= NUM_THREADS  # as the server saw them
 
 
 def test_no_more_than_so_many_bytes_are_fetched_ahead(site, monkeypatch):

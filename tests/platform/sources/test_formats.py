@@ -466,7 +466,8 @@ def test_a_repository_of_parquet_files_is_read(tmp_path):
 
 READ_HUB = """
 import hashlib, sys
-from vigc.platform.images.fetch import Refused, fetch
+from vigc.platform.images.fetch import fetch
+from vigc.platform.images.refused import Refused
 from vigc.platform.sources import open_source
 for record in open_source(sys.argv[1], source="huggingface"):
     print(record.image_id, record.uri, hashlib.sha256(fetch(record.uri)).hexdigest())
