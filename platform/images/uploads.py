@@ -10,7 +10,9 @@ import asyncio
 import signal
 from dataclasses import dataclass
 
-from vigc.platform.images.decode import MAX_BYTES_PER_PIXEL, Decoded, decode_bytes
+from PIL import Image
+
+from vigc.platform.images.decode import MAX_BYTES_PER_PIXEL, Decoded, decode_bytes, perceptual_hash
 from vigc.platform.images.isolation import Child, ChildDied
 
 
@@ -29,6 +31,7 @@ class _Decoding:
     def __init__(self, image_size: int, limits: UploadLimits) -> None:
         self._image_size, self._limits = image_size, limits
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, whatever a decoder is doing
+        perceptual_hash(Image.new("RGB", (32, 32)))  # BLAS takes its buffers now; they are not the image's memory
 
     def __call__(self, data: bytes) -> Decoded:
         signal.setitimer(signal.ITIMER_REAL, self._limits.time_limit_s)
