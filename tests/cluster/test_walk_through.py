@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 import typer.main
-from patience import PATIENCE_S
 from ray_cluster import BIN, RayCluster
+from waiting import WAIT_S
 
 from vigc.jobs.cli import app
 from vigc.jobs.scenes import make_scenes
@@ -73,7 +73,7 @@ def test_the_commands_of_the_readme_lead_from_images_to_a_published_data_set(
         program, verb, *words = shlex.split(command, comments=True)
         start = [sys.executable, "-m", "vigc"] if program == "vigc" else [str(BIN / program)]
         done = subprocess.run(
-            [*start, verb, *words], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, env=_env()
+            [*start, verb, *words], cwd=ROOT, capture_output=True, text=True, timeout=WAIT_S, env=_env()
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         if sent := re.search(r"^job +(\S+)", done.stderr, re.MULTILINE):

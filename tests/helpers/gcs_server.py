@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from patience import PATIENCE_S
 from s3_server import ENDS_WITH_PARENT, HOST, free_ports
+from waiting import WAIT_S
 
 BUCKET = "tests"
 
@@ -33,7 +33,7 @@ class GcsServer:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", ENDS_WITH_PARENT, *own], stdin=subprocess.DEVNULL, stdout=file, stderr=file
             )
-        until = time.monotonic() + PATIENCE_S
+        until = time.monotonic() + WAIT_S
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > until:
                 self.kill()

@@ -16,8 +16,8 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from patience import PATIENCE_S
 from s3_server import HOST, free_ports
+from waiting import WAIT_S
 
 USER = "postgres"
 
@@ -48,10 +48,10 @@ class MlflowServer:
         if os.geteuid() == 0:
             self._folder.chmod(0o755)
             shutil.chown(data, USER, USER)
-        self._database("initdb", "-D", str(data), "-A", "trust", "-U", "mlflow", "--no-sync").wait(PATIENCE_S)
+        self._database("initdb", "-D", str(data), "-A", "trust", "-U", "mlflow", "--no-sync").wait(WAIT_S)
 
     def start(self) -> MlflowServer:
-        """Returns when it answers; raises after PATIENCE_S."""
+        """Returns when it answers; raises after WAIT_S."""
         data = str(self._folder / "database")
         options = ["-D", data, "-k", data, "-h", self._host, "-p", str(self._database_port)]
         self._running.append(self._database("postgres", *options))
@@ -101,7 +101,7 @@ class MlflowServer:
             )
 
     def _wait(self, ready: Callable[[], bool]) -> None:
-        until = time.monotonic() + PATIENCE_S
+        until = time.monotonic() + WAIT_S
         while not ready():
             if time.monotonic() > until or any(process.poll() is not None for process in self._running):
                 self.kill()

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from patience import PATIENCE_S
 from s3_server import ENDS_WITH_PARENT, free_ports
+from waiting import WAIT_S
 
 BIN = Path(sys.executable).parent
 HOST = "127.0.0.1"
@@ -107,7 +107,7 @@ class RayCluster:
         return self
 
     def _wait(self) -> None:
-        end = time.monotonic() + PATIENCE_S
+        end = time.monotonic() + WAIT_S
         while not self._is_up():
             log = (self.folder / "head.log").read_text(errors="replace")
             assert self._process is not None

@@ -23,7 +23,7 @@ from pathlib import Path
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from patience import PATIENCE_S
+from waiting import WAIT_S
 
 HOST = "127.0.0.1"
 KEY, SECRET, REGION = "key", "secretsecret", "us-east-1"
@@ -74,7 +74,7 @@ class S3Server:
         }
 
     def start(self) -> S3Server:
-        """Returns when a file has been written; raises after PATIENCE_S."""
+        """Returns when a file has been written; raises after WAIT_S."""
         arguments = {
             "dir": self.folder,
             "ip": self.host,
@@ -134,7 +134,7 @@ class S3Server:
     def _wait(self) -> None:
         assert self._process is not None
         client = self.client()
-        until = time.monotonic() + PATIENCE_S
+        until = time.monotonic() + WAIT_S
         while True:
             with contextlib.suppress(BotoCoreError, ClientError):  # there since the first start; else the write tells
                 client.create_bucket(Bucket="ready")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from patience import PATIENCE_S
+from waiting import WAIT_S
 
 from vigc.jobs.cli import main
 from vigc.jobs.scenes import make_scenes
@@ -66,7 +66,7 @@ def vigc_joined(vigc_here: Vigc, shared_ray: None) -> Vigc:
 def vigc(ray_folder: None) -> Vigc:
     """A process of its own, as a user starts it."""
 
-    def run(*arguments: object, cwd: Path | None = None, timeout: float = PATIENCE_S) -> Result:
+    def run(*arguments: object, cwd: Path | None = None, timeout: float = WAIT_S) -> Result:
         done = subprocess.run(
             [*VIGC, *map(str, arguments)],
             cwd=cwd,

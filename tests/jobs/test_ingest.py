@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import draw
-from patience import wait_until
+from waiting import wait_until
 
 from vigc.jobs import ingest as module
 from vigc.platform.records import InputError

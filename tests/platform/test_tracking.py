@@ -12,7 +12,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
-from patience import wait_until
+from waiting import wait_until
 
 from vigc.platform import tracking
 from vigc.platform.storage import open_folder

@@ -18,8 +18,8 @@ from urllib.error import HTTPError
 import pytest
 import yaml
 from local_service import data_uri, free_port
-from patience import PATIENCE_S, wait_until
 from ray_cluster import BIN, RayCluster
+from waiting import WAIT_S, wait_until
 
 from vigc.serve.samples import samples
 from vigc.serve.settings import LEAN
@@ -56,12 +56,12 @@ class Deployed:
         self._config["applications"][0]["args"] |= HERE | changes
         self._file.write_text(yaml.safe_dump(self._config))
         command = [str(BIN / "serve"), "deploy", str(self._file), "--address", self._cluster.url]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, env=self._cluster.env)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, env=self._cluster.env)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def status(self) -> str:
         command = [str(BIN / "serve"), "status", "--address", self._cluster.url]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, env=self._cluster.env)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, env=self._cluster.env)
         return str(yaml.safe_load(done.stdout)["applications"]["vigc"]["status"])
 
     def call(self, path: str, body: object = None, key: str = KEY) -> tuple[int, str]:
@@ -69,7 +69,7 @@ class Deployed:
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
         try:
             with urllib.request.urlopen(
-                urllib.request.Request(self.url + path, data, headers), timeout=PATIENCE_S
+                urllib.request.Request(self.url + path, data, headers), timeout=WAIT_S
             ) as answer:
                 return answer.status, answer.read().decode()
         except HTTPError as error:

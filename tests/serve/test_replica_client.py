@@ -6,9 +6,9 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from patience import PATIENCE_S
 from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import BackPressureError
+from waiting import WAIT_S
 
 from vigc.model.conversation.dialogue import Question
 from vigc.model.conversation.policy import make_policy
@@ -53,7 +53,7 @@ class Answer:
         self.replicas.num_cancelled += 1
 
 
-def heard(replicas, timeout_s=PATIENCE_S):
+def heard(replicas, timeout_s=WAIT_S):
     async def ask():
         return [event async for event in AskReplicas(replicas, timeout_s)(TASK)]
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import openai
 import pytest
 from local_service import sse
-from patience import wait_until
+from waiting import wait_until
 
 pytestmark = pytest.mark.slow
 ALL_KINDS = ["conversation", "detail", "reasoning", "knowledge"]

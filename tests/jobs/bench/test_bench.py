@@ -7,7 +7,7 @@ import os
 import re
 
 import pytest
-from patience import wait_until
+from waiting import wait_until
 
 from vigc.jobs.bench import decode as bench_decode
 from vigc.jobs.bench.data import (

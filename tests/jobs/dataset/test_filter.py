@@ -8,8 +8,8 @@ import sys
 import textwrap
 
 import pytest
+from annotated_datasets import AnnotatedAnswer, add_pass, data_set
 from datasets import draw
-from said import Said, add_pass, data_set
 
 from vigc.platform.dataset.digest import digest
 from vigc.platform.dataset.store import Store
@@ -17,9 +17,9 @@ from vigc.platform.images.decode import decode
 from vigc.platform.records import Kind
 from vigc.platform.storage.files import only_writer
 
-TWO_ABSENT = Said(["dog"], "A cat.", "A cat on a horse.", "What is it?", Kind.CONVERSATION)
-ONE_ABSENT = Said(["dog"], "A cat.", "A cat.", "What is there?", Kind.CONVERSATION)
-RIGHT = Said(["dog"], "A cat.", "A dog.", "Which animal is it?", Kind.CONVERSATION)
+TWO_ABSENT = AnnotatedAnswer(["dog"], "A cat.", "A cat on a horse.", "What is it?", Kind.CONVERSATION)
+ONE_ABSENT = AnnotatedAnswer(["dog"], "A cat.", "A cat.", "What is there?", Kind.CONVERSATION)
+RIGHT = AnnotatedAnswer(["dog"], "A cat.", "A dog.", "Which animal is it?", Kind.CONVERSATION)
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_images_like_those_of_a_benchmark_are_left_out_and_named(vigc_here, tmp_
         image.resize((120, 90)).convert("RGB").save(smaller, quality=80)
     hashes = [decode(str(smaller), 160).phash, decode(str(draw(tmp_path / "c.png", 3)), 160).phash]
     out = data_set(
-        tmp_path / "data", [[Said(["dog"], "", "A dog.", f"What {h}?", phash=h)] for h in hashes]
+        tmp_path / "data", [[AnnotatedAnswer(["dog"], "", "A dog.", f"What {h}?", phash=h)] for h in hashes]
     ).folder.path
     (benchmark / "broken.jpg").write_text("no picture")
     result = vigc_here("filter", out, "--exclude-like", benchmark)
@@ -174,8 +174,8 @@ def test_there_is_nothing_to_decide_where_there_is_no_data_set(vigc_here, tmp_pa
 @pytest.mark.slow
 def test_meanings_that_lie_close_are_the_same_question(vigc_here, tmp_path):
     pair = [
-        Said(["car"], "", "It is red.", "What colour is the car?", Kind.CONVERSATION),
-        Said(["car"], "", "It is red.", "Which color does the automobile have?", Kind.REASONING),
+        AnnotatedAnswer(["car"], "", "It is red.", "What colour is the car?", Kind.CONVERSATION),
+        AnnotatedAnswer(["car"], "", "It is red.", "Which color does the automobile have?", Kind.REASONING),
     ]
     out = data_set(tmp_path / "data", [pair]).folder.path
     counts = {}

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import json
 
-from measured import UNTRUE, measured
+from measured_dataset import UNTRUE, measured_dataset
 
 from vigc.platform.records import Kind
 
 
 def test_report_and_audit_are_verbs(vigc_here, tmp_path):
-    store = measured(tmp_path)
+    store = measured_dataset(tmp_path)
     assert vigc_here("report", store).out == f"{store}/report.html\n"
     assert vigc_here("report", store, "--json").json() == {"report": f"{store}/report.html"}
     one = {"image_id": "im1.png", "request": "001", "kind": Kind.DETAIL, "answer": "vig", "sentence": 1, "text": UNTRUE}

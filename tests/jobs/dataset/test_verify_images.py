@@ -13,9 +13,9 @@ from http.server import SimpleHTTPRequestHandler
 
 import pytest
 from datasets import REQUEST, commit, draw, row
-from patience import PATIENCE_S
 from rich.console import Console
 from source_files import serving
+from waiting import WAIT_S
 
 from vigc.jobs.dataset.verify import Meter
 from vigc.platform.dataset.store import Store
@@ -134,7 +134,7 @@ def test_a_sample_of_nothing_is_refused(vigc_here, pictures, tmp_path):
 
 def test_pictures_that_lie_elsewhere_are_fetched_by_several_at_once(pictures, tmp_path):
     """Each answer waits until four are asked for."""
-    together = threading.Barrier(4, timeout=PATIENCE_S)
+    together = threading.Barrier(4, timeout=WAIT_S)
 
     class Handler(SimpleHTTPRequestHandler):
         def do_GET(self):

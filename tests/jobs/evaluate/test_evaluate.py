@@ -11,8 +11,8 @@ from collections import Counter
 import pyarrow.parquet as pq
 import pytest
 from chat_server import ChatServer, echo
-from patience import wait_until
 from tiny_llava import write_tiny_llava
+from waiting import wait_until
 
 from vigc.jobs.evaluate.run import EvaluateConfig, JudgeConfig, rescore, run_evaluate
 from vigc.platform.dataset.verify import verify

@@ -11,8 +11,8 @@ import sys
 import time
 
 import pytest
-from patience import PATIENCE_S, wait_until
 from PIL import Image
+from waiting import WAIT_S, wait_until
 
 from vigc.platform.dataset.digest import digest
 from vigc.platform.dataset.store import Store
@@ -189,7 +189,7 @@ def test_a_run_that_is_interrupted_and_killed_ends_as_if_nothing_had_happened(
     with vigc_started(*command) as interrupted:
         wait_for_commits(out, 1, interrupted)
         os.killpg(interrupted.pid, signal.SIGINT)  # as a terminal does
-        _, said = interrupted.communicate(timeout=PATIENCE_S)
+        _, said = interrupted.communicate(timeout=WAIT_S)
     after_interrupt = committed(out)
     assert interrupted.returncode == 130
     assert "the same command continues from there" in said

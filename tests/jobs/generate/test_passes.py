@@ -9,7 +9,7 @@ import signal
 from collections import Counter
 
 import pytest
-from patience import wait_until
+from waiting import wait_until
 
 from vigc.platform.dataset.digest import digest
 from vigc.platform.dataset.store import Store

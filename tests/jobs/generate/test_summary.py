@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from said import Said, data_set
+from annotated_datasets import AnnotatedAnswer, data_set
 
 from vigc.platform.dataset.verdicts import write_verdicts
 
-WRONG, RIGHT = Said(["dog"], "A dog. A cat.", "A dog."), Said(["bus"], "A bus.", "A bus.")
+WRONG, RIGHT = AnnotatedAnswer(["dog"], "A dog. A cat.", "A dog."), AnnotatedAnswer(["bus"], "A bus.", "A bus.")
 
 
 @pytest.fixture

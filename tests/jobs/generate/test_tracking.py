@@ -13,7 +13,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from patience import wait_until
+from waiting import wait_until
 
 from vigc.jobs.generate.config import GenerateConfig
 from vigc.jobs.generate.plan import tracking_uri

@@ -12,7 +12,7 @@ from collections import Counter
 
 import pytest
 from local_service import data_uri, free_port
-from patience import PATIENCE_S
+from waiting import WAIT_S
 
 from vigc.jobs.bench.serve import Level, _ratios
 from vigc.serve.samples import samples
@@ -62,14 +62,14 @@ def test_the_command_answers_within_a_minute_and_ends_cleanly(vigc_started, monk
         body = json.dumps({"image": data_uri(samples()["scene-0"].jpeg), "kinds": ["conversation"]}).encode()
         headers = {"Content-Type": "application/json", "Authorization": "Bearer secret"}
         request = urllib.request.Request(f"{ready['url']}/v1/vigc", body, headers)
-        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+        with urllib.request.urlopen(request, timeout=WAIT_S) as answer:
             assert json.loads(answer.read())["conversations"][0]["answer"]
         # On cores of its own; whoever else is at work on them takes a share.
         shares = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
         assert time.monotonic() - began < 60 * shares
     finally:
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=PATIENCE_S)
+        _, err = process.communicate(timeout=WAIT_S)
     assert process.returncode == 130
     assert err == "Stopped; what was under way is answered.\n"
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
-from patience import PATIENCE_S, wait_until
 from ray_cluster import BIN, RayCluster
+from waiting import WAIT_S, wait_until
 
 from vigc.jobs.machine import git_commit
 from vigc.jobs.scenes import make_scenes
@@ -158,7 +158,7 @@ def submit(cluster, *words):
 
 
 def ended(client):
-    said, complaints = client.communicate(timeout=PATIENCE_S)
+    said, complaints = client.communicate(timeout=WAIT_S)
     return client.returncode, said, complaints
 
 
@@ -245,7 +245,7 @@ def test_by_hand_from_a_clean_clone(cluster, scenes, tmp_path):
     subprocess.run(["git", "clone", "--quiet", f"file://{ROOT}", str(clone)], check=True)
     words = ["job", "submit", "--address", cluster.url, "--working-dir", ".", "--"]
     words += ["python", "-m", "vigc", "ingest", str(scenes), "--to", str(tmp_path / "manifest")]
-    done = subprocess.run([BIN / "ray", *words], cwd=clone, capture_output=True, text=True, timeout=PATIENCE_S)
+    done = subprocess.run([BIN / "ray", *words], cwd=clone, capture_output=True, text=True, timeout=WAIT_S)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{NUM_IMAGES} images" in done.stdout
     assert "succeeded" in done.stdout

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from patience import PATIENCE_S
 from training_runs import command, kill_a_worker, losses, make_data, wait_for_update
+from waiting import WAIT_S
 
 OPTIONS = ("num_updates=24", "checkpoint_every=6")
 pytestmark = pytest.mark.soak
@@ -49,7 +49,7 @@ def spawn(words: list[str], **environment: str) -> subprocess.Popen[str]:
 
 def finish(data: Path, out: Path, parallel: str, workers: int = 2, expected: int = 0) -> str:
     driver = start(data, out, parallel, workers)
-    said = "".join(driver.communicate(timeout=PATIENCE_S))
+    said = "".join(driver.communicate(timeout=WAIT_S))
     assert driver.returncode == expected, said
     return said
 
@@ -64,7 +64,7 @@ def require_same(one: Path, other: Path) -> None:
 def test_a_worker_is_killed(data, tmp_path, calm, parallel):  # type: ignore[no-untyped-def]
     driver = start(data, tmp_path / "run", parallel)
     kill_a_worker(driver, tmp_path / "run", after_update=9)
-    said = driver.communicate(timeout=PATIENCE_S)
+    said = driver.communicate(timeout=WAIT_S)
     assert driver.returncode == 0, said
     require_same(calm(parallel), tmp_path / "run")
 
@@ -75,7 +75,7 @@ def test_the_driver_is_ended_and_the_command_given_again(data, tmp_path, calm, p
     driver = start(data, tmp_path / "run", parallel)
     wait_for_update(driver, tmp_path / "run", 9)
     driver.send_signal(how)
-    out, err = driver.communicate(timeout=PATIENCE_S)
+    out, err = driver.communicate(timeout=WAIT_S)
     assert driver.returncode != 0
     if how is signal.SIGINT:
         assert "The same command goes on from the last checkpoint" in err
@@ -88,7 +88,7 @@ def test_with_another_number_of_workers_the_same_samples_make_each_update(data, 
     driver = start(data, tmp_path / "run", "ddp", workers=2)
     wait_for_update(driver, tmp_path / "run", 9)
     driver.send_signal(signal.SIGKILL)
-    driver.communicate(timeout=PATIENCE_S)
+    driver.communicate(timeout=WAIT_S)
     finish(data, tmp_path / "run", "ddp", workers=1)
     assert losses(tmp_path / "run")[24] == pytest.approx(losses(calm("ddp"))[24], abs=1e-4)
 
@@ -97,7 +97,7 @@ def test_zero_state_is_not_read_by_another_number_of_workers(data, tmp_path):  #
     driver = start(data, tmp_path / "run", "zero2", workers=2)
     wait_for_update(driver, tmp_path / "run", 9)
     driver.send_signal(signal.SIGKILL)
-    driver.communicate(timeout=PATIENCE_S)
+    driver.communicate(timeout=WAIT_S)
     said = finish(data, tmp_path / "run", "zero2", workers=1, expected=2)
     assert "Run with --workers 2" in said
 
@@ -109,7 +109,7 @@ def test_a_run_goes_on_with_fewer_workers_where_a_node_is_lost(data, tmp_path, c
         driver = spawn([*words, "--cpus-per-worker", "2"], RAY_ADDRESS=address)
         wait_for_update(driver, tmp_path / "run", 9)
         kill_other()
-        said = "".join(driver.communicate(timeout=PATIENCE_S))
+        said = "".join(driver.communicate(timeout=WAIT_S))
     assert driver.returncode == 0, said
     assert losses(tmp_path / "run")[24] == pytest.approx(losses(calm("ddp"))[24], abs=1e-4)
     assert "1 of 2 workers train from update" in said

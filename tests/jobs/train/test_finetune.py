@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 from datasets import draw, finished
-from patience import PATIENCE_S
 from training_runs import losses, make_data, wait_for_update
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from waiting import WAIT_S
 
 from vigc.jobs.train.chat_data import SHORT, MakeChatRows, read_chats
 from vigc.jobs.train.command import make_recipes
@@ -119,7 +119,7 @@ def command(base, data, out):
 
 
 def run(*arguments):
-    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=WAIT_S, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -9,9 +9,9 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from patience import PATIENCE_S
 from safetensors.torch import load_file
 from training_runs import command, kill_a_worker, losses, make_data
+from waiting import WAIT_S
 
 from vigc.jobs.train.command import make_recipes
 from vigc.jobs.train.data import Deal, make_order, num_blocks
@@ -136,7 +136,7 @@ def data(tmp_path_factory):
 
 def run(*arguments, flags=(), expected=0, workers=2):
     words = [*command(*arguments, workers=workers), *flags]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=WAIT_S, check=False)
     assert done.returncode == expected, done.stdout + done.stderr
     return done
 
@@ -154,7 +154,7 @@ def test_a_run_that_loses_a_worker_and_one_that_is_stopped_end_like_an_undisturb
         text=True,
     )
     kill_a_worker(driver, tmp_path / "killed", after_update=6)
-    out, err = driver.communicate(timeout=PATIENCE_S)
+    out, err = driver.communicate(timeout=WAIT_S)
     assert driver.returncode == 0, out + err
     assert out.count("MLflow at http://127.0.0.1:9 does not take figures") == 1
     said = [json.loads(line) for line in (tmp_path / "killed" / "predictions.jsonl").read_text().splitlines()]

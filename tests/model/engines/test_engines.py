@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from patience import PATIENCE_S
+from waiting import WAIT_S
 
 from vigc.model.benchmarks.embedded import generate, held_out_scenes
 from vigc.model.completion import Completion, Request
@@ -39,7 +39,7 @@ def pixels(index: int, seed: int = 31) -> np.ndarray:
 def answered(engine: Engine, work: Callable[[Any], Awaitable[Any]], index: int = 0) -> Any:
     async def main() -> Any:
         async with engine.image(pixels(index)) as image:
-            return await asyncio.wait_for(work(image), timeout=PATIENCE_S)
+            return await asyncio.wait_for(work(image), timeout=WAIT_S)
 
     return asyncio.run(main())
 
@@ -232,7 +232,7 @@ def test_cancelling_frees_the_slots_and_the_image(network: Network) -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         async with engine.image(pixels(1)) as image:
-            return (await asyncio.wait_for(engine.complete(image, replace(ASK, max_tokens=3)), timeout=PATIENCE_S)).text
+            return (await asyncio.wait_for(engine.complete(image, replace(ASK, max_tokens=3)), timeout=WAIT_S)).text
 
     assert asyncio.run(main())
     engine.close()
@@ -248,7 +248,7 @@ def test_admission_is_bounded_by_twice_the_slots(network: Network) -> None:
             await asyncio.sleep(0.3)
             waiting = not third.done()
             await engine.complete(first, replace(ASK, max_tokens=3))
-        await asyncio.wait_for(third, timeout=PATIENCE_S)
+        await asyncio.wait_for(third, timeout=WAIT_S)
         held = len(engine._images.held)
         await opening.__aexit__(None, None, None)
         return held, waiting

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from patience import PATIENCE_S
 from safetensors.torch import load_file
 from train_steps import make_rows, unreadable
+from waiting import WAIT_S
 
 from vigc.model.embedded import PATH
 from vigc.model.network import load_network
@@ -46,7 +46,7 @@ def steps(out: Path, parallel: str, updates: int, *options: str, processes: int 
         [*runner, str(SCRIPT), str(out), parallel, str(updates), *options],
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=WAIT_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]

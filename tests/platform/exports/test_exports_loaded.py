@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from measured import MORE, TRUE, UNTRUE, conversation, measured, row, sentence, store_of
-from patience import PATIENCE_S
+from measured_dataset import MORE, TRUE, UNTRUE, conversation, measured_dataset, row, sentence, store_of
 from PIL import Image
+from waiting import WAIT_S
 
 from vigc.platform.exports import Exported, Options, Per, export
 from vigc.platform.exports.preference import NO_DIFFERENCE, NO_VIG, NOT_MEASURED, pairs_of
@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def done(folder):
     """Every format written once."""
-    store = measured(folder)
+    store = measured_dataset(folder)
     return {
         "llava.json": export(store, "llava", folder / "llava.json"),
         "sharegpt.json": export(store, "sharegpt", folder / "sharegpt.json"),
@@ -50,7 +50,7 @@ def loaded(folder, done):
     """What the libraries saw, all in one process of their own."""
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     run = subprocess.run(
-        [sys.executable, READER, folder], env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        [sys.executable, READER, folder], env=env, capture_output=True, text=True, timeout=WAIT_S, check=False
     )
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout.splitlines()[-1])
@@ -70,7 +70,7 @@ def test_json_loads_in_datasets(done, loaded, name, columns):
 
 
 def test_openai_messages_hold_the_picture_when_asked(folder, tmp_path):
-    done = export(measured(tmp_path), "openai", tmp_path / "x.jsonl", Options(embed=True, multi_turn=True))
+    done = export(measured_dataset(tmp_path), "openai", tmp_path / "x.jsonl", Options(embed=True, multi_turn=True))
     assert done == Exported(2, GONE)
     first = json.loads((tmp_path / "x.jsonl").read_text().splitlines()[0])["messages"]
     assert [message["role"] for message in first] == ["user", "assistant"] * 2

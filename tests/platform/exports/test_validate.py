@@ -5,7 +5,7 @@ import tracemalloc
 
 import pytest
 from datasets import draw
-from measured import measured
+from measured_dataset import measured_dataset
 from PIL import Image
 
 from vigc.jobs.dataset.filter import read_evaluation
@@ -152,7 +152,7 @@ def test_evaluation_images_are_found_by_name_and_by_looks(tmp_path):
 @pytest.mark.parametrize("options", [{"format": "openai", "options": Options(embed=True)}, {"format": "preference"}])
 def test_pictures_that_lie_in_the_file_are_opened(tmp_path, options):
     target = tmp_path / ("x.jsonl" if options["format"] == "openai" else "x")
-    export(measured(tmp_path), out=target, **options)
+    export(measured_dataset(tmp_path), out=target, **options)
     result = validate(str(target), Checks(num_open=None))
     assert (result.is_ok, result.num_rows, result.num_opened) == (True, 3, 3)
 

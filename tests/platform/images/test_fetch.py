@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import draw
-from patience import wait_until
+from waiting import wait_until
 
 from vigc.platform.images import fetch, remote
 from vigc.platform.images import table_images as cells

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from children import Loop, make_act, make_nothing
-from patience import wait_until
+from waiting import wait_until
 
 from vigc.platform.images import isolation
 from vigc.platform.images.isolation import Child, ChildDied, ChildError, ChildTimeout

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from datasets import REQUEST, draw
-from patience import PATIENCE_S, wait_until
 from ray_cluster import RayCluster
+from waiting import WAIT_S, wait_until
 
 from vigc.platform.dataset.store import Store
 from vigc.platform.dataset.verify import verify
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 NUM_IMAGES = 40
 DELAY_S = 3.0  # for each block of two; an actor is at work on two at a time
 NUM_ACTORS = 8  # of half a CPU: more than the head and one node hold
-DRIVER = Path(__file__).parents[2] / "helpers" / "drive.py"
+DRIVER = Path(__file__).parents[2] / "helpers" / "driver_process.py"
 # Ray Data asks for nodes, and lets go of them, in steps of many seconds unless told otherwise.
 QUICK = {
     "RAY_DATA_MIN_GAP_BETWEEN_AUTOSCALING_REQUESTS": "1",
@@ -62,7 +62,7 @@ def test_nodes_come_as_there_is_work_one_is_killed_and_all_go_in_the_end(cluster
         wait_until(lambda: store.find_pass(REQUEST).ledger().num_rows >= 2, process=driver, pause_s=0.5)
         assert store.find_pass(REQUEST).remaining() > 0
         cluster.raylets()[0].kill()
-        said, complaints = driver.communicate(timeout=PATIENCE_S)
+        said, complaints = driver.communicate(timeout=WAIT_S)
     finally:
         driver.kill()
     assert driver.returncode == 0, said + complaints

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from datasets import REQUEST, draw
 from fake_workers import FakeWorker
-from patience import PATIENCE_S
+from waiting import WAIT_S
 
 from vigc.platform.dataset.store import Store
 from vigc.platform.dataset.verify import verify
@@ -19,7 +19,7 @@ from vigc.platform.pipeline.run import RunError, run
 from vigc.platform.sources import open_source
 
 NUM_IMAGES = 12
-ON_SMALL_RAY = Path(__file__).parents[2] / "helpers" / "on_small_ray.py"
+RUN_ON_FEW_CPUS = Path(__file__).parents[2] / "helpers" / "run_on_few_cpus.py"
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +61,10 @@ def test_actors_on_gpus_are_as_many_as_gpus_hold():
 
 def small_ray(num_cpus, actors, images, out):
     return subprocess.run(
-        [sys.executable, str(ON_SMALL_RAY), str(num_cpus), str(actors), str(images), str(out)],
+        [sys.executable, str(RUN_ON_FEW_CPUS), str(num_cpus), str(actors), str(images), str(out)],
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=WAIT_S,
     )
 
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from datasets import REQUEST, draw
 from fake_workers import FakeWorker
-from patience import PATIENCE_S
+from waiting import WAIT_S
 
 from vigc.platform.dataset.digest import digest
 from vigc.platform.dataset.store import Store
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 NUM_IMAGES = 40
 DELAY_S = 0.3  # for each image; the blocks of two are at work four at a time
-DRIVER = Path(__file__).parents[2] / "helpers" / "drive.py"
+DRIVER = Path(__file__).parents[2] / "helpers" / "driver_process.py"
 # Each fault runs in one place in CI and, where the place could matter, in the other one with the soak tests.
 in_soak = pytest.mark.soak
 disk_later, s3_later, gcs_later = (pytest.param(place, marks=in_soak) for place in ("disk", "s3", "gcs"))
@@ -85,7 +85,7 @@ def wait_for(driver, number):
 
 def finish(driver):
     """Its last line, when it has ended well."""
-    said, complaints = driver.communicate(timeout=PATIENCE_S)
+    said, complaints = driver.communicate(timeout=WAIT_S)
     assert driver.returncode == 0, said + complaints
     return said.splitlines()[-1]
 
@@ -204,7 +204,7 @@ def test_ctrl_c_finishes_what_is_under_way_and_drops_the_rest(undisturbed, place
     driver = start(*place)
     wait_for(driver, 1)
     os.killpg(driver.pid, signal.SIGINT)
-    said, complaints = driver.communicate(timeout=PATIENCE_S)
+    said, complaints = driver.communicate(timeout=WAIT_S)
     assert (driver.returncode, complaints) == (130, ""), said
     assert "stopping" in said
     left = remaining(place[1])
@@ -225,7 +225,7 @@ def test_a_second_ctrl_c_stops_at_once(undisturbed, place):
     time.sleep(2)
     assert driver.poll() is None
     os.killpg(driver.pid, signal.SIGINT)
-    said, _ = driver.communicate(timeout=PATIENCE_S)
+    said, _ = driver.communicate(timeout=WAIT_S)
     assert driver.returncode == 130
     assert f"interrupted: 0 of {NUM_IMAGES} images are committed" in said
     again(*place)
@@ -237,7 +237,7 @@ def test_the_same_command_started_twice_at_once_is_refused_the_second_time(undis
     driver = start(*place)
     wait_for(driver, 1)
     second = start(*place)
-    said, _ = second.communicate(timeout=PATIENCE_S)
+    said, _ = second.communicate(timeout=WAIT_S)
     assert second.returncode == 2
     assert f"process {driver.pid}" in said
     finish(driver)
@@ -263,7 +263,7 @@ def test_a_full_disk_is_one_clear_error_and_the_run_goes_on_when_there_is_room(u
         pytest.skip("no file system can be mounted here")
     try:
         driver = start(str(images), str(disk / "out"), delay_s=0)
-        said, complaints = driver.communicate(timeout=PATIENCE_S)
+        said, complaints = driver.communicate(timeout=WAIT_S)
         assert driver.returncode == 2, said + complaints
         assert "the disk is full. Free some space and run the same command again" in said.splitlines()[-1]
         assert remaining(disk / "out") > 0

@@ -18,7 +18,7 @@ from fake_workers import (
     dying_decode,
     traced_decode,
 )
-from patience import PATIENCE_S
+from waiting import WAIT_S
 
 from vigc.platform.dataset.digest import digest
 from vigc.platform.dataset.layout import rows_per_block
@@ -30,7 +30,7 @@ from vigc.platform.sources import open_source
 
 pytestmark = pytest.mark.slow
 NUM_IMAGES = 40
-DRIVER = Path(__file__).parents[2] / "helpers" / "drive.py"
+DRIVER = Path(__file__).parents[2] / "helpers" / "driver_process.py"
 ODD_NAMES = ["a b.png", "ü 🐕.png", "quo\"te's.png", "new\nline.png", "100%25.png", "x#1?.png"]
 
 
@@ -215,7 +215,7 @@ def test_ctrl_c_stops_cleanly_says_how_to_go_on_and_ray_says_nothing(images, ray
     driver = drive(images, tmp_path / "out", 0.3)
     wait_until_some_are_done(driver)
     os.killpg(driver.pid, signal.SIGINT)
-    said, complaints = driver.communicate(timeout=PATIENCE_S)
+    said, complaints = driver.communicate(timeout=WAIT_S)
     assert driver.returncode == 130, complaints
     assert "of 40 images are committed; the same command continues from there." in said.splitlines()[-1]
     assert complaints == ""
@@ -225,7 +225,7 @@ def test_ctrl_c_stops_cleanly_says_how_to_go_on_and_ray_says_nothing(images, ray
 
 def test_a_finished_run_starts_no_ray(undisturbed, images):
     driver = drive(images, undisturbed[0], 0)
-    said, complaints = driver.communicate(timeout=PATIENCE_S)
+    said, complaints = driver.communicate(timeout=WAIT_S)
     assert said.splitlines() == ["done 40", "done 40", "imported ray: False"], complaints
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from said import Said, data_set
+from annotated_datasets import AnnotatedAnswer, data_set
 
 from vigc.platform.quality.decide import Evaluation, decide
 from vigc.platform.quality.questions import form_of, same_questions
@@ -137,8 +137,10 @@ def rejected(store, **settings) -> dict[tuple[str, str], list[str]]:
     }
 
 
-def say(question: str, answer: str = "He rides a horse.", kind: Kind = CONVERSATION, phash: str | None = None) -> Said:
-    return Said(["horse", "person"], "", answer, question, kind, phash=phash)
+def say(
+    question: str, answer: str = "He rides a horse.", kind: Kind = CONVERSATION, phash: str | None = None
+) -> AnnotatedAnswer:
+    return AnnotatedAnswer(["horse", "person"], "", answer, question, kind, phash=phash)
 
 
 def test_the_same_question_is_kept_once_for_an_image_and_once_for_its_copies(tmp_path):
@@ -204,9 +206,9 @@ def test_all_reasons_are_told_and_counted_alone_and_together(tmp_path):
     store = data_set(
         tmp_path / "out",
         images(
-            Said(["dog"], "", "A cat and a horse walk along the", "Look"),
-            Said(["dog"], "", "A cat and a horse.", "What?"),
-            Said(None, "", "A cat and a horse.", "What?", kind=CONVERSATION, grounding=[0.1]),
+            AnnotatedAnswer(["dog"], "", "A cat and a horse walk along the", "Look"),
+            AnnotatedAnswer(["dog"], "", "A cat and a horse.", "What?"),
+            AnnotatedAnswer(None, "", "A cat and a horse.", "What?", kind=CONVERSATION, grounding=[0.1]),
         ),
     )
     made = decide(store, FilterSettings(min_grounding=0.5))
@@ -237,6 +239,6 @@ def test_a_name_that_is_no_filter_is_refused(tmp_path):
 def test_conversations_that_came_to_nothing_are_not_judged(tmp_path):
     from vigc.platform.records import Verdict
 
-    store = data_set(tmp_path / "out", images(Said(["dog"], "", "", status=Verdict.REJECTED)))
+    store = data_set(tmp_path / "out", images(AnnotatedAnswer(["dog"], "", "", status=Verdict.REJECTED)))
     made = decide(store, FilterSettings())
     assert (list(made.verdicts()), made.about["judged"]) == ([], 0)

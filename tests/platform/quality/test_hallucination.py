@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from said import Said, data_set
+from annotated_datasets import AnnotatedAnswer, data_set
 
 from vigc.platform.dataset.store import Store
 from vigc.platform.dataset.verdicts import write_verdicts
@@ -16,11 +16,11 @@ from vigc.platform.vocabulary import load_vocabulary
 
 # What each image holds, VIG's answer and the final one; absent ones in capitals.
 SAID = [
-    Said(["person", "dog"], "A man and a puppy. A CAT and a CAT.", "A man and a puppy."),
-    Said(["bus"], "A bus. A HORSE.", "A bus. A HORSE."),
-    Said(["cat", "couch"], "It rains.", "A cat on a couch."),
-    Said(None, "A horse.", "A horse."),  # nobody annotated it: not judged
-    Said(["dog"], "A cat.", "", status=Verdict.REJECTED),  # came to nothing: not judged
+    AnnotatedAnswer(["person", "dog"], "A man and a puppy. A CAT and a CAT.", "A man and a puppy."),
+    AnnotatedAnswer(["bus"], "A bus. A HORSE.", "A bus. A HORSE."),
+    AnnotatedAnswer(["cat", "couch"], "It rains.", "A cat on a couch."),
+    AnnotatedAnswer(None, "A horse.", "A horse."),  # nobody annotated it: not judged
+    AnnotatedAnswer(["dog"], "A cat.", "", status=Verdict.REJECTED),  # came to nothing: not judged
 ]
 
 
@@ -56,7 +56,7 @@ def test_the_rows_say_what_the_texts_say(tmp_path):
     objects = [["sneakers"], ["pigeon", "desk"], ["slippers", "dog"], []]
     texts = ["Shoes and a dog.", "A bird on a table. A bird.", "Sneakers.", "Nothing."]
     store = data_set(
-        tmp_path / "out", [[Said(o, t, t[::-1])] for o, t in zip(objects, texts, strict=True)], "objects365"
+        tmp_path / "out", [[AnnotatedAnswer(o, t, t[::-1])] for o, t in zip(objects, texts, strict=True)], "objects365"
     )
     found = summarise(store)["hallucination"]["kinds"]["detail"]["vig"]
     rows = sorted(store.rows(), key=lambda row: row["image_id"])
@@ -79,7 +79,7 @@ def test_where_no_object_is_named_there_are_no_figures(tmp_path):
 
 
 def test_without_an_answer_of_vig_s_only_the_final_one_is_counted(tmp_path):
-    found = summarise(data_set(tmp_path / "out", [[Said(["dog"], "", "A dog.")]]))["hallucination"]
+    found = summarise(data_set(tmp_path / "out", [[AnnotatedAnswer(["dog"], "", "A dog.")]]))["hallucination"]
     assert set(found["kinds"]["detail"]) == {"vic", "kept"}
 
 
@@ -90,7 +90,7 @@ def test_pairs_that_are_named_together_by_habit_come_first(tmp_path):
         there = [name for bit, name in enumerate(("dog", "frisbee", "cat")) if number >> bit & 1]
         habit = ["dog", "frisbee"] if "dog" in there or "frisbee" in there else []
         named = [*habit, *(name for name in there if name == "cat")]
-        images.append([Said(there, "", " ".join(f"A {name}." for name in named) or "Nothing.")])
+        images.append([AnnotatedAnswer(there, "", " ".join(f"A {name}." for name in named) or "Nothing.")])
     first = summarise(data_set(tmp_path / "out", images))["hallucination"]["pairs_named_more_than_annotated"][0]
 
     assert first["objects"] == ["dog", "frisbee"]
@@ -100,8 +100,8 @@ def test_pairs_that_are_named_together_by_habit_come_first(tmp_path):
 
 
 def test_kinds_that_name_little_and_much_make_no_lift_of_their_own(tmp_path):
-    one = Said(["dog", "cat"], "", "A dog and a cat.")
-    other = Said(["dog", "cat"], "", "Nothing.", kind=Kind.CONVERSATION)
+    one = AnnotatedAnswer(["dog", "cat"], "", "A dog and a cat.")
+    other = AnnotatedAnswer(["dog", "cat"], "", "Nothing.", kind=Kind.CONVERSATION)
     found = summarise(data_set(tmp_path / "out", [[one, other]] * 20))["hallucination"]
     assert found["pairs_named_more_than_annotated"] == []
 
@@ -129,7 +129,7 @@ def test_a_tally_of_many_texts_holds_no_more_and_has_the_same_intervals():
 
 
 def test_verdicts_of_an_older_text_do_not_judge_a_newer_one(tmp_path):
-    from said import add_pass
+    from annotated_datasets import add_pass
 
     store = data_set(tmp_path / "out", [[SAID[0]], [SAID[1]]])
     columns = {"image_id": ["im0.png", "im1.png"], "kind": ["detail"] * 2, "request": ["001"] * 2}

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from datasets import finished
-from measured import MORE, TRUE, UNTRUE, conversation, failed, measured, row, sentence, store_of
+from measured_dataset import MORE, TRUE, UNTRUE, conversation, failed, measured_dataset, row, sentence, store_of
 
 from vigc.platform.dataset.store import Store
 from vigc.platform.quality.mentions import ObjectFinder
@@ -54,7 +54,7 @@ def test_the_sample_is_the_same_each_time_and_no_larger_than_asked(tmp_path):
 
 
 def test_the_page_holds_everything_and_asks_nobody(tmp_path):
-    page = page_of(measured(tmp_path))
+    page = page_of(measured_dataset(tmp_path))
     assert re.findall(r"(?:src|href)=\"(?!data:|#)[^\"]*\"", page) == []
     assert "url(" not in page
     assert page.count('src="data:image/jpeg;base64,') == 5  # two images among the worst, the random, and one rejected
@@ -62,7 +62,7 @@ def test_the_page_holds_everything_and_asks_nobody(tmp_path):
 
 
 def test_what_filters_decided_and_which_images_are_like_evaluation_images_is_there(tmp_path):
-    store = measured(tmp_path)
+    store = measured_dataset(tmp_path)
     filter_ = {"name": "too_short", "rule": "fewer than 3 words", "judged": 5, "rejected": 1, "alone": 1}
     match = {"image_id": "im1.png", "like": "val2014/7.jpg", "distance": 2}
     evaluation = {"source": "folder val2014", "num_images": 9, "num_unreadable": 0, "matches": [match]}
@@ -139,14 +139,14 @@ def test_the_audit_joins_marks_with_what_was_measured(tmp_path):
         mark(TRUE, 0, False, answer="final", is_random=True),
         mark("Something else.", 1, True),  # the answer has been made anew since
     ]
-    found = audit(measured(tmp_path), marks, grounding_below=0.5)
+    found = audit(measured_dataset(tmp_path), marks, grounding_below=0.5)
     assert (found.every.num_marks, found.every.num_wrong, found.num_stale) == (4, 2, 1)
     assert (found.every.objects.precision, found.every.objects.recall) == (1.0, 0.5)
     assert (found.every.grounding.precision, found.every.grounding.recall) == (1.0, 1.0)
     assert found.every.grounding_auroc == 1.0
     assert (found.random.num_marks, found.random.num_wrong, found.random.grounding_auroc) == (2, 0, None)
     with pytest.raises(InputError, match="another data set"):
-        audit(measured(tmp_path / "other"), [replace(marks[0], image_id="x.png")])
+        audit(measured_dataset(tmp_path / "other"), [replace(marks[0], image_id="x.png")])
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": "vigc marks 0", "marks": []}'])

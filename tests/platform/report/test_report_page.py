@@ -6,7 +6,7 @@ import json
 
 import pytest
 from chromium import CHROMIUM, launched
-from measured import MORE, TRUE, UNTRUE, conversation, failed, row, sentence, store_of
+from measured_dataset import MORE, TRUE, UNTRUE, conversation, failed, row, sentence, store_of
 from playwright.sync_api import expect
 
 from vigc.platform.records import Kind

@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import draw
-from patience import PATIENCE_S
 from source_files import (
     V2_NAMES,
     Hub,
@@ -30,6 +29,7 @@ from source_files import (
     write_parquet,
     write_tar,
 )
+from waiting import WAIT_S
 
 from vigc.platform.records import ImageRecord, InputError, ObjectBox
 from vigc.platform.schema import MANIFEST
@@ -577,7 +577,7 @@ def test_three_hundred_thousand_boxes_need_no_more_memory_than_a_few_columns(tmp
             images = [{"id": i, "file_name": f"{i:012}.jpg", "width": 640, "height": 480} for i in range(20_000)]
             file.write(f'], "images": {json.dumps(images)}, "categories": [{{"id": 1, "name": "dog"}}]}}')
     done = subprocess.run(
-        [sys.executable, "-c", MEMORY, small, large], capture_output=True, text=True, check=False, timeout=PATIENCE_S
+        [sys.executable, "-c", MEMORY, small, large], capture_output=True, text=True, check=False, timeout=WAIT_S
     )
     assert done.returncode == 0, done.stderr
     counts, growth_mb = done.stdout.splitlines()

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 from faulty_proxy import FaultyProxy, lost_answer
-from patience import PATIENCE_S, wait_until
 from s3_server import S3Server
+from waiting import WAIT_S, wait_until
 
 from vigc.platform.records import StoreError
 from vigc.platform.storage import Folder, ObjectFolder, lock, open_folder
@@ -82,7 +82,7 @@ def race(folder: Folder, num: int) -> list[str]:
     processes = [FORK.Process(target=run) for _ in range(num)]
     for process in processes:
         process.start()
-    found = [answers.get(timeout=PATIENCE_S) for _ in processes]
+    found = [answers.get(timeout=WAIT_S) for _ in processes]
     for process in processes:
         process.join(60)
     return found
@@ -211,7 +211,7 @@ def test_who_loses_the_lock_learns_of_it_and_leaves_it_to_the_taker(bucket_folde
     told = r"taken over by process 4711 on far.*vigc verify"
     with pytest.raises(StoreError, match=told), only_writer(bucket_folder) as lost:  # noqa: PT012
         theirs = written_far_away(bucket_folder)
-        assert lost.wait(PATIENCE_S)
+        assert lost.wait(WAIT_S)
     assert bucket_folder.read(LOCK) == theirs
 
 
@@ -240,7 +240,7 @@ def test_a_lock_that_is_missing_after_a_long_silence_is_lost(bucket_folder, monk
     monkeypatch.setattr(lock, "RENEW_S", 0.5)
     with pytest.raises(StoreError, match="taken over"), only_writer(bucket_folder) as lost:  # noqa: PT012
         bucket_folder.delete(LOCK)
-        assert lost.wait(PATIENCE_S)
+        assert lost.wait(WAIT_S)
 
 
 def test_lost_answers_lose_no_lock(s3: S3Server, s3_place, monkeypatch):

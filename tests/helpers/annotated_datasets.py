@@ -19,7 +19,7 @@ from vigc.platform.vocabulary import load_vocabulary
 
 
 @dataclass(frozen=True)
-class Said:
+class AnnotatedAnswer:
     """One conversation about one image; a word in the objects is a box."""
 
     objects: Sequence[str] | None
@@ -37,7 +37,7 @@ def sentences(text: str, grounding: Sequence[float] | None = None) -> list[Sente
     return [Sentence(one, grounding and grounding[number]) for number, one in enumerate(parts)]
 
 
-def conversation(said: Said) -> Conversation:
+def conversation(said: AnnotatedAnswer) -> Conversation:
     return replace(
         row(ImageRecord("one.jpg", "/nowhere")).conversations[0],
         kind=said.kind,
@@ -52,7 +52,7 @@ def conversation(said: Said) -> Conversation:
     )
 
 
-def rows_of(images: Sequence[Sequence[Said]], request: str = "001", vocabulary: str = "coco") -> list[Row]:
+def rows_of(images: Sequence[Sequence[AnnotatedAnswer]], request: str = "001", vocabulary: str = "coco") -> list[Row]:
     """One row for each image, with its conversations; image i is `im{i}.png`."""
     rows = []
     for number, said in enumerate(images):
@@ -64,7 +64,9 @@ def rows_of(images: Sequence[Sequence[Said]], request: str = "001", vocabulary: 
     return rows
 
 
-def add_pass(store: Store, images: Sequence[Sequence[Said]], vocabulary: str = "coco", **request: object) -> Pass:
+def add_pass(
+    store: Store, images: Sequence[Sequence[AnnotatedAnswer]], vocabulary: str = "coco", **request: object
+) -> Pass:
     """A further pass over these images."""
     number = f"{len(store.passes()) + 1:03}"
     words = load_vocabulary(vocabulary)
@@ -78,7 +80,7 @@ def add_pass(store: Store, images: Sequence[Sequence[Said]], vocabulary: str = "
     return pass_
 
 
-def data_set(out: Path | str, images: Sequence[Sequence[Said]], vocabulary: str = "coco") -> Store:
+def data_set(out: Path | str, images: Sequence[Sequence[AnnotatedAnswer]], vocabulary: str = "coco") -> Store:
     store = Store(out)
     add_pass(store, images, vocabulary)
     return store

@@ -104,7 +104,7 @@ def store_of(out: Path | str, rows: Sequence[Row]) -> Store:
     return store
 
 
-def measured(tmp_path: Path) -> Store:
+def measured_dataset(tmp_path: Path) -> Store:
     """Two images with two kinds each (of the second's one is rejected), one that cannot be read, one that is gone."""
     images = tmp_path / "images"
     both = [conversation(Kind.DETAIL), conversation(Kind.CONVERSATION)]

@@ -1,4 +1,4 @@
-"""Runs on a Ray of few CPUs: python on_small_ray.py NUM_CPUS ACTORS IMAGES OUT. Begins, stops, goes on, and says so.
+"""Runs on a Ray of few CPUs: python run_on_few_cpus.py NUM_CPUS ACTORS IMAGES OUT. Begins, stops, goes on, and says so.
 
 Then it tries a run with one actor more than fits.
 """

@@ -1,6 +1,6 @@
 """A driver process of its own, which says what it does:
 
-python drive.py IMAGES OUT DELAY_S [RAY_ADDRESS [ACTORS GATE]]
+python driver_process.py IMAGES OUT DELAY_S [RAY_ADDRESS [ACTORS GATE]]
 """
 
 from __future__ import annotations
