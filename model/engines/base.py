@@ -11,7 +11,7 @@ import itertools
 import queue
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -59,7 +59,6 @@ class Job:
     work: Any  # a Request, Score, or Encode
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
-    on_text: Callable[[str], None] | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def answer(self, result: Any) -> None:
@@ -68,16 +67,9 @@ class Job:
     def fail(self, error: BaseException) -> None:
         self._settle(lambda: self.future.set_exception(error))
 
-    def emit(self, text: str) -> None:
-        if self.on_text is not None and text:
-            self._in_loop(self.on_text, text)
-
     def _settle(self, settle: Callable[[], None]) -> None:
-        self._in_loop(lambda: None if self.future.done() else settle())
-
-    def _in_loop(self, call: Callable[..., object], *args: object) -> None:
         if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(call, *args)
+            self.loop.call_soon_threadsafe(lambda: None if self.future.done() else settle())
 
 
 @dataclass(frozen=True)
@@ -150,24 +142,6 @@ class Engine(ABC):
         completions: list[Completion] = await self.submit(image, request)
         return completions
 
-    async def stream(self, image: ImageHandle | Blank, request: Request) -> AsyncIterator[str | Completion]:
-        """Text as it comes, and the completion last. Leaving the iterator early frees the slot."""
-        self.check(request)
-        pieces: asyncio.Queue[str | Completion] = asyncio.Queue()
-        task = asyncio.create_task(self.submit(image, replace(request, n=1), pieces.put_nowait))
-        try:
-            while not (task.done() and pieces.empty()):
-                waiting = asyncio.ensure_future(pieces.get())
-                await asyncio.wait({waiting, task}, return_when=asyncio.FIRST_COMPLETED)
-                if waiting.done():
-                    yield waiting.result()
-                else:
-                    waiting.cancel()
-            (completion,) = await task
-            yield completion
-        finally:
-            task.cancel()
-
     async def score(
         self, image: ImageHandle | Blank, prompt: str, text: str, *, qformer_text: str | None = None
     ) -> list[ScoredToken]:
@@ -189,7 +163,7 @@ class Engine(ABC):
             raise ConfigError("A request needs n and max_tokens of at least 1.")
 
     @abstractmethod
-    async def submit(self, image: ImageHandle | Blank, work: Any, on_text: Callable[[str], None] | None = None) -> Any:
+    async def submit(self, image: ImageHandle | Blank, work: Any) -> Any:
         """Has a piece of work done for an image; see `Job`."""
 
     def release(self, handle: ImageHandle) -> None:
@@ -217,13 +191,13 @@ class ThreadedEngine(Engine):
             self._inbox.put(None)
             self._thread.join(timeout=60)
 
-    async def submit(self, image: ImageHandle | Blank, work: Any, on_text: Callable[[str], None] | None = None) -> Any:
+    async def submit(self, image: ImageHandle | Blank, work: Any) -> Any:
         ready = self.prepared(work)
         await asyncio.sleep(0)  # what is asked for together is all ready before the first of it is handed over
         if self._closed:
             raise ModelError("The engine is closed.")
         loop = asyncio.get_running_loop()
-        job = Job(image, ready, loop, loop.create_future(), on_text)
+        job = Job(image, ready, loop, loop.create_future())
         number = work.n if isinstance(work, Request) else 0
         self._num_under_way += number
         self._inbox.put(job)
@@ -248,6 +222,55 @@ class ThreadedEngine(Engine):
     @abstractmethod
     def _run(self) -> None:
         """Works on `_inbox` until a None comes out of it."""
+
+
+class BatchingEngine(ThreadedEngine):
+    """A threaded engine that works on many jobs at once: each waits in a queue of its kind."""
+
+    def _read_inbox(self, *, block: bool) -> bool:
+        """Sorts what has come into the queues; False when the engine is to end.
+
+        Args:
+            block: wait until something comes.
+        """
+        was_nudged = False
+        while True:
+            try:
+                job = self._inbox.get(block=block)
+            except queue.Empty:
+                break
+            if job is None:
+                return False
+            block = False
+            if job is NUDGE:
+                was_nudged = True
+            else:
+                self._enqueue(job)
+        if was_nudged:
+            self._drop_cancelled()
+        return True
+
+    def _attempt(self, jobs: Sequence[Job], work: Callable[[], object]) -> None:
+        """Runs work for these jobs. If it fails they get the error, and the engine goes on."""
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - raised again in every caller concerned
+            self._drop(set(jobs))
+            is_ours = isinstance(error, ConfigError | ModelError)
+            for job in jobs:
+                job.fail(error if is_ours else ModelError(f"The engine failed: {type(error).__name__}: {error}"))
+
+    @abstractmethod
+    def _enqueue(self, job: Job) -> None:
+        """Puts a job into the queue of its kind."""
+
+    @abstractmethod
+    def _drop(self, jobs: set[Job]) -> None:
+        """Stops all work for these jobs and forgets them."""
+
+    @abstractmethod
+    def _drop_cancelled(self) -> None:
+        """Does so for the jobs whose callers were cancelled."""
 
 
 def pixels_of(network: Network, image: ImageHandle | Blank) -> Tensor:

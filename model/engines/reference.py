@@ -126,7 +126,6 @@ class ReferenceEngine(ThreadedEngine):
             text = self._decoded(prompts[row][-4:], ids[: length - 1 if len(ended) else length].tolist())
             mean = float(scores[row, :length].mean()) if length else None
             made.append(Completion(text, Stop.END if len(ended) else Stop.LENGTH, length, mean))
-            jobs[row].emit(text)
             if self.gaps is not None:
                 best = [step[row].topk(2).values for step in out.scores[:length]]
                 self.gaps[jobs[row].image.order, one] = [float(first - second) for first, second in best]

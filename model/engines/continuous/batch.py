@@ -52,7 +52,6 @@ class Asked:
     seeds: list[int]  # of each candidate
     waiting: deque[int]  # candidates that have no slot yet
     completions: list[Completion | None]
-    num_emitted: int = 0  # characters that the caller has got; a candidate that begins anew does not say them twice
 
 
 @dataclass(eq=False)
@@ -255,11 +254,8 @@ class Batch:
 
     def _add(self, slot: _Slot, token: int, logprob: float) -> None:
         self.meter.num_decoded += 1
-        asked, transcript = slot.asked, slot.transcript
-        completion = transcript.add(token, logprob, self._network.eos_id)
-        if asked.job.on_text is not None:
-            asked.job.emit(transcript.text[asked.num_emitted :])
-            asked.num_emitted = max(asked.num_emitted, len(transcript.text))
+        asked = slot.asked
+        completion = slot.transcript.add(token, logprob, self._network.eos_id)
         if completion is not None:
             slot.done = True
             asked.completions[slot.candidate] = completion

@@ -8,9 +8,8 @@ of `reference.py`. Where memory runs out, less is done at once from then on, and
 
 from __future__ import annotations
 
-import queue
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vigc.model.completion import Request, seeds_of
-from vigc.model.engines.base import NUDGE, Encode, ImageHandle, Job, ThreadedEngine
+from vigc.model.engines.base import NUDGE, BatchingEngine, Encode, ImageHandle, Job
 from vigc.model.engines.continuous.batch import Asked, Batch, Prompted
 from vigc.model.engines.continuous.capacity import MOST_CONTEXT, context_length, is_out_of_memory, slots_to_use
 from vigc.model.engines.continuous.images import Images
@@ -51,7 +50,7 @@ class _Admitted:
     memory: Tensor
 
 
-class ContinuousEngine(ThreadedEngine):
+class ContinuousEngine(BatchingEngine):
     """See the module.
 
     Args:
@@ -84,7 +83,6 @@ class ContinuousEngine(ThreadedEngine):
         self._waiting: list[Asked] = []
         self._scores: list[tuple[Job, Reading]] = []
         self._patience = self._score_patience = 0
-        self._is_nudged = False
         super().__init__(network, num_slots=self._batch.num_slots, num_threads=num_threads)
 
     @property
@@ -118,14 +116,11 @@ class ContinuousEngine(ThreadedEngine):
             idle = not (self._batch or self._waiting or self._scores or self._images.room > 0)
             if not self._read_inbox(block=idle):
                 break
-            if self._is_nudged:
-                self._is_nudged = False
-                self._drop_cancelled()
             self._score_some()
             self._admit_some()
             self._encode_some()  # behind a prefill, whose arithmetic hides the many launches of the vision model
             if self._batch:
-                self._attempt(self._batch.jobs, self._batch.step, self._decode_less)
+                self._attempt(self._batch.jobs, partial(self._or_less, self._batch.step, self._decode_less))
         for job in {
             *self._images.waiting,
             *(job for job, _ in self._scores),
@@ -134,24 +129,13 @@ class ContinuousEngine(ThreadedEngine):
         }:
             job.fail(ModelError("The engine was closed."))
 
-    def _read_inbox(self, *, block: bool) -> bool:
-        while True:
-            try:
-                job = self._inbox.get(block=block)
-            except queue.Empty:
-                return True
-            if job is None:
-                return False
-            block = False
-            if job is NUDGE:
-                self._is_nudged = True
-                continue
-            if isinstance(job.work, Encode):
-                self._images.waiting.append(job)
-            elif isinstance(job.work, Reading):
-                self._scores.append((job, job.work))
-            else:
-                self._waiting.append(_asked(job, job.work))
+    def _enqueue(self, job: Job) -> None:
+        if isinstance(job.work, Encode):
+            self._images.waiting.append(job)
+        elif isinstance(job.work, Reading):
+            self._scores.append((job, job.work))
+        else:
+            self._waiting.append(_asked(job, job.work))
 
     def prepared(self, work: Request | Score | Encode) -> Prompted | Reading | Encode:
         if isinstance(work, Score):
@@ -171,26 +155,21 @@ class ContinuousEngine(ThreadedEngine):
         is_plain = not banned and not request.min_tokens and request.repetition_penalty == 1.0
         return Prompted(request, prompt, network.qformer_row(request.qformer_text), banned, is_plain)
 
-    def _attempt(
-        self, jobs: Sequence[Job], work: Callable[[], object], give_way: Callable[[], bool] | None = None
-    ) -> None:
-        """Runs work for these jobs. If it fails they are told, and the engine goes on.
+    def _or_less(self, work: Callable[[], object], give_way: Callable[[], bool]) -> None:
+        """Runs work; where memory runs out, less is done at once from then on.
 
         Args:
-            give_way: sees to it that less is done at once; False: it cannot be any less.
+            give_way: lowers the limit and queues the jobs again; False: it cannot be any lower.
         """
         try:
             work()
-        except Exception as error:  # noqa: BLE001 - told to every caller concerned
-            if give_way is not None and is_out_of_memory(error):
-                if self.network.device.type == "cuda":
-                    torch.cuda.empty_cache()
-                if give_way():
-                    return
-            self._drop(set(jobs))
-            is_ours = isinstance(error, ConfigError | ModelError)
-            for job in jobs:
-                job.fail(error if is_ours else ModelError(f"The engine failed: {type(error).__name__}: {error}"))
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if self.network.device.type == "cuda":
+                torch.cuda.empty_cache()
+            if not give_way():
+                raise
 
     def _drop_cancelled(self) -> None:
         cancelled = {job for job in self._batch.jobs if job.cancelled.is_set()}
@@ -213,7 +192,8 @@ class ContinuousEngine(ThreadedEngine):
         waits = self._batch and len(self._images.held) >= self.num_slots and room < self._limits.images
         if room > 0 and not waits:  # while others keep the slots busy, a picture waits for company
             jobs = self._images.take(room)
-            self._attempt(jobs, partial(self._images.see, jobs), partial(self._encode_less, jobs))
+            work = partial(self._images.see, jobs)
+            self._attempt(jobs, partial(self._or_less, work, partial(self._encode_less, jobs)))
 
     def _encode_less(self, jobs: list[Job]) -> bool:
         self._limits.images = max(1, len(jobs) // 2)
@@ -234,7 +214,8 @@ class ContinuousEngine(ThreadedEngine):
         waiting, self._scores = self._scores, []
         for places in of_like_length([len(reading) for _, reading in waiting], self._limits.scored):
             group = [waiting[place] for place in places]
-            self._attempt([job for job, _ in group], partial(self._score, group), partial(self._score_less, group))
+            work = partial(self._or_less, partial(self._score, group), partial(self._score_less, group))
+            self._attempt([job for job, _ in group], work)
 
     def _score(self, group: list[tuple[Job, Reading]]) -> None:
         alive: list[tuple[Job, Reading, Tensor]] = []
@@ -278,8 +259,8 @@ class ContinuousEngine(ThreadedEngine):
         # Oldest image first: images finish one after the other instead of all at the end.
         self._waiting.sort(key=lambda asked: asked.job.image.order)
         for group in _in_groups(list(self._first(free)), self.network.num_queries, self._limits.positions):
-            jobs = [one.asked.job for one in group]
-            self._attempt(jobs, partial(self._prefill, group), partial(self._prefill_less, group))
+            work = partial(self._or_less, partial(self._prefill, group), partial(self._prefill_less, group))
+            self._attempt([one.asked.job for one in group], work)
         self._waiting = [asked for asked in self._waiting if asked.waiting]
 
     def _first(self, free: int) -> Iterator[_Admitted]:

@@ -9,7 +9,7 @@ one of them from first to last.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from vigc.model.completion import Request
@@ -67,10 +67,10 @@ class Lanes(Engine):
         for engine in self.engines:
             engine.close()
 
-    async def submit(self, image: ImageHandle | Blank, work: Any, on_text: Callable[[str], None] | None = None) -> Any:
+    async def submit(self, image: ImageHandle | Blank, work: Any) -> Any:
         if isinstance(work, Encode) and isinstance(image, ImageHandle):
             self._lane_of[image] = self._lane_for_picture()
-        return await self._lane(image).submit(image, work, on_text)
+        return await self._lane(image).submit(image, work)
 
     def release(self, handle: ImageHandle) -> None:
         self._lane_of.pop(handle).release(handle)

@@ -9,9 +9,7 @@ those of `reference.py`; sampling follows vLLM's own generators.
 from __future__ import annotations
 
 import itertools
-import queue
 from collections import deque
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +19,7 @@ import torch
 from torch import Tensor
 
 from vigc.model.completion import Completion, Request, ScoredToken, seeds_of
-from vigc.model.engines.base import BLANK, NUDGE, Encode, EngineLost, ImageHandle, Job, ThreadedEngine
+from vigc.model.engines.base import BLANK, NUDGE, BatchingEngine, Encode, EngineLost, ImageHandle, Job
 from vigc.model.engines.continuous.capacity import MOST_CONTEXT, context_length, slot_bytes, slots_to_use
 from vigc.model.engines.continuous.images import Images
 from vigc.model.engines.detokenizer import Pieces, Transcript, banned_sequences
@@ -61,7 +59,6 @@ class _Answer:
     asked: _Asked
     candidate: int
     transcript: Transcript
-    num_emitted: int = 0
 
 
 @dataclass(eq=False)
@@ -73,7 +70,7 @@ class _Scoring:
     logprobs: list[float]
 
 
-class VllmEngine(ThreadedEngine):
+class VllmEngine(BatchingEngine):
     """See the module. On a GPU the layers of the network's language model move out of its memory.
 
     Args:
@@ -112,7 +109,6 @@ class VllmEngine(ThreadedEngine):
         self._waiting: deque[Job] = deque()
         self._under_way: dict[int, _Answer | _Scoring] = {}
         self._lost: str | None = None
-        self._is_nudged = False
         settings = {
             "model": str(folder),
             "dtype": self._dtype,
@@ -151,9 +147,6 @@ class VllmEngine(ThreadedEngine):
 
     def _run(self) -> None:
         while self._read_inbox(block=not (self._waiting or self._images.room > 0)):
-            if self._is_nudged:
-                self._is_nudged = False
-                self._drop_cancelled()
             if self._lost is not None:
                 self._fail_all(EngineLost(f"vLLM is gone. {self._lost}"))
             if (room := min(_AT_ONCE, self._images.room)) > 0:
@@ -164,33 +157,16 @@ class VllmEngine(ThreadedEngine):
                 self._attempt(jobs, partial(self._hand_over, jobs))
         self._fail_all(ModelError("The engine was closed."))
 
-    def _read_inbox(self, *, block: bool) -> bool:
-        while True:
-            try:
-                job = self._inbox.get(block=block)
-            except queue.Empty:
-                return True
-            if job is None:
-                return False
-            block = False
-            if job is NUDGE:
-                self._is_nudged = True
-            elif isinstance(job.work, _Heard):
-                self._hear(job.work.message)
-            elif isinstance(job.work, Encode):
-                self._images.waiting.append(job)
-            else:
-                self._waiting.append(job)
+    def _enqueue(self, job: Job) -> None:
+        if isinstance(job.work, _Heard):
+            self._hear(job.work.message)
+        elif isinstance(job.work, Encode):
+            self._images.waiting.append(job)
+        else:
+            self._waiting.append(job)
 
-    def _attempt(self, jobs: Sequence[Job], work: Callable[[], object]) -> None:
-        """Runs work for these jobs. If it fails they are told, and the engine goes on."""
-        try:
-            work()
-        except Exception as error:  # noqa: BLE001 - told to every caller concerned
-            self._take_back({number for number, one in self._under_way.items() if _job(one) in jobs})
-            is_ours = isinstance(error, ConfigError | ModelError)
-            for job in jobs:
-                job.fail(error if is_ours else ModelError(f"The engine failed: {type(error).__name__}: {error}"))
+    def _drop(self, jobs: set[Job]) -> None:
+        self._take_back({number for number, one in self._under_way.items() if _job(one) in jobs})
 
     def _drop_cancelled(self) -> None:
         self._take_back({number for number, one in self._under_way.items() if _job(one).cancelled.is_set()})
@@ -302,7 +278,7 @@ class VllmEngine(ThreadedEngine):
             one = self._under_way.get(message["refused"])
             if one is not None:
                 job = _job(one)
-                self._take_back({number for number, other in self._under_way.items() if _job(other) is job})
+                self._drop({job})
                 job.fail(ModelError(f"vLLM refused the request: {message['why']}"))
         else:
             done = set()
@@ -322,11 +298,9 @@ class VllmEngine(ThreadedEngine):
 
     def _add(self, answer: _Answer, tokens: list[int], logprobs: list[float]) -> bool:
         """Whether that was the last of it."""
-        asked, transcript = answer.asked, answer.transcript
+        asked = answer.asked
         for token, logprob in zip(tokens, logprobs, strict=True):
-            completion = transcript.add(token, logprob, self.network.eos_id)
-            asked.job.emit(transcript.text[answer.num_emitted :])
-            answer.num_emitted = max(answer.num_emitted, len(transcript.text))
+            completion = answer.transcript.add(token, logprob, self.network.eos_id)
             if completion is not None:
                 asked.completions[answer.candidate] = completion
                 if all(asked.completions):

@@ -118,17 +118,6 @@ def test_the_token_limit_stops_an_answer(engine: Engine) -> None:
     assert (done.stop, done.num_tokens) == (Stop.LENGTH, 5)
 
 
-def test_a_stream_gives_the_text_in_pieces_and_then_the_whole(engine: Engine) -> None:
-    async def collect(image: Any) -> list[str | Completion]:
-        return [piece async for piece in engine.stream(image, ASK)]
-
-    *pieces, last = answered(engine, collect)
-    assert isinstance(last, Completion)
-    assert "".join(map(str, pieces)) == last.text == answered(engine, lambda image: engine.complete(image, ASK)).text
-    if not isinstance(engine, ReferenceEngine):
-        assert len(pieces) > 5
-
-
 def test_sampled_text_depends_on_the_seed_and_not_on_the_company(continuous: ContinuousEngine) -> None:
     request = replace(ASK, temperature=1.0, top_p=0.95, seed=5)
     alone = answered(continuous, lambda image: continuous.complete(image, request))
