@@ -24,15 +24,15 @@ from vigc.model.weights.identity import find_model, identify
 from vigc.platform.records import ConfigError
 from vigc.serve import jsonl as batch
 from vigc.serve.errors import unavailable
-from vigc.serve.gateway import Parts, make_app
-from vigc.serve.images import Pictures
-from vigc.serve.metrics import RayFigures
-from vigc.serve.middleware import Guard, Keys, Names, protects
-from vigc.serve.openai import Chat
-from vigc.serve.replica import Talker
-from vigc.serve.replica_client import AskReplicas
-from vigc.serve.rows import Rows
-from vigc.serve.settings import KEYS_VARIABLE, Settings
+from vigc.serve.gateway import Services, make_app
+from vigc.serve.images import ImageLoader
+from vigc.serve.metrics import RayMetrics
+from vigc.serve.middleware import AllowedHosts, ApiKeys, RequestMiddleware, protects
+from vigc.serve.openai import ChatService
+from vigc.serve.replica import EngineReplica
+from vigc.serve.replica_client import ReplicaClient
+from vigc.serve.rows import RowService
+from vigc.serve.settings import KEYS_VARIABLE, ServeSettings
 from vigc.serve.validation import check, find_objects
 
 PROTECTED = ("/v1", "/metrics")
@@ -41,7 +41,7 @@ MAX_OPEN = 1000  # requests of a gateway; the queue that is spoken of lies behin
 CPUS_OF_A_REPLICA, CPUS_OF_A_GATEWAY = 0.5, 0.25
 
 
-def build(settings: Settings | Mapping[str, Any]) -> Application:
+def build(settings: ServeSettings | Mapping[str, Any]) -> Application:
     """The application, not yet deployed.
 
     Args:
@@ -50,12 +50,12 @@ def build(settings: Settings | Mapping[str, Any]) -> Application:
         VigcError: a setting that cannot be used.
         ValueError: `args` that are no settings.
     """
-    settings = Settings.model_validate(settings)
+    settings = ServeSettings.model_validate(settings)
     check(settings)
     least, most = settings.replica_range
     # `serve.deployment` is untyped; its options are checked by Ray.
-    talker = serve.deployment(Talker).options(  # type: ignore[attr-defined]
-        name="Talker",
+    replica = serve.deployment(EngineReplica).options(  # type: ignore[attr-defined]
+        name="EngineReplica",
         ray_actor_options={"num_cpus": CPUS_OF_A_REPLICA, "num_gpus": settings.gpus_per_replica},
         max_ongoing_requests=settings.max_ongoing,
         max_queued_requests=settings.max_queued,
@@ -87,44 +87,44 @@ def build(settings: Settings | Mapping[str, Any]) -> Application:
         max_ongoing_requests=MAX_OPEN,
         graceful_shutdown_timeout_s=settings.drain_s,
         graceful_shutdown_wait_loop_s=0.5,
-        logging_config=LoggingConfig(encoding="JSON", enable_access_log=False),  # guard.py logs each request
+        logging_config=LoggingConfig(encoding="JSON", enable_access_log=False),  # middleware.py logs each request
     )
-    application: Application = gateway.bind(settings, talker.bind(settings))
+    application: Application = gateway.bind(settings, replica.bind(settings))
     return application
 
 
 class Gateway:
     """The deployment around `make_app`."""
 
-    def __init__(self, settings: Settings, talker: DeploymentHandle[Talker]) -> None:
-        self._settings, self._talker = settings, talker
-        self._keys = Keys(os.environ.get(KEYS_VARIABLE, ""))
+    def __init__(self, settings: ServeSettings, replica: DeploymentHandle[EngineReplica]) -> None:
+        self._settings, self._replica = settings, replica
+        self._keys = ApiKeys(os.environ.get(KEYS_VARIABLE, ""))
         if settings.requires_key and not self._keys:
             raise ConfigError(f"{KEYS_VARIABLE} is empty where the gateway runs, and the settings want a key.")
         self._weights: str | None = None
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        settings, figures = self._settings, RayFigures()
-        ask = AskReplicas(self._talker.options(stream=True).talk, settings.answer_timeout_s)
+        settings, metrics = self._settings, RayMetrics()
+        ask = ReplicaClient(self._replica.options(stream=True).talk, settings.answer_timeout_s)
         model = find_model(settings.model)
-        rows = Rows(settings, load_pack(settings.prompts), find_objects(settings), ask)
-        parts = Parts(
+        rows = RowService(settings, load_pack(settings.prompts), find_objects(settings), ask)
+        parts = Services(
             model=model,
             rows=rows,
-            chat=Chat(rows, model.name, ask),
-            pictures=Pictures(settings, model.image_size),
-            figures=figures,
+            chat=ChatService(rows, model.name, ask),
+            pictures=ImageLoader(settings, model.image_size),
+            metrics=metrics,
             ready=self._ready,
             weights=lambda: self._weights,
         )
-        return guarded(make_app(parts), settings, self._keys, figures)
+        return with_middleware(make_app(parts), settings, self._keys, metrics)
 
     async def _ready(self) -> dict[str, Any]:
         from ray.serve.exceptions import BackPressureError
 
         try:
             async with asyncio.timeout(READY_S):
-                found: dict[str, int] = await self._talker.figures.remote()
+                found: dict[str, int] = await self._replica.load.remote()
         except BackPressureError:
             return {"queue": "full"}
         except Exception as error:  # whatever it is, nobody can be answered now
@@ -134,27 +134,27 @@ class Gateway:
         return found
 
 
-def guarded(app: ASGIApp, settings: Settings, keys: Keys, figures: Any) -> ASGIApp:
+def with_middleware(app: ASGIApp, settings: ServeSettings, keys: ApiKeys, metrics: Any) -> ASGIApp:
     """The application as strangers meet it."""
 
     def max_body_bytes(content_type: str) -> int:
         is_batch = content_type.partition(";")[0].strip().lower() in batch.TYPES
         return settings.max_batch_bytes if is_batch else settings.max_body_bytes
 
-    guard: ASGIApp = Guard(
+    inner: ASGIApp = RequestMiddleware(
         app,
         keys=keys,
-        names=Names(settings.names, settings.cors_origins),
-        figures=figures,
+        hosts=AllowedHosts(settings.host_names, settings.cors_origins),
+        metrics=metrics,
         max_body_bytes=max_body_bytes,
         body_timeout_s=settings.body_timeout_s,
         max_held_bytes=settings.max_held_bytes,
         is_protected=protects(PROTECTED),
     )
     if not settings.cors_origins:
-        return guard
+        return inner
     return CORSMiddleware(
-        guard,
+        inner,
         allow_origins=settings.cors_origins,
         allow_methods=["GET", "POST"],
         allow_headers=["Authorization", "Content-Type", "X-Request-ID"],

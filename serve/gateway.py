@@ -32,11 +32,11 @@ from vigc.serve import bodies
 from vigc.serve import jsonl as batch
 from vigc.serve import openapi as documents
 from vigc.serve.errors import ApiError, internal, wrong
-from vigc.serve.images import Picture, Pictures
-from vigc.serve.messages import Begun, Said
-from vigc.serve.metrics import Figures, scrape
-from vigc.serve.openai import Chat, ChatRequest, model_of
-from vigc.serve.rows import Event, Rows, VigcRequest, check_picture, last
+from vigc.serve.images import ImageLoader, RequestImage
+from vigc.serve.messages import KindEvent, Started
+from vigc.serve.metrics import Metrics, scrape
+from vigc.serve.openai import ChatRequest, ChatService, model_of
+from vigc.serve.rows import RowService, ServerSentEvent, VigcRequest, check_picture, last
 from vigc.serve.samples import samples
 
 log = logging.getLogger("ray.serve")
@@ -46,20 +46,20 @@ STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 @dataclass(frozen=True)
-class Parts:
+class Services:
     """What the routes are made of."""
 
     model: ModelPlace
-    rows: Rows
-    chat: Chat
-    pictures: Pictures
-    figures: Figures
+    rows: RowService
+    chat: ChatService
+    pictures: ImageLoader
+    metrics: Metrics
     ready: Callable[[], Awaitable[dict[str, Any]]]  # raises ApiError while no replica is
     weights: Callable[[], str | None]  # the hash of the model's, once it is known
 
 
-def make_app(parts: Parts) -> FastAPI:
-    """All routes. Not yet guarded: see guard.py."""
+def make_app(parts: Services) -> FastAPI:
+    """All routes. Without the middleware: see app.py."""
     app = FastAPI(title="vigc", version=vigc.__version__, docs_url=None, redoc_url=None, openapi_url=None)
     for error in (ApiError, HTTPException, RequestValidationError, MultiPartException, Exception):
         app.add_exception_handler(error, _as_answer)
@@ -76,7 +76,7 @@ def make_app(parts: Parts) -> FastAPI:
     return app
 
 
-def _add_page(app: FastAPI, parts: Parts) -> None:
+def _add_page(app: FastAPI, parts: Services) -> None:
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
@@ -96,7 +96,7 @@ def _add_page(app: FastAPI, parts: Parts) -> None:
         return Response(found.jpeg, media_type="image/jpeg", headers={"Cache-Control": "max-age=3600"})
 
 
-def _add_state(app: FastAPI, parts: Parts) -> None:
+def _add_state(app: FastAPI, parts: Services) -> None:
     created = int(time.time())
 
     @app.get("/healthz", **documents.HEALTH)
@@ -147,11 +147,13 @@ def _add_state(app: FastAPI, parts: Parts) -> None:
         return model()
 
 
-def _add_vigc(app: FastAPI, parts: Parts) -> None:
+def _add_vigc(app: FastAPI, parts: Services) -> None:
     rows = parts.rows
 
-    async def events_of(request: VigcRequest, picture: Picture, request_id: str) -> AsyncGenerator[Event, None]:
-        watch = parts.figures.watch()
+    async def events_of(
+        request: VigcRequest, picture: RequestImage, request_id: str
+    ) -> AsyncGenerator[ServerSentEvent, None]:
+        watch = parts.metrics.watch()
         async with aclosing(rows.events(request, picture, request_id)) as events:
             async for event in events:
                 if event.name == "step":
@@ -197,14 +199,14 @@ def _add_vigc(app: FastAPI, parts: Parts) -> None:
         return JSONResponse((await last(events)).data)
 
 
-def _add_chat(app: FastAPI, parts: Parts) -> None:
+def _add_chat(app: FastAPI, parts: Services) -> None:
     chat = parts.chat
 
-    async def watched(said: AsyncGenerator[Begun | Said, None]) -> AsyncGenerator[Begun | Said, None]:
-        watch = parts.figures.watch()
+    async def watched(said: AsyncGenerator[Started | KindEvent, None]) -> AsyncGenerator[Started | KindEvent, None]:
+        watch = parts.metrics.watch()
         async with aclosing(said):
             async for event in said:
-                news = event.news if isinstance(event, Said) else None
+                news = event.news if isinstance(event, KindEvent) else None
                 if isinstance(news, CorrectionStep):
                     watch.said()
                 elif isinstance(news, Conversation):
@@ -257,7 +259,7 @@ class _Fresh(StaticFiles):
         return response
 
 
-def _sse(event: Event | ApiError) -> str:
+def _sse(event: ServerSentEvent | ApiError) -> str:
     name, data = ("error", event.content) if isinstance(event, ApiError) else (event.name, event.data)
     return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
 

@@ -12,7 +12,7 @@ from vigc.platform.records import Kind
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class ReplicaTask:
     """One image to be talked about."""
 
     image_id: str
@@ -26,14 +26,14 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class Started:
     """A replica has taken the task."""
 
     num_prompt_tokens: int | None  # of a given question, visual tokens included
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class KindEvent:
     """Something was said; each kind ends with its Conversation."""
 
     kind: Kind
@@ -49,12 +49,12 @@ class Fault(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class Failure:
     """There will be no answer."""
 
     message: str
     fault: Fault
 
 
-Event = Begun | Said
-Ask = Callable[[Task], AsyncGenerator[Event, None]]  # raises ApiError
+ReplicaEvent = Started | KindEvent
+Ask = Callable[[ReplicaTask], AsyncGenerator[ReplicaEvent, None]]  # raises ApiError

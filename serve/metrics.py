@@ -1,6 +1,6 @@
 """Figures for Prometheus: told to Ray, which every node exports, and read back for /metrics from all nodes at once.
 
-So /metrics says the same whichever gateway answers, some seconds late. Serve's own figures (queues, replicas,
+So /metrics says the same whichever gateway answers, some seconds late. Serve's own metrics (queues, replicas,
 latencies of each deployment) stand beside ours.
 """
 
@@ -19,8 +19,8 @@ SCRAPE_S = 5.0
 _SECONDS = [0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300]
 
 
-class Figures:
-    """What a gateway counts. This one counts for itself alone; see RayFigures."""
+class Metrics:
+    """What a gateway counts. This one counts for itself alone; see RayMetrics."""
 
     num_open = 0
 
@@ -41,9 +41,9 @@ class Figures:
     def closed(self, route: str, status: int) -> None:
         """A request was answered; status 0: its client left."""
 
-    def watch(self) -> Watch:
+    def watch(self) -> RequestTimer:
         """For a request that asks for an answer of the model."""
-        return Watch(self)
+        return RequestTimer(self)
 
     def first_sentence(self, seconds: float) -> None:
         """So long after its request came the first sentence of a streamed answer."""
@@ -52,22 +52,22 @@ class Figures:
         """So long after its request an answer was complete."""
 
 
-class Watch:
+class RequestTimer:
     """The time of one request."""
 
-    def __init__(self, figures: Figures) -> None:
-        self._figures, self._began, self._has_said = figures, time.monotonic(), False
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics, self._began, self._has_said = metrics, time.monotonic(), False
 
     def said(self) -> None:
         if not self._has_said:
             self._has_said = True
-            self._figures.first_sentence(time.monotonic() - self._began)
+            self._metrics.first_sentence(time.monotonic() - self._began)
 
     def done(self, num_tokens: int) -> None:
-        self._figures.answered(time.monotonic() - self._began, num_tokens)
+        self._metrics.answered(time.monotonic() - self._began, num_tokens)
 
 
-class RayFigures(Figures):
+class RayMetrics(Metrics):
     """The same, told to Ray."""
 
     def __init__(self) -> None:

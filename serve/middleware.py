@@ -22,7 +22,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vigc.serve.errors import DENIED, ApiError, internal, overloaded, too_large, too_slow
-from vigc.serve.metrics import Figures
+from vigc.serve.metrics import Metrics
 from vigc.serve.settings import KEYS_VARIABLE
 
 log = logging.getLogger("ray.serve")
@@ -41,7 +41,7 @@ SECURITY = {
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
-class Keys:
+class ApiKeys:
     """Bearer keys. Without any, everybody may ask.
 
     Args:
@@ -72,7 +72,7 @@ class Keys:
             )
 
 
-class Names:
+class AllowedHosts:
     """Hosts by which the service may be called, where nothing but its address keeps strangers out.
 
     A page on the web can have a visitor's browser call the visitor's own machine: by the page's own name, which its
@@ -108,7 +108,7 @@ def _host_of(address: str) -> str:
         return ""
 
 
-class Guard:
+class RequestMiddleware:
     """See the module.
 
     Args:
@@ -120,35 +120,35 @@ class Guard:
         self,
         app: ASGIApp,
         *,
-        keys: Keys,
-        names: Names,
-        figures: Figures,
+        keys: ApiKeys,
+        hosts: AllowedHosts,
+        metrics: Metrics,
         max_body_bytes: Callable[[str], int],
         body_timeout_s: float,
         max_held_bytes: int,
         is_protected: Callable[[str], bool],
     ) -> None:
         self._app = app
-        self._keys, self._names, self._figures = keys, names, figures
+        self._keys, self._hosts, self._metrics = keys, hosts, metrics
         self._max_body_bytes, self._body_timeout_s = max_body_bytes, body_timeout_s
         self._is_protected = is_protected
-        self._held = Held(max_held_bytes)
+        self._held = BodyMemory(max_held_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        request = _Request(_id_of(headers), scope)
+        request = _AccessLog(_id_of(headers), scope)
         scope.setdefault("state", {})["request_id"] = request.id
-        with self._figures.open():
+        with self._metrics.open():
             try:
                 await self._answer(request, headers, scope, receive, send)
             finally:
-                self._figures.closed(request.route, request.status)
+                self._metrics.closed(request.route, request.status)
                 request.log()
 
-    async def _answer(self, request: _Request, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, request: _AccessLog, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
                 request.status = message["status"]
@@ -161,7 +161,7 @@ class Guard:
                 request.is_answered = True
 
         try:
-            self._names.check(headers)
+            self._hosts.check(headers)
             if self._keys and self._is_protected(scope["path"]) and scope["method"] != "OPTIONS":
                 self._keys.check(headers.get("authorization", ""))
             limit = self._max_body_bytes(headers.get("content-type", ""))
@@ -177,12 +177,12 @@ class Guard:
             log.exception("A fault while answering: %s", error)
             await self._refuse(internal(), request, scope, receive, sending)
 
-    async def _refuse(self, error: ApiError, request: _Request, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _refuse(self, error: ApiError, request: _AccessLog, scope: Scope, receive: Receive, send: Send) -> None:
         if not request.status:  # else the answer has begun, and what began it ends it
             await error.response()(scope, receive, send)
 
 
-class _Request:
+class _AccessLog:
     """One line of the log."""
 
     def __init__(self, id_: str, scope: Scope) -> None:
@@ -218,7 +218,7 @@ def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
-class Held:
+class BodyMemory:
     """Bytes of bodies that are held by all requests together, until they are answered."""
 
     def __init__(self, most: int) -> None:

@@ -22,9 +22,9 @@ from vigc.model.conversation.policy import Policy
 from vigc.platform.records import Conversation, CorrectionStep, Kind, Stop
 from vigc.platform.schema import to_dict
 from vigc.serve.errors import ApiError, wrong
-from vigc.serve.images import Picture
-from vigc.serve.messages import Ask, Begun, Said, Task
-from vigc.serve.rows import MAX_TOKENS, Answer, Choices, Rows, check_kind, check_question
+from vigc.serve.images import RequestImage
+from vigc.serve.messages import Ask, KindEvent, ReplicaTask, Started
+from vigc.serve.rows import MAX_TOKENS, DecodingOptions, GrowingAnswer, RowService, check_kind, check_question
 
 MAX_MESSAGES, MAX_PARTS = 256, 64
 
@@ -53,7 +53,7 @@ class ImagePart(BaseModel):
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
-class Message(BaseModel):
+class ChatMessage(BaseModel):
     """One of the messages; only the user's are read."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -66,13 +66,13 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class ChatRequest(Choices):
+class ChatRequest(DecodingOptions):
     """OpenAI's request, as far as it can be answered; other fields of OpenAI's are taken and change nothing."""
 
     model_config = ConfigDict(extra="ignore")
 
     model: str
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int | None, Field(ge=1)] = None
@@ -138,10 +138,10 @@ class ChatRequest(Choices):
         return min(*asked, MAX_TOKENS) if asked else None
 
 
-class Chat:
+class ChatService:
     """Answers chat requests."""
 
-    def __init__(self, rows: Rows, model: str, ask: Ask) -> None:
+    def __init__(self, rows: RowService, model: str, ask: Ask) -> None:
         self._rows, self._model, self._ask = rows, model, ask
 
     def check(self, request: ChatRequest) -> Policy:
@@ -163,10 +163,10 @@ class Chat:
             check_question(question, self._rows.settings)
         return request.chosen_policy(self._rows.settings)
 
-    def said(self, request: ChatRequest, picture: Picture) -> AsyncGenerator[Begun | Said, None]:
+    def said(self, request: ChatRequest, picture: RequestImage) -> AsyncGenerator[Started | KindEvent, None]:
         """What is said about a decoded picture."""
         return self._ask(
-            Task(
+            ReplicaTask(
                 image_id=picture.decoded.sha256 or "",
                 pixels=picture.decoded.pixels or b"",
                 policy=self.check(request),
@@ -178,12 +178,12 @@ class Chat:
             )
         )
 
-    async def completion(self, said: AsyncGenerator[Begun | Said, None], request_id: str) -> dict[str, Any]:
+    async def completion(self, said: AsyncGenerator[Started | KindEvent, None], request_id: str) -> dict[str, Any]:
         """The answer as a whole."""
         num_prompt_tokens = 0
         spoken: Conversation | None = None
         async for event in said:
-            if isinstance(event, Begun):
+            if isinstance(event, Started):
                 num_prompt_tokens = event.num_prompt_tokens or 0
             elif isinstance(event.news, Conversation):
                 spoken = event.news
@@ -206,11 +206,11 @@ class Chat:
         return {**completion.model_dump(mode="json", exclude_unset=True), "vigc": self._conversation(spoken)}
 
     async def chunks(
-        self, said: AsyncGenerator[Begun | Said, None], request: ChatRequest, request_id: str
+        self, said: AsyncGenerator[Started | KindEvent, None], request: ChatRequest, request_id: str
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The answer sentence by sentence."""
         wants_usage = request.stream_options is not None and request.stream_options.include_usage
-        answer, created, num_prompt_tokens = Answer(), int(time.time()), 0
+        answer, created, num_prompt_tokens = GrowingAnswer(), int(time.time()), 0
 
         def chunk(*choices: ChunkChoice, **more: Any) -> dict[str, Any]:
             made = ChatCompletionChunk(
@@ -227,7 +227,7 @@ class Chat:
             return ChunkChoice(index=0, delta=ChoiceDelta(**said), finish_reason=finish_reason)
 
         async for event in said:
-            if isinstance(event, Begun):
+            if isinstance(event, Started):
                 num_prompt_tokens = event.num_prompt_tokens or 0
                 yield chunk(delta(role="assistant", content=""))
             elif isinstance(event.news, CorrectionStep):

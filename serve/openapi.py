@@ -133,7 +133,7 @@ CHAT: dict[str, Any] = {
 
 
 def openapi(app: FastAPI) -> dict[str, Any]:
-    """The document. Keys are asked for only where VIGC_API_KEYS is set."""
+    """The document. A key is asked for only where VIGC_API_KEYS is set."""
     document = get_openapi(title=app.title, version=app.version, routes=app.routes)
     from pydantic import TypeAdapter
 

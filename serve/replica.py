@@ -16,8 +16,8 @@ from vigc.model.prompts import load_pack
 from vigc.model.weights.identity import find_model
 from vigc.platform.quality.mentions import ObjectFinder
 from vigc.platform.records import ConfigError, Conversation, Kind
-from vigc.serve.messages import Begun, Event, Failed, Fault, Said, Task
-from vigc.serve.settings import Settings
+from vigc.serve.messages import Failure, Fault, KindEvent, ReplicaEvent, ReplicaTask, Started
+from vigc.serve.settings import ServeSettings
 from vigc.serve.validation import find_objects
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ GAUGE_S = 2.0
 log = logging.getLogger("ray.serve")
 
 
-class Talker:
+class EngineReplica:
     """See the module."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ServeSettings) -> None:
         self._pack = load_pack(settings.prompts)
         named_in = find_objects(settings)
         self._find_objects = None if named_in is None else ObjectFinder(named_in.vocabulary).named
@@ -47,7 +47,7 @@ class Talker:
         self._lost: str | None = None
         self._gauging: asyncio.Task[None] | None = None
 
-    async def talk(self, task: Task) -> AsyncIterator[Event | Failed]:
+    async def talk(self, task: ReplicaTask) -> AsyncIterator[ReplicaEvent | Failure]:
         """What is said of the image, as it is said. Leaving the iterator early frees the slots."""
         self._gauge()
         talk = Talk(
@@ -59,12 +59,12 @@ class Talker:
             find_objects=self._find_objects,
             max_tokens=task.max_tokens,
         )
-        yield Begun(self._num_prompt_tokens(talk))
-        said: asyncio.Queue[Said | None] = asyncio.Queue()
+        yield Started(self._num_prompt_tokens(talk))
+        said: asyncio.Queue[KindEvent | None] = asyncio.Queue()
 
         def hear(kind: Kind, news: News) -> None:
             if task.wants_steps or isinstance(news, Conversation):
-                said.put_nowait(Said(kind, news))
+                said.put_nowait(KindEvent(kind, news))
 
         work = asyncio.create_task(talk_about(self._engine, task.image_id, task.pixels, talk, hear))
         work.add_done_callback(lambda _: said.put_nowait(None))
@@ -76,7 +76,7 @@ class Talker:
         finally:
             work.cancel()
 
-    async def figures(self) -> dict[str, int]:
+    async def load(self) -> dict[str, int]:
         """What the engine has and does now."""
         return {"slots": self._engine.num_slots, "requests": self._engine.num_under_way}
 
@@ -89,19 +89,19 @@ class Talker:
         """Ends the engine; what still waits fails."""
         self._engine.close()
 
-    def _failure(self, work: asyncio.Task[object]) -> Failed | None:
+    def _failure(self, work: asyncio.Task[object]) -> Failure | None:
         from vigc.model.engines.base import EngineLost
 
         error = work.exception()
         if error is None:
             return None
         if isinstance(error, ConfigError):
-            return Failed(str(error), Fault.REQUEST)
+            return Failure(str(error), Fault.REQUEST)
         log.error("The engine failed: %s", error, exc_info=error)
         if isinstance(error, EngineLost):
             self._lost = str(error)
-            return Failed(self._lost, Fault.REPLICA)
-        return Failed(str(error), Fault.ENGINE)
+            return Failure(self._lost, Fault.REPLICA)
+        return Failure(str(error), Fault.ENGINE)
 
     def _num_prompt_tokens(self, talk: Talk) -> int | None:
         if talk.question is None:
@@ -111,7 +111,7 @@ class Talker:
         return network.num_queries + len(network.prompt_ids(prompt))
 
     def _gauge(self) -> None:
-        """Begins to tell the engine's figures to Ray, once there is an event loop."""
+        """Begins to tell the engine's load to Ray, once there is an event loop."""
         if self._gauging is None:
             self._gauging = asyncio.create_task(self._keep_gauging())
 

@@ -14,25 +14,25 @@ from typing import Any
 
 from vigc.platform.records import Conversation, CorrectionStep, Kind
 from vigc.serve.errors import ApiError, internal, overloaded, unavailable, wrong
-from vigc.serve.messages import Event, Failed, Fault, Said, Task
+from vigc.serve.messages import Failure, Fault, KindEvent, ReplicaEvent, ReplicaTask
 
 MAX_DEATHS = 2  # as many as one picture may cost
 PAUSE_S = 0.5  # in which Serve learns that a replica is gone
 log = logging.getLogger("ray.serve")
 
 
-class AskReplicas:
+class ReplicaClient:
     """See the module.
 
     Args:
-        talk: `Talker.talk` of a deployment handle that streams.
+        talk: `EngineReplica.talk` of a deployment handle that streams.
         timeout_s: for a whole answer.
     """
 
     def __init__(self, talk: Any, timeout_s: float) -> None:
         self._talk, self._timeout_s = talk, timeout_s
 
-    async def __call__(self, task: Task) -> AsyncGenerator[Event, None]:
+    async def __call__(self, task: ReplicaTask) -> AsyncGenerator[ReplicaEvent, None]:
         """
         Raises:
             ApiError: no replica can take the task or finish it, or the engine refuses it.
@@ -49,7 +49,7 @@ class AskReplicas:
             try:
                 while (event := await _next(answer, give_up)) is not None:
                     has_begun = True
-                    if isinstance(event, Failed):
+                    if isinstance(event, Failure):
                         _refuse(event)
                         log.warning("A replica lost its engine while it answered: %s", event.message)
                         break
@@ -79,12 +79,12 @@ class AskReplicas:
         raise unavailable(f"{MAX_DEATHS} replicas died one after the other while they answered this. Try again.")
 
 
-async def _next(answer: AsyncIterator[Event | Failed], give_up: float) -> Event | Failed | None:
+async def _next(answer: AsyncIterator[ReplicaEvent | Failure], give_up: float) -> ReplicaEvent | Failure | None:
     async with asyncio.timeout_at(give_up):
         return await anext(answer, None)
 
 
-def _refuse(failed: Failed) -> None:
+def _refuse(failed: Failure) -> None:
     if failed.fault is Fault.REQUEST:
         raise wrong(failed.message, code="unsupported_by_engine")
     if failed.fault is Fault.ENGINE:
@@ -95,18 +95,18 @@ class _Told:
     """What a client has been told, kind by kind: kinds are talked about at once, in no order among themselves."""
 
     def __init__(self) -> None:
-        self._events: dict[tuple[Kind | None, int], Event] = {}
+        self._events: dict[tuple[Kind | None, int], ReplicaEvent] = {}
         self._now: Counter[Kind | None] = Counter()
 
     def again(self) -> None:
         self._now.clear()
 
-    def is_new(self, event: Event) -> bool:
+    def is_new(self, event: ReplicaEvent) -> bool:
         """
         Raises:
             ApiError: a second replica says something else than the first did.
         """
-        kind = event.kind if isinstance(event, Said) else None
+        kind = event.kind if isinstance(event, KindEvent) else None
         place = kind, self._now[kind]
         self._now[kind] += 1
         if place not in self._events:
@@ -117,14 +117,14 @@ class _Told:
         return False
 
 
-def _words(event: Event) -> object:
+def _words(event: ReplicaEvent) -> object:
     """What was said, without measures: their last bits go with who else is decoded at the time."""
     match event:
-        case Said(kind, CorrectionStep() as step):
+        case KindEvent(kind, CorrectionStep() as step):
             return kind, step.text, step.kept
-        case Said(kind, Conversation() as spoken):
+        case KindEvent(kind, Conversation() as spoken):
             return kind, spoken.vig_answer, spoken.answer
-        case Said():
+        case KindEvent():
             return event
         case _:
             return None

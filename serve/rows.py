@@ -31,15 +31,15 @@ from vigc.platform.records import (
 )
 from vigc.platform.schema import to_dict
 from vigc.serve.errors import ApiError, wrong
-from vigc.serve.images import Picture
-from vigc.serve.messages import Ask, Begun, Task
-from vigc.serve.settings import Settings
+from vigc.serve.images import RequestImage
+from vigc.serve.messages import Ask, ReplicaTask, Started
+from vigc.serve.settings import ServeSettings
 
 DEFAULT_KINDS = (Kind.CONVERSATION, Kind.DETAIL, Kind.REASONING)  # those of `vigc generate`
 MAX_STEPS, MAX_TOKENS = 64, 4096
 
 
-class Box(BaseModel):
+class AnnotatedObject(BaseModel):
     """An annotated object."""
 
     model_config = ConfigDict(extra="forbid")
@@ -49,7 +49,7 @@ class Box(BaseModel):
     is_crowd: bool = False
 
 
-class Choices(BaseModel):
+class DecodingOptions(BaseModel):
     """What can be chosen about how an image is talked about."""
 
     policy: Annotated[str | None, Field(description=f"One of {', '.join(POLICIES)}; else the service's.")] = None
@@ -61,7 +61,7 @@ class Choices(BaseModel):
         Grounding | None, Field(description="How it is measured what each sentence owes to the image.")
     ] = None
 
-    def chosen_policy(self, settings: Settings, **more: object) -> Policy:
+    def chosen_policy(self, settings: ServeSettings, **more: object) -> Policy:
         """
         Raises:
             ApiError: no such policy.
@@ -80,7 +80,7 @@ class Choices(BaseModel):
         return policy
 
 
-class VigcRequest(Choices):
+class VigcRequest(DecodingOptions):
     """One image to be talked about."""
 
     model_config = ConfigDict(extra="forbid")
@@ -99,14 +99,15 @@ class VigcRequest(Choices):
         int | None, Field(ge=1, le=MAX_TOKENS, description="Decoded for each conversation in all.")
     ] = None
     objects: Annotated[
-        list[Box] | None, Field(max_length=1000, description="All that are there; what else is named is absent.")
+        list[AnnotatedObject] | None,
+        Field(max_length=1000, description="All that are there; what else is named is absent."),
     ] = None
     captions: Annotated[list[Annotated[str, Field(max_length=2000)]] | None, Field(max_length=100)] = None
     stream: Annotated[bool, Field(description="Server-sent events as it is said, instead of the row alone.")] = False
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class ServerSentEvent:
     """Something to tell the client at once."""
 
     name: str
@@ -114,10 +115,10 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowService:
     """Makes rows of requests."""
 
-    settings: Settings
+    settings: ServeSettings
     pack: PromptPack
     objects: NameObjects | None
     ask: Ask
@@ -134,20 +135,22 @@ class Rows:
             check_question(request.question, self.settings)
         return request.chosen_policy(self.settings, max_steps=request.max_steps)
 
-    def failed(self, request: VigcRequest, picture: Picture, request_id: str) -> Row:
+    def failed(self, request: VigcRequest, picture: RequestImage, request_id: str) -> Row:
         """The row of a picture that could not be decoded."""
         record = self._record(request, picture)
         error = RowError(picture.decoded.error_kind or "unreadable", picture.decoded.error_message or "")
         return self._row(record, picture, request_id, error)
 
-    async def events(self, request: VigcRequest, picture: Picture, request_id: str) -> AsyncGenerator[Event, None]:
+    async def events(
+        self, request: VigcRequest, picture: RequestImage, request_id: str
+    ) -> AsyncGenerator[ServerSentEvent, None]:
         """All that is said of a decoded picture; the last one is the row.
 
         Raises:
             ApiError
         """
         record = self._record(request, picture)
-        task = Task(
+        task = ReplicaTask(
             image_id=record.image_id,
             pixels=picture.decoded.pixels or b"",
             policy=self.check(request),
@@ -157,40 +160,44 @@ class Rows:
             max_tokens=request.max_tokens,
             wants_steps=request.stream,
         )
-        answers = {kind: Answer() for kind in task.kinds}
+        answers = {kind: GrowingAnswer() for kind in task.kinds}
         made: dict[Kind, Conversation] = {}
         async for event in self.ask(task):
-            if isinstance(event, Begun):
-                yield Event("image", {"request": request_id, **_about(record, picture)})
+            if isinstance(event, Started):
+                yield ServerSentEvent("image", {"request": request_id, **_about(record, picture)})
             elif isinstance(event.news, Conversation):
                 spoken = event.news if self.objects is None else self.objects.of_conversation(event.news, record)
                 made[event.kind] = spoken
-                yield Event("conversation", to_dict(spoken))
+                yield ServerSentEvent("conversation", to_dict(spoken))
             else:
                 yield self._heard(event.kind, event.news, answers[event.kind], record)
         row = self._row(record, picture, request_id)
-        yield Event("row", to_dict(replace(row, conversations=[made[kind] for kind in task.kinds])))
+        yield ServerSentEvent("row", to_dict(replace(row, conversations=[made[kind] for kind in task.kinds])))
 
     def named(self, spoken: Conversation) -> Conversation:
         """With the objects that it names, in an image of which nothing else is known."""
         return spoken if self.objects is None else self.objects.of_conversation(spoken, ImageRecord("", ""))
 
-    def _heard(self, kind: Kind, news: Question | CorrectionStep, answer: Answer, record: ImageRecord) -> Event:
+    def _heard(
+        self, kind: Kind, news: Question | CorrectionStep, answer: GrowingAnswer, record: ImageRecord
+    ) -> ServerSentEvent:
         if isinstance(news, Question):
             said = {"question": news.question, "vig_answer": news.vig_answer}
-            return Event("question", {"kind": kind, **said, "vig_sentences": self._sentences(news.vig_answer, record)})
+            return ServerSentEvent(
+                "question", {"kind": kind, **said, "vig_sentences": self._sentences(news.vig_answer, record)}
+            )
         begun = answer.text
         answer.add(news)
         step = {"number": answer.num_steps, **to_dict(news), "answer": answer.text}
         new = answer.text[len(begun) :]
-        return Event("step", {"kind": kind, **step, "sentences": self._sentences(new, record)})
+        return ServerSentEvent("step", {"kind": kind, **step, "sentences": self._sentences(new, record)})
 
     def _sentences(self, text: str, record: ImageRecord) -> list[dict[str, Any]]:
         sentences = [Sentence(one) for one in split_sentences(text)]
         named = sentences if self.objects is None else self.objects.of_sentences(sentences, record)
         return [to_dict(one) for one in named]
 
-    def _record(self, request: VigcRequest, picture: Picture) -> ImageRecord:
+    def _record(self, request: VigcRequest, picture: RequestImage) -> ImageRecord:
         boxes = request.objects
         return ImageRecord(
             image_id=request.image_id or picture.decoded.sha256 or "",
@@ -201,7 +208,7 @@ class Rows:
             captions=request.captions,
         )
 
-    def _row(self, record: ImageRecord, picture: Picture, request_id: str, error: RowError | None = None) -> Row:
+    def _row(self, record: ImageRecord, picture: RequestImage, request_id: str, error: RowError | None = None) -> Row:
         """Without conversations."""
         row = Row(
             **{name: getattr(record, name) for name in ImageRecord.__dataclass_fields__},
@@ -215,7 +222,7 @@ class Rows:
         return row if self.objects is None else self.objects.of_row(row)
 
 
-class Answer:
+class GrowingAnswer:
     """An answer as it grows, step by step; in the end it is the conversation's."""
 
     def __init__(self) -> None:
@@ -239,7 +246,7 @@ def check_kind(pack: PromptPack, kind: Kind) -> None:
         raise wrong(str(error), "kind") from error
 
 
-def check_question(question: str, settings: Settings) -> None:
+def check_question(question: str, settings: ServeSettings) -> None:
     if not question.strip():
         raise wrong("The question is empty.", "question")
     if len(question) > settings.max_question_chars:
@@ -250,7 +257,7 @@ def check_question(question: str, settings: Settings) -> None:
         )
 
 
-def check_picture(picture: Picture) -> None:
+def check_picture(picture: RequestImage) -> None:
     """
     Raises:
         ApiError: it could not be decoded.
@@ -264,13 +271,13 @@ def check_picture(picture: Picture) -> None:
         )
 
 
-def _about(record: ImageRecord, picture: Picture) -> dict[str, Any]:
+def _about(record: ImageRecord, picture: RequestImage) -> dict[str, Any]:
     return {**to_dict(record), "sha256": picture.decoded.sha256, "phash": picture.decoded.phash}
 
 
-async def last(events: AsyncIterator[Event]) -> Event:
+async def last(events: AsyncIterator[ServerSentEvent]) -> ServerSentEvent:
     """The row, for a client that wants nothing else."""
-    found: Event | None = None
+    found: ServerSentEvent | None = None
     async for event in events:
         found = event
     if found is None:

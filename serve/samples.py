@@ -18,7 +18,7 @@ SCENES = ((0, 2, 4, False), (1, 3, 5, False), (2, 6, 9, False), (3, 6, 12, True)
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class SampleImage:
     """One picture and what is known of it."""
 
     sample_id: str
@@ -36,14 +36,14 @@ class Sample:
 
 
 @cache
-def samples() -> dict[str, Sample]:
+def samples() -> dict[str, SampleImage]:
     return {one.sample_id: one for one in map(_make, SCENES)}
 
 
-def _make(which: tuple[int, int, int, bool]) -> Sample:
+def _make(which: tuple[int, int, int, bool]) -> SampleImage:
     index, fewest, most, debiased = which
     scene = make_scene(Split.HELD_OUT, SEED, index, debiased=debiased, min_objects=fewest, max_objects=most)
     file = io.BytesIO()
     render(scene, SIZE).save(file, "JPEG", quality=90)
     boxes = [ObjectBox(thing.category, [round(part * SIZE, 2) for part in thing.box]) for thing in scene.objects]
-    return Sample(f"scene-{index}", file.getvalue(), boxes)
+    return SampleImage(f"scene-{index}", file.getvalue(), boxes)

@@ -23,7 +23,7 @@ LEAN = {
 }
 
 
-class Settings(BaseModel):
+class ServeSettings(BaseModel):
     """The settings of one service. Paths must be readable on every machine that runs a part of it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,7 +54,7 @@ class Settings(BaseModel):
     drain_s: float = Field(60, gt=0)  # for what is under way when a replica has to go
 
     requires_key: bool = False  # refuse to start without keys in VIGC_API_KEYS
-    names: list[str] = []  # by which the service may be called; [] for any. See guard.Names
+    host_names: list[str] = []  # by which the service may be called; [] for any. See middleware.AllowedHosts
     allow_hosts: list[str] = []  # that pictures are fetched from: host, host:port, *.domain, or * for all public ones
     cors_origins: list[str] = []  # pages of other origins that may ask
     max_upload_mib: float = Field(20, gt=0)  # one picture

@@ -1,4 +1,4 @@
-"""Settings that name things: whether those are there. Neither torch nor Ray is needed to know."""
+"""Checks that what the settings name is there: model, prompt pack, policy, vocabulary. Needs neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from vigc.model.weights.identity import find_model
 from vigc.platform.quality.presence import NameObjects
 from vigc.platform.records import ConfigError
 from vigc.platform.vocabulary import load_vocabulary, vocabulary_of
-from vigc.serve.settings import Settings
+from vigc.serve.settings import ServeSettings
 
 
-def check(settings: Settings) -> None:
+def check(settings: ServeSettings) -> None:
     """
     Raises:
         VigcError: a setting that cannot be used.
@@ -32,7 +32,7 @@ def check(settings: Settings) -> None:
         raise ConfigError(f"The policy {settings.policy!r} decodes with beams; only the engine `reference` can.")
 
 
-def find_objects(settings: Settings) -> NameObjects | None:
+def find_objects(settings: ServeSettings) -> NameObjects | None:
     """What objects are named in.
 
     Raises:

@@ -52,7 +52,7 @@ class WebImages:
     """Fetches pictures.
 
     Args:
-        allow_hosts: see Settings.
+        allow_hosts: see ServeSettings.
         resolve, is_public: for tests.
     """
 

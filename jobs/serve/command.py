@@ -1,4 +1,4 @@
-"""The verb `serve` at the terminal: its flags, most of which are fields of the service's Settings."""
+"""The verb `serve` at the terminal: its flags, most of which are fields of ServeSettings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from vigc.jobs.terminal import INTERRUPTED, Json, help_end, make_console, print_json
-from vigc.serve.settings import Settings
+from vigc.serve.settings import ServeSettings
 
 WHAT, HOW, WHO = "What answers", "How it runs", "Who may ask what"
 SERVE_EXAMPLES = help_end(
@@ -18,7 +18,7 @@ SERVE_EXAMPLES = help_end(
 
 
 def _default(name: str) -> str:
-    return str(Settings.model_fields[name].default)
+    return str(ServeSettings.model_fields[name].default)
 
 
 def serve(
@@ -169,7 +169,7 @@ def serve(
     """
     from vigc.jobs.serve.run import in_words, run_serve
 
-    given = {name: context.params[name] for name in Settings.model_fields if name in context.params}
+    given = {name: context.params[name] for name in ServeSettings.model_fields if name in context.params}
     console = make_console(quiet=json_)
     try:
         run_serve(

@@ -20,7 +20,7 @@ from vigc.jobs.generate.plan import choose_hardware
 from vigc.model.engines.vllm.environment import find_python
 from vigc.platform.pipeline.ray_session import ray_session
 from vigc.platform.records import ConfigError, RunError
-from vigc.serve.settings import KEYS_VARIABLE, LEAN, Settings
+from vigc.serve.settings import KEYS_VARIABLE, LEAN, ServeSettings
 from vigc.serve.validation import check
 
 NAME = "vigc"
@@ -40,7 +40,7 @@ def run_serve(
     """Serves until Ctrl-C or SIGTERM.
 
     Args:
-        given: fields of Settings; None means not given.
+        given: fields of ServeSettings; None means not given.
         on_start: called when all settings are found good.
         on_ready: called when requests are answered.
     Raises:
@@ -52,7 +52,7 @@ def run_serve(
         raise ConfigError(f"The service needs {', '.join(missing)}. Install them: pip install 'vigc[serve]'.")
     settings = make_settings(given)
     if host in LOCAL and not settings.requires_key:
-        settings = settings.model_copy(update={"names": list(LOCAL)})
+        settings = settings.model_copy(update={"host_names": list(LOCAL)})
     check(settings)
     _check_port(host, port)
     signal.signal(signal.SIGTERM, _interrupt)  # containers are stopped so
@@ -71,15 +71,15 @@ def run_serve(
             _end()
 
 
-def make_settings(given: Mapping[str, Any]) -> Settings:
-    """Flags as Settings, with the hardware of this machine chosen.
+def make_settings(given: Mapping[str, Any]) -> ServeSettings:
+    """Flags as ServeSettings, with the hardware of this machine chosen.
 
     Raises:
         ConfigError: a value that cannot be used; says which flag.
     """
     values = {name: value for name, value in given.items() if value not in (None, [])}
     try:
-        settings = Settings.model_validate(values)
+        settings = ServeSettings.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         flag = str(first["loc"][0]).replace("_", "-").removesuffix("s" if first["loc"][0] in REPEATED else "")
@@ -118,7 +118,7 @@ def _replicas(number: str) -> str:
     return ("one replica" if most == "1" else f"{most} replicas") if least == most else f"{least} to {most} replicas"
 
 
-def _ready(settings: Settings, host: str, port: int, logs: Path, seconds: float) -> Ready:
+def _ready(settings: ServeSettings, host: str, port: int, logs: Path, seconds: float) -> Ready:
     from vigc.model.weights.identity import find_model
 
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
@@ -149,7 +149,7 @@ def _check_port(host: str, port: int) -> None:
         ) from error
 
 
-def _deploy(settings: Settings, host: str, port: int) -> None:
+def _deploy(settings: ServeSettings, host: str, port: int) -> None:
     import logging
 
     from ray import serve

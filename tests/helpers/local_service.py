@@ -1,4 +1,4 @@
-"""The whole service in one process, without Ray: its routes, guard, gateway and one replica's engine."""
+"""The whole service in one process, without Ray: its routes, middleware, gateway and one replica's engine."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from starlette.testclient import TestClient
 
 from vigc.model.prompts import load_pack
 from vigc.model.weights.identity import find_model
-from vigc.serve.app import guarded
-from vigc.serve.gateway import Parts, make_app
-from vigc.serve.images import Pictures
-from vigc.serve.messages import Event, Failed, Task
-from vigc.serve.metrics import Figures
-from vigc.serve.middleware import Keys
-from vigc.serve.openai import Chat
-from vigc.serve.replica import Talker
-from vigc.serve.replica_client import AskReplicas
-from vigc.serve.rows import Rows
-from vigc.serve.settings import Settings
+from vigc.serve.app import with_middleware
+from vigc.serve.gateway import Services, make_app
+from vigc.serve.images import ImageLoader
+from vigc.serve.messages import Failure, ReplicaEvent, ReplicaTask
+from vigc.serve.metrics import Metrics
+from vigc.serve.middleware import ApiKeys
+from vigc.serve.openai import ChatService
+from vigc.serve.replica import EngineReplica
+from vigc.serve.replica_client import ReplicaClient
+from vigc.serve.rows import RowService
+from vigc.serve.settings import ServeSettings
 from vigc.serve.validation import find_objects
 
 
 class Answer:
     """As a deployment handle's: an iterator that can be cancelled."""
 
-    def __init__(self, events: AsyncGenerator[Event | Failed, None]) -> None:
+    def __init__(self, events: AsyncGenerator[ReplicaEvent | Failure, None]) -> None:
         self._events = events
 
     def __aiter__(self) -> Answer:
         return self
 
-    async def __anext__(self) -> Event | Failed:
+    async def __anext__(self) -> ReplicaEvent | Failure:
         return await anext(self._events)
 
     def cancel(self) -> None:
@@ -49,32 +49,32 @@ class Method:
     def __init__(self, method: Any) -> None:
         self._method = method
 
-    def remote(self, task: Task) -> Answer:
+    def remote(self, task: ReplicaTask) -> Answer:
         return Answer(self._method(task))
 
 
 class LocalService:
     """See the module."""
 
-    def __init__(self, settings: Settings, *, talk: Any = None, keys: str = "", web: Any = None) -> None:
-        self.talker = None if talk is not None else Talker(settings)
+    def __init__(self, settings: ServeSettings, *, talk: Any = None, keys: str = "", web: Any = None) -> None:
+        self.replica = None if talk is not None else EngineReplica(settings)
         model = find_model(settings.model)
-        ask = AskReplicas(Method(talk or self.talker.talk), settings.answer_timeout_s)
-        rows = Rows(settings, load_pack(settings.prompts), find_objects(settings), ask)
-        self.pictures = Pictures(settings, model.image_size, web)
+        ask = ReplicaClient(Method(talk or self.replica.talk), settings.answer_timeout_s)
+        rows = RowService(settings, load_pack(settings.prompts), find_objects(settings), ask)
+        self.pictures = ImageLoader(settings, model.image_size, web)
         self.app = make_app(
-            Parts(
+            Services(
                 model=model,
                 rows=rows,
-                chat=Chat(rows, model.name, ask),
+                chat=ChatService(rows, model.name, ask),
                 pictures=self.pictures,
-                figures=Figures(),
+                metrics=Metrics(),
                 ready=self._ready,
                 weights=lambda: None,
             )
         )
-        self.guarded = guarded(self.app, settings, Keys(keys), Figures())
-        self.client = TestClient(self.guarded)
+        self.with_middleware = with_middleware(self.app, settings, ApiKeys(keys), Metrics())
+        self.client = TestClient(self.with_middleware)
         self.client.__enter__()
 
     async def _ready(self) -> dict[str, Any]:
@@ -83,8 +83,8 @@ class LocalService:
     def close(self) -> None:
         self.client.__exit__()
         self.pictures.stop()
-        if self.talker is not None:
-            self.talker.close()
+        if self.replica is not None:
+            self.replica.close()
 
 
 def data_uri(data: bytes) -> str:

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from vigc.jobs.scenes import make_scenes
 from vigc.serve.samples import samples
-from vigc.serve.settings import Settings
+from vigc.serve.settings import ServeSettings
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +35,7 @@ def uri(picture: bytes) -> str:
 
 @pytest.fixture(scope="session")
 def local() -> Iterator[LocalService]:
-    service = LocalService(Settings())
+    service = LocalService(ServeSettings())
     yield service
     service.close()
 
@@ -53,7 +53,7 @@ class Served:
     """An application on Ray Serve."""
 
     url: str
-    settings: Settings
+    settings: ServeSettings
 
     def deploy(self) -> None:
         """Deploys it; again: redeploys it, as another version."""
@@ -71,7 +71,7 @@ def served(shared_ray: None) -> Iterator[Served]:
 
     port = free_port()
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    service = Served(f"http://127.0.0.1:{port}", Settings(**SMALL))
+    service = Served(f"http://127.0.0.1:{port}", ServeSettings(**SMALL))
     service.deploy()
     yield service
     serve.shutdown()

@@ -12,7 +12,7 @@ from ray.serve import Application
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from ray.serve.schema import ServeDeploySchema
 
-from vigc.serve.settings import Settings
+from vigc.serve.settings import ServeSettings
 
 FILE = Path(__file__).parents[2] / "cluster" / "serve.yaml"
 
@@ -24,7 +24,7 @@ def application():
 
 
 def test_serve_accepts_the_file_and_the_service_its_arguments(application):
-    settings = Settings.model_validate(application.args)
+    settings = ServeSettings.model_validate(application.args)
     assert settings.replica_range == (1, 8)
     assert settings.requires_key
     assert settings.chosen_device == "cuda"

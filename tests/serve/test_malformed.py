@@ -16,7 +16,7 @@ from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
-from vigc.serve.settings import Settings
+from vigc.serve.settings import ServeSettings
 
 PATHS = ("/v1/vigc", "/v1/chat/completions")
 CONTENT_TYPES = (
@@ -89,8 +89,8 @@ def test_no_file_beside_the_page_is_served(client, path):
 
 def test_the_service_keeps_to_its_document():
     """Whatever the document allows, and some of what it does not, gets an answer that the document foresees."""
-    service = LocalService(Settings(max_upload_mib=0.01))
-    schema = schemathesis.openapi.from_asgi("/openapi.json", service.guarded)
+    service = LocalService(ServeSettings(max_upload_mib=0.01))
+    schema = schemathesis.openapi.from_asgi("/openapi.json", service.with_middleware)
     operations = [found.ok() for found in schema.get_all_operations()]
     modes = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
     try:

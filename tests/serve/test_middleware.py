@@ -11,10 +11,10 @@ import pytest
 from local_service import LocalService, sse
 
 from vigc.serve.errors import ApiError
-from vigc.serve.middleware import Held, Keys
-from vigc.serve.settings import Settings
+from vigc.serve.middleware import ApiKeys, BodyMemory
+from vigc.serve.settings import ServeSettings
 
-SETTINGS = Settings(
+SETTINGS = ServeSettings(
     max_upload_mib=0.5, max_batch_mib=0.2, max_batch_lines=3, body_timeout_s=0.3, samples=False, max_held_mib=2
 )
 
@@ -66,12 +66,12 @@ def test_keys_are_compared_in_constant_time(monkeypatch):
     monkeypatch.setattr(
         "vigc.serve.middleware.hmac.compare_digest", lambda a, b: bool(compared.append((a, b)) or a == b)
     )
-    Keys("one,two,three").check("Bearer one")
+    ApiKeys("one,two,three").check("Bearer one")
     assert len(compared) == 3
     assert {len(side) for pair in compared for side in pair} == {32}
     with pytest.raises(ApiError):
-        Keys("one").check("Bearer ")
-    assert not Keys(" , ")
+        ApiKeys("one").check("Bearer ")
+    assert not ApiKeys(" , ")
 
 
 HERE = ["127.0.0.1", "::1", "localhost"]
@@ -95,7 +95,9 @@ HERE = ["127.0.0.1", "::1", "localhost"]
     ],
 )
 def test_pages_of_others_do_not_reach_a_service_that_has_no_keys(headers, status):
-    service = LocalService(Settings(names=HERE, cors_origins=["https://friend.example"], samples=False), talk=fails)
+    service = LocalService(
+        ServeSettings(host_names=HERE, cors_origins=["https://friend.example"], samples=False), talk=fails
+    )
     try:
         for path in ("/", "/v1/models", "/healthz"):
             answer = service.client.get(path, headers=headers)
@@ -119,7 +121,7 @@ def test_every_answer_has_an_id_and_is_closed_to_scripts_of_others(client):
 
 
 def test_other_origins_may_ask_where_they_are_named():
-    service = LocalService(Settings(cors_origins=["https://good.example"]), talk=fails)
+    service = LocalService(ServeSettings(cors_origins=["https://good.example"]), talk=fails)
     try:
         good, evil = ({"origin": f"https://{name}.example"} for name in ("good", "evil"))
         assert service.client.get("/healthz", headers=good).headers["access-control-allow-origin"] == good["origin"]
@@ -157,7 +159,7 @@ def asked(service, receive, path="/v1/vigc", content_type=b"application/json"):
     async def send(message):
         sent.append(message)
 
-    asyncio.run(service.guarded(scope, receive, send))
+    asyncio.run(service.with_middleware(scope, receive, send))
     return sent[0]["status"], json.loads(b"".join(message.get("body", b"") for message in sent[1:]))
 
 
@@ -174,7 +176,7 @@ def test_a_body_without_an_end_is_refused_where_it_has_become_too_large(service)
 
 
 def test_bodies_of_many_are_held_up_to_a_limit_until_they_are_answered():
-    held = Held(10)
+    held = BodyMemory(10)
     with held.of_one() as first, held.of_one() as second:
         first(6)
         second(4)
@@ -186,7 +188,7 @@ def test_bodies_of_many_are_held_up_to_a_limit_until_they_are_answered():
 
 
 def test_a_service_that_may_hold_nothing_takes_nothing():
-    service = LocalService(Settings(max_held_mib=0.001), talk=fails)
+    service = LocalService(ServeSettings(max_held_mib=0.001), talk=fails)
     try:
         answer = service.client.post("/v1/vigc", content=b"x" * 2000, headers={"content-type": "application/json"})
     finally:
@@ -215,13 +217,13 @@ def test_a_fault_is_told_without_its_traceback_and_logged_with_it(client, uri, c
 
 
 def test_a_fault_in_the_middle_of_a_stream_ends_it_with_an_error(uri, caplog):
-    from vigc.serve.messages import Begun
+    from vigc.serve.messages import Started
 
     async def begins(task):
-        yield Begun(None)
+        yield Started(None)
         raise RuntimeError("a fault at /secret/path")
 
-    service = LocalService(Settings(), talk=begins)
+    service = LocalService(ServeSettings(), talk=begins)
     try:
         with caplog.at_level(logging.INFO, "ray.serve"):
             answer = service.client.post("/v1/vigc", json={"image": uri, "stream": True})

@@ -14,7 +14,7 @@ from playwright.sync_api import expect
 from vigc.platform.exports.examples import Example
 from vigc.platform.exports.llava import record
 from vigc.serve.errors import ApiError, overloaded
-from vigc.serve.middleware import Keys
+from vigc.serve.middleware import ApiKeys
 
 ANSWER_MS = 30_000
 expect.set_options(timeout=60_000)
@@ -233,7 +233,7 @@ def test_a_busy_service_is_asked_again_when_it_said(page):
 
 
 def test_a_key_is_asked_for_and_kept_for_this_visit(page):
-    keys = Keys("right")
+    keys = ApiKeys("right")
 
     def guard(route):
         try:

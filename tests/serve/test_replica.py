@@ -11,14 +11,14 @@ import pytest
 from vigc.model.conversation.policy import make_policy
 from vigc.platform.images.decode import decode_bytes
 from vigc.platform.records import Conversation, Kind
-from vigc.serve.messages import Begun, Failed, Fault, Task
-from vigc.serve.replica import Talker
-from vigc.serve.settings import Settings
+from vigc.serve.messages import Failure, Fault, ReplicaTask, Started
+from vigc.serve.replica import EngineReplica
+from vigc.serve.settings import ServeSettings
 
 
 @pytest.fixture(scope="module")
-def talker():
-    made = Talker(Settings(slots=8, objects="none"))
+def replica():
+    made = EngineReplica(ServeSettings(slots=8, objects="none"))
     yield made
     made.close()
 
@@ -26,22 +26,22 @@ def talker():
 @pytest.fixture(scope="module")
 def task(picture):
     pixels = decode_bytes(picture, 160, 10**6).pixels
-    return Task("a", pixels, make_policy("paper"), (Kind.DETAIL,), 0, None, None, True)
+    return ReplicaTask("a", pixels, make_policy("paper"), (Kind.DETAIL,), 0, None, None, True)
 
 
-async def conversation_of(talker, task):
-    said = [event async for event in talker.talk(task)]
-    assert isinstance(said[0], Begun)
+async def conversation_of(replica, task):
+    said = [event async for event in replica.talk(task)]
+    assert isinstance(said[0], Started)
     assert isinstance(said[-1].news, Conversation)
     return said[-1].news
 
 
-def test_requests_that_come_together_are_decoded_together(talker, task):
+def test_requests_that_come_together_are_decoded_together(replica, task):
     async def both():
         alone = time.monotonic()
-        first = await conversation_of(talker, task)
+        first = await conversation_of(replica, task)
         together = time.monotonic()
-        others = await asyncio.gather(*(conversation_of(talker, task) for _ in range(8)))
+        others = await asyncio.gather(*(conversation_of(replica, task) for _ in range(8)))
         return first, others, together - alone, time.monotonic() - together
 
     first, others, alone_s, together_s = asyncio.run(both())
@@ -49,46 +49,46 @@ def test_requests_that_come_together_are_decoded_together(talker, task):
     assert together_s < 6 * alone_s  # one after the other would be 8
 
 
-def test_who_leaves_frees_the_slots_at_once(talker, task):
+def test_who_leaves_frees_the_slots_at_once(replica, task):
     async def leave():
-        talk = talker.talk(task)
+        talk = replica.talk(task)
         async for event in talk:
-            if not isinstance(event, Begun):
+            if not isinstance(event, Started):
                 break
         await talk.aclose()
         await asyncio.sleep(0.05)
-        return talker._engine.num_under_way
+        return replica._engine.num_under_way
 
     assert asyncio.run(leave()) == 0
-    meter = talker._engine.meter
+    meter = replica._engine.meter
     time.sleep(0.1)
     before = meter.num_steps
     time.sleep(0.1)
     assert meter.num_steps == before
 
 
-def test_who_wants_no_steps_is_told_the_whole(talker, task):
+def test_who_wants_no_steps_is_told_the_whole(replica, task):
     async def events(task):
-        return [event async for event in talker.talk(task)]
+        return [event async for event in replica.talk(task)]
 
     told, whole = asyncio.run(events(task)), asyncio.run(events(replace(task, wants_steps=False)))
     assert len(told) > 4
     assert (len(whole), whole[-1].news.answer) == (2, told[-1].news.answer)
 
 
-def test_what_the_engine_cannot_do_is_the_request_s_fault(talker, task):
+def test_what_the_engine_cannot_do_is_the_request_s_fault(replica, task):
     async def events():
-        return [event async for event in talker.talk(replace(task, policy=make_policy("shipped")))]
+        return [event async for event in replica.talk(replace(task, policy=make_policy("shipped")))]
 
     failed = asyncio.run(events())[-1]
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, Failure)
     assert failed.fault is Fault.REQUEST
     assert "beams" in failed.message
 
 
 def test_a_replica_whose_engine_has_ended_says_that_it_is_ill(picture):
-    talker = Talker(Settings(objects="none"))
-    asyncio.run(talker.check_health())
-    talker.close()
+    replica = EngineReplica(ServeSettings(objects="none"))
+    asyncio.run(replica.check_health())
+    replica.close()
     with pytest.raises(RuntimeError):
-        asyncio.run(talker.check_health())
+        asyncio.run(replica.check_health())

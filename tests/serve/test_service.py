@@ -233,7 +233,7 @@ def replicas(deployment):
 def test_a_replica_that_dies_under_load_costs_no_answer_and_no_word_of_a_stream(served, uri):
     import ray
 
-    (before,) = replicas("Talker")
+    (before,) = replicas("EngineReplica")
     body = {"image": uri, "kinds": ["detail"], "stream": True, "temperature": 0.5}
     undisturbed = sse(ask(served, **body)[2])
     with load(served, uri, 3, kinds=["detail"]) as answers:
@@ -248,7 +248,7 @@ def test_a_replica_that_dies_under_load_costs_no_answer_and_no_word_of_a_stream(
         killed_at = len(answers)
         text += answer.read()
         wait_until(lambda: len(answers) >= killed_at + 6)
-    assert replicas("Talker") != [before]
+    assert replicas("EngineReplica") != [before]
     assert [text for status, text in answers if status != 200] == []
     assert len({json.loads(text)["conversations"][0]["answer"] for _, text in answers}) == 1
 
@@ -259,7 +259,7 @@ def test_a_replica_that_dies_under_load_costs_no_answer_and_no_word_of_a_stream(
 
 
 def test_a_redeploy_loses_no_request(served, uri):
-    before = {name: replicas(name) for name in ("Talker", "Gateway")}
+    before = {name: replicas(name) for name in ("EngineReplica", "Gateway")}
     served.settings = served.settings.model_copy(update={"answer_timeout_s": 299})
     with load(served, uri, 4) as answers:
         wait_until(lambda: len(answers) >= 4)
@@ -267,7 +267,7 @@ def test_a_redeploy_loses_no_request(served, uri):
         deployed_at = len(answers)
         wait_until(lambda: len(answers) >= deployed_at + 8)
     assert [text for status, text in answers if status != 200] == []
-    assert not set(before["Talker"]) & set(replicas("Talker"))
+    assert not set(before["EngineReplica"]) & set(replicas("Talker"))
     assert not set(before["Gateway"]) & set(replicas("Gateway"))
 
 
@@ -275,13 +275,13 @@ def test_replicas_follow_the_load_and_no_answer_is_lost_on_the_way(served, uri):
     scaled = {"replicas": "1:2", "target_ongoing": 1, "upscale_delay_s": 1, "downscale_delay_s": 2, "threads": 1}
     served.settings = served.settings.model_copy(update=scaled)
     served.deploy()
-    wait_until(lambda: len(replicas("Talker")) == 1)
+    wait_until(lambda: len(replicas("EngineReplica")) == 1)
     with load(served, uri, 4) as answers:
-        wait_until(lambda: len(replicas("Talker")) == 2)
+        wait_until(lambda: len(replicas("EngineReplica")) == 2)
         scaled_at = len(answers)
         wait_until(lambda: len(answers) >= scaled_at + 40)
     with load(served, uri, 1) as later:
-        wait_until(lambda: len(replicas("Talker")) == 1)
+        wait_until(lambda: len(replicas("EngineReplica")) == 1)
     assert [text for status, text in answers + later if status != 200] == []
 
 

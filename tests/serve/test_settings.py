@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vigc.serve import settings as module
-from vigc.serve.settings import Settings
+from vigc.serve.settings import ServeSettings
 
 
 @pytest.mark.parametrize(
@@ -24,5 +24,5 @@ from vigc.serve.settings import Settings
 )
 def test_replicas_and_threads_share_the_cores_out(cores, given, replicas, threads, monkeypatch):
     monkeypatch.setattr(module, "num_cores", lambda: cores)
-    settings = Settings.model_validate(given)
+    settings = ServeSettings.model_validate(given)
     assert (settings.replica_range, settings.chosen_threads) == (replicas, threads)
