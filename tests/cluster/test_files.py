@@ -27,7 +27,7 @@ import vigc
 from vigc.jobs.cli import app
 from vigc.jobs.generate.config import FLAGS
 from vigc.platform.pipeline.metrics import exported_names
-from vigc.serve.settings import Settings
+from vigc.serve.settings import ServeSettings
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
 KUBERNETES = "1.34"
@@ -131,7 +131,7 @@ def serve(text: str) -> list[str]:
     try:
         ServeDeploySchema.model_validate(config)
         (application,) = config["applications"]
-        Settings.model_validate(application["args"])
+        ServeSettings.model_validate(application["args"])
     except ValidationError as error:
         return [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
     # Serve's schema lets pass what it does not know at the top.
