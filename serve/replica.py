@@ -11,9 +11,9 @@ import logging
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-from vigc.model.conversation.image import News, Talk, start_engine, talk_about
+from vigc.model.conversation.image import News, Talk, talk_about
+from vigc.model.engines.start import start_engine
 from vigc.model.prompts import load_pack
-from vigc.model.weights.identity import find_model
 from vigc.platform.quality.mentions import ObjectFinder
 from vigc.platform.records import ConfigError, Conversation, Kind
 from vigc.serve.messages import Failure, Fault, KindEvent, ReplicaEvent, ReplicaTask, Started
@@ -21,7 +21,7 @@ from vigc.serve.settings import ServeSettings
 from vigc.serve.validation import find_objects
 
 if TYPE_CHECKING:
-    from vigc.model.engines import Engine
+    from vigc.model.engines.base import Engine
 
 GAUGE_S = 2.0
 log = logging.getLogger("ray.serve")
@@ -34,16 +34,7 @@ class EngineReplica:
         self._pack = load_pack(settings.prompts)
         named_in = find_objects(settings)
         self._find_objects = None if named_in is None else ObjectFinder(named_in.vocabulary).named
-        self._engine: Engine = start_engine(
-            settings.engine,
-            model=find_model(settings.model).location,
-            device=settings.chosen_device,
-            dtype=settings.chosen_dtype,
-            num_slots=1 if settings.engine == "reference" else settings.slots,
-            memory_bytes=None if settings.engine_memory is None else int(settings.engine_memory * 2**30),
-            num_threads=settings.chosen_threads,
-            vllm_python=settings.vllm_python,
-        )
+        self._engine: Engine = start_engine(settings.engine_settings)
         self._lost: str | None = None
         self._gauging: asyncio.Task[None] | None = None
 

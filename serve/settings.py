@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from vigc.model.conversation.grounding import Grounding
 from vigc.model.cores import num_cores
+from vigc.model.engines.settings import EngineSettings
+from vigc.model.weights.identity import find_model
 
 KEYS_VARIABLE = "VIGC_API_KEYS"  # bearer keys, with commas between them; read where the gateway runs
 MIB = 2**20
@@ -105,6 +107,20 @@ class ServeSettings(BaseModel):
     @property
     def max_held_bytes(self) -> int:
         return int(self.max_held_mib * MIB)
+
+    @property
+    def engine_settings(self) -> EngineSettings:
+        """Of each replica."""
+        return EngineSettings(
+            engine=self.engine,
+            model=find_model(self.model).location,
+            device=self.chosen_device,
+            dtype=self.chosen_dtype,
+            num_slots=self.slots,
+            memory_gib=self.engine_memory,
+            num_threads=self.chosen_threads,
+            vllm_python=self.vllm_python,
+        )
 
     @property
     def chosen_device(self) -> str:

@@ -21,7 +21,7 @@ from vigc.platform.records import Kind
 
 if TYPE_CHECKING:
     from vigc.model.benchmarks.embedded import DescriptionScore, TopicScore
-    from vigc.model.engines import Engine
+    from vigc.model.engines.base import Engine
     from vigc.model.scenes import Scene
 
 
@@ -36,10 +36,10 @@ def embedded(*, model: str | None, num: int, seed: int, json_file: Path | None) 
     """
     from vigc.model import embedded as shipped
     from vigc.model.benchmarks.embedded import held_out_scenes
-    from vigc.model.engines import make_engine
+    from vigc.model.engines.continuous.replicas import continuous_engine
     from vigc.model.network import load_network
 
-    engine = make_engine("continuous", load_network(model or shipped.PATH), num_slots=128)
+    engine = continuous_engine(load_network(model or shipped.PATH), num_slots=128)
     figures: dict[str, float | str] = {"seed": seed, "num_scenes": num}
     try:
         for hard in (False, True):

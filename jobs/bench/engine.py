@@ -19,7 +19,7 @@ from vigc.model.files.loading import choose_device
 from vigc.platform.records import Kind
 
 if TYPE_CHECKING:
-    from vigc.model.engines import Engine
+    from vigc.model.engines.base import Engine
 
 SETTLED_AT = 500  # images, from which on nothing more may be held
 
@@ -79,7 +79,7 @@ def engine(
 def memory(*, num: int, slots: int | None, threads: int | None, plot: Path | None, json_file: Path | None) -> None:
     """Many images through one engine: how much more is held at the end than after the first 500."""
     from vigc.model import embedded
-    from vigc.model.engines import continuous_engine
+    from vigc.model.engines.continuous.replicas import continuous_engine
     from vigc.model.network import load_network
 
     console = make_console()

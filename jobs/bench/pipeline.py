@@ -92,7 +92,7 @@ def pipeline_beside_engine(
                 flags = {"images": str(scenes), "out": str(out), "device": "cpu", "slots": slots}
                 plan = make_plan(make_config(flags))
                 if threads is not None:
-                    plan = replace(plan, num_threads=threads)
+                    plan = replace(plan, engine=replace(plan.engine, num_threads=threads))
                 assert plan.source is not None
                 pass_ = plan.store.create_pass(plan.request, plan.source)
                 notes = Path(folder) / f"{name}-{number}.json"
@@ -107,7 +107,7 @@ def _pipeline(plan: Plan, pass_: Pass, worker_args: tuple[WorkerSettings, str]) 
         worker=ClockedWorker,
         worker_args=worker_args,
         image_size=plan.model.image_size,
-        num_slots=plan.most_slots,
+        num_slots=plan.engine.most_slots,
     )
 
 
@@ -143,9 +143,9 @@ def _report(made: dict[str, list[Clocked]], plan: Plan, pass_: Pass, json_file: 
         figures |= {
             f"images_per_s_{name}": rate,
             f"occupancy_{name}": occupancy,
-            f"threads_{name}": plan.num_threads,
+            f"threads_{name}": plan.engine.num_threads or 0,
         }
-        table.add_row(label, f"{rate:.2f}", f"{occupancy:.1%}", str(plan.num_threads), decoding)
+        table.add_row(label, f"{rate:.2f}", f"{occupancy:.1%}", str(plan.engine.num_threads), decoding)
     console = make_console()
     console.print(table)
     console.print(
@@ -158,7 +158,7 @@ def _report(made: dict[str, list[Clocked]], plan: Plan, pass_: Pass, json_file: 
         | {
             "num_images": made["bare"][0].rows,
             "rounds": len(ratios),
-            "slots": plan.most_slots,
+            "slots": plan.engine.most_slots,
             "rows_per_block": pass_.layout.rows_per_block,
         },
     )

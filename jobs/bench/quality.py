@@ -26,7 +26,7 @@ from vigc.platform.records import InputError, Kind
 
 if TYPE_CHECKING:
     from vigc.model.conversation.policy import Policy
-    from vigc.model.engines import Engine
+    from vigc.model.engines.base import Engine
     from vigc.model.prompts import PromptPack
     from vigc.model.scenes import Scene
     from vigc.platform.quality.chair import Chair, Estimate
@@ -96,7 +96,7 @@ def quality(*, num: int, num_questions: int, seed: int, labelled: Path | None, j
     """
     from vigc.model import embedded
     from vigc.model.benchmarks.embedded import held_out_scenes
-    from vigc.model.engines import make_engine
+    from vigc.model.engines.continuous.replicas import continuous_engine
     from vigc.model.network import load_network
     from vigc.model.prompts import load_pack
     from vigc.platform.quality.mentions import ObjectFinder
@@ -110,7 +110,7 @@ def quality(*, num: int, num_questions: int, seed: int, labelled: Path | None, j
     if vocabulary is None:
         raise ValueError("scenes have categories")
     finder, pack = ObjectFinder(vocabulary), load_pack()
-    engine = make_engine("continuous", load_network(embedded.PATH), num_slots=NUM_SLOTS)
+    engine = continuous_engine(load_network(embedded.PATH), num_slots=NUM_SLOTS)
     try:
         for debiased in (False, True):
             scenes = held_out_scenes(num, seed, debiased=debiased, hard=True)

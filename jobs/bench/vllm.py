@@ -34,7 +34,9 @@ def beside_vllm(
     from vigc.model.benchmarks.embedded import held_out_scenes
     from vigc.model.benchmarks.speed import WARM_UP
     from vigc.model.conversation.policy import make_policy
-    from vigc.model.engines import ContinuousEngine, Lanes, VllmEngine, continuous_engine
+    from vigc.model.engines.continuous.engine import ContinuousEngine
+    from vigc.model.engines.continuous.replicas import Lanes, continuous_engine
+    from vigc.model.engines.vllm.engine import VllmEngine
     from vigc.model.network import load_network
     from vigc.model.prompts import load_pack
     from vigc.model.scenes import render

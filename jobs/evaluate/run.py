@@ -285,6 +285,7 @@ def _ask(
 ) -> None:
     from vigc.jobs.evaluate.worker import EvaluateSettings, EvaluateWorker
     from vigc.model.conversation.policy import make_policy
+    from vigc.model.engines.settings import EngineSettings
     from vigc.model.prompts import load_pack
     from vigc.model.weights.identity import identify
     from vigc.platform.evaluation.endpoint import EndpointSettings
@@ -306,12 +307,14 @@ def _ask(
         endpoint = EndpointSettings(config.model, str(config.endpoint_model), limit)
     settings = EvaluateSettings(
         folder=folder,
-        kind=kind,
-        model=model,
-        device=device,
-        dtype=dtype,
-        num_slots=config.slots,
-        num_threads=max(1, num_cores() // config.actors),
+        engine=EngineSettings(
+            engine="continuous" if kind == "instructblip" else kind,
+            model=model,
+            device=device,
+            dtype=dtype,
+            num_slots=config.slots,
+            num_threads=max(1, num_cores() // config.actors),
+        ),
         pack=load_pack(config.prompts),
         policy=make_policy(config.policy),
         template=config.prompt,

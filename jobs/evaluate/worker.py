@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vigc.model.conversation.policy import Policy
+from vigc.model.engines.settings import EngineSettings
 from vigc.model.prompts import PromptPack
 from vigc.platform.evaluation.endpoint import Declined, Endpoint, EndpointSettings
 from vigc.platform.evaluation.items import Item, Reply
@@ -34,12 +35,7 @@ class EvaluateSettings:
     """All that a worker needs to know."""
 
     folder: Folder  # of the evaluation
-    kind: str  # instructblip, transformers or endpoint
-    model: str
-    device: str
-    dtype: str
-    num_slots: int  # decoded at once, or requests under way at an endpoint
-    num_threads: int
+    engine: EngineSettings  # `continuous`; or `transformers` or `endpoint`, which answer without being engines
     pack: PromptPack
     policy: Policy
     template: str | None
@@ -133,30 +129,13 @@ def start_answerer(settings: EvaluateSettings) -> Answerer:
         ConfigError, ModelError: the model cannot be used.
     """
     if settings.endpoint is not None:
-        return EndpointAnswerer(Endpoint(settings.endpoint), settings.num_slots, settings.template)
-    if settings.kind == "transformers":
+        return EndpointAnswerer(Endpoint(settings.endpoint), settings.engine.most_slots, settings.template)
+    if settings.engine.engine == "transformers":
         from vigc.model.answering.image_text import ImageTextAnswerer
 
-        return ImageTextAnswerer(
-            settings.model,
-            device=settings.device,
-            dtype=settings.dtype,
-            batch_size=settings.num_slots,
-            num_threads=settings.num_threads,
-            template=settings.template,
-            max_tokens=settings.max_tokens,
-        )
+        return ImageTextAnswerer(settings.engine, template=settings.template, max_tokens=settings.max_tokens)
     from vigc.model.answering.instructblip import InstructBlipAnswerer
-    from vigc.model.conversation.image import start_engine
+    from vigc.model.engines.start import start_engine
 
-    engine = start_engine(
-        "continuous",
-        model=settings.model,
-        device=settings.device,
-        dtype=settings.dtype,
-        num_slots=settings.num_slots,
-        memory_bytes=None,
-        num_threads=settings.num_threads,
-        vllm_python=None,
-    )
+    engine = start_engine(settings.engine)
     return InstructBlipAnswerer(engine, settings.pack, settings.policy, settings.template, settings.max_tokens)

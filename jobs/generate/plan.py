@@ -15,12 +15,13 @@ from typing import Any, get_type_hints
 
 from vigc.jobs.generate.config import GenerateConfig, PolicyValue
 from vigc.jobs.machine import num_gpus
-from vigc.model.completion import CPU_SLOTS, GPU_SLOTS
 from vigc.model.conversation.grounding import NO_OBJECTS, Grounding
+from vigc.model.conversation.image import Talk
 from vigc.model.conversation.policy import Policy, make_policy
 from vigc.model.cores import num_cores
+from vigc.model.engines.settings import EngineSettings
 from vigc.model.engines.vllm.environment import find_python
-from vigc.model.prompts import PromptPack, load_pack
+from vigc.model.prompts import load_pack
 from vigc.model.weights.identity import ModelIdentity, identify
 from vigc.platform.dataset.followup_passes import FailedImages, SameImages
 from vigc.platform.dataset.layout import RUNS_FOLDER
@@ -47,24 +48,14 @@ class Plan:
     existing: Pass | None  # the pass this run continues
     num_in_source: int | None  # where a pass is continued and the source can be counted without reading it
     model: ModelIdentity
-    pack: PromptPack
-    policy: Policy
-    vocabulary: Vocabulary | None  # that objects are named in; None: they are not
-    device: str
-    dtype: str
+    engine: EngineSettings  # of each actor
     gpus_per_actor: float
-    num_slots: int | None  # of each engine; None: as memory allows
-    num_threads: int  # of each actor's engine
-    vllm_python: str | None  # where the engine is vllm
+    talk: Talk
+    vocabulary: Vocabulary | None  # that objects are named in; None: they are not
     tracking: str | None  # an MLflow URI
     request: dict[str, Any]
     note: str | None  # for the user, when all is done
     is_idle: bool  # there is nothing to ask; `note` says why
-
-    @property
-    def most_slots(self) -> int:
-        """What an engine may have at most: as many conversations are kept in supply."""
-        return self.num_slots or (GPU_SLOTS if self.device.startswith("cuda") else CPU_SLOTS)
 
 
 class Mode(StrEnum):
@@ -125,15 +116,19 @@ def make_plan(config: GenerateConfig, mode: Mode = Mode.CONTINUE) -> Plan:
         existing=existing,
         num_in_source=None if existing is None else source.num_images(),
         model=model,
-        pack=pack,
-        policy=policy,
-        vocabulary=vocabulary,
-        device=device,
-        dtype=dtype,
+        engine=EngineSettings(
+            engine=config.engine,
+            model=model.location,
+            device=device,
+            dtype=dtype,
+            num_slots=config.slots,
+            memory_gib=config.engine_memory,
+            num_threads=max(1, num_cores() // config.actor_range[1]),
+            vllm_python=vllm_python,
+        ),
         gpus_per_actor=gpus_per_actor,
-        num_slots=1 if config.engine == "reference" else config.slots,  # the reference engine takes one at a time
-        num_threads=max(1, num_cores() // config.actor_range[1]),
-        vllm_python=vllm_python,
+        talk=Talk(pack, policy, tuple(kinds), config.seed),
+        vocabulary=vocabulary,
         tracking=tracking_uri(config.tracking, store.folder),
         request=request,
         note=note,

@@ -147,7 +147,7 @@ def _run(
             worker=Worker,
             worker_args=(worker_settings(plan, pass_),),
             image_size=plan.model.image_size,
-            num_slots=plan.most_slots,
+            num_slots=plan.engine.most_slots,
             actors=plan.config.actor_range,
             gpus_per_actor=plan.gpus_per_actor,
             max_pixels=plan.config.max_pixels or MAX_PIXELS,
@@ -166,22 +166,7 @@ def _run(
 
 def worker_settings(plan: Plan, pass_: Pass) -> WorkerSettings:
     """What the plan says to the actors of a pass."""
-    return WorkerSettings(
-        model=plan.model.location,
-        device=plan.device,
-        dtype=plan.dtype,
-        engine=plan.config.engine,
-        num_slots=plan.num_slots,
-        memory_bytes=None if plan.config.engine_memory is None else int(plan.config.engine_memory * 2**30),
-        num_threads=plan.num_threads,
-        pack=plan.pack,
-        policy=plan.policy,
-        kinds=tuple(plan.config.kinds),
-        seed=plan.config.seed,
-        request=pass_.number,
-        vocabulary=plan.vocabulary,
-        vllm_python=plan.vllm_python,
-    )
+    return WorkerSettings(plan.engine, plan.talk, pass_.number, plan.vocabulary)
 
 
 def _provenance(plan: Plan) -> dict[str, Any]:
@@ -190,9 +175,9 @@ def _provenance(plan: Plan) -> dict[str, Any]:
         "config": plan.config.model_dump(mode="json", by_alias=True) | _absolute(plan.config),
         "model": {"location": plan.model.location, "weights": plan.model.weights, "files": plan.model.files},
         "hardware": {
-            "device": plan.device,
+            "device": plan.engine.device,
             "gpus_per_actor": plan.gpus_per_actor,
-            "num_threads": plan.num_threads,
+            "num_threads": plan.engine.num_threads,
             "num_cores": num_cores(),
         },
         "versions": versions(),

@@ -92,18 +92,21 @@ def duration(seconds: float) -> str:
 
 
 def say_plan(console: Console, plan: Plan, pass_: Pass) -> None:
-    config = plan.config
-    at_most = "" if plan.num_slots else "up to "
-    slots = f"{at_most}{_number(plan.most_slots, 'slot')}, " if config.engine == "continuous" else ""
+    config, engine = plan.config, plan.engine
+    at_most = "" if engine.num_slots else "up to "
+    slots = f"{at_most}{_number(engine.most_slots, 'slot')}, " if config.engine == "continuous" else ""
     least, most = config.actor_range
     actors = _number(most, "actor") if least == most else f"{least} to {most} actors"
     _say(
         console,
         ("images", f"{plan.description}: {_number(pass_.num_requested, 'image')}"),
         ("out", f"{plan.store}  ({_state(plan, pass_)})"),
-        ("model", f"{plan.model.name}, {plan.device}, {plan.dtype}; {config.engine} engine, {slots}{actors}"),
+        (
+            "model",
+            f"{plan.model.name}, {engine.device}, {engine.dtype}; {config.engine} engine, {slots}{actors}",
+        ),
         ("objects", _objects(plan)),
-        ("asked for", f"{', '.join(config.kinds)}; policy {plan.policy.name}, seed {config.seed}"),
+        ("asked for", f"{', '.join(config.kinds)}; policy {plan.talk.policy.name}, seed {config.seed}"),
     )
     console.print()
 

@@ -10,15 +10,15 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from vigc.model.conversation.grounding import FindObjects, Grounding
-from vigc.model.conversation.image import Talk, start_engine, talk_about
-from vigc.model.conversation.policy import Policy
-from vigc.model.prompts import PromptPack
+from vigc.model.conversation.grounding import Grounding
+from vigc.model.conversation.image import Talk, talk_about
+from vigc.model.engines.settings import EngineSettings
+from vigc.model.engines.start import start_engine
 from vigc.platform.pipeline.metrics import Load
-from vigc.platform.records import ConfigError, Kind, RowStatus
+from vigc.platform.records import ConfigError, RowStatus
 from vigc.platform.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -29,20 +29,10 @@ if TYPE_CHECKING:
 class WorkerSettings:
     """All that a worker needs to know; prompts travel with it, so no file of the driver's machine is read."""
 
-    model: str
-    device: str
-    dtype: str
-    engine: str
-    num_slots: int | None  # None: as memory allows
-    memory_bytes: int | None  # for slots and images; None: what is free
-    num_threads: int
-    pack: PromptPack
-    policy: Policy
-    kinds: tuple[Kind, ...]
-    seed: int
+    engine: EngineSettings
+    talk: Talk  # without `find_objects`, which each worker builds
     request: str  # the number of the pass
     vocabulary: Vocabulary | None = None  # of the objects that the model is asked about
-    vllm_python: str | None = None  # of its environment, where the engine is vllm
 
 
 class Worker:
@@ -50,22 +40,12 @@ class Worker:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
-        find_objects: FindObjects | None = None
-        if settings.vocabulary is not None and settings.policy.grounding is Grounding.ASKED:
+        self._talk = settings.talk
+        if settings.vocabulary is not None and settings.talk.policy.grounding is Grounding.ASKED:
             from vigc.platform.quality.mentions import ObjectFinder
 
-            find_objects = ObjectFinder(settings.vocabulary).named
-        self._talk = Talk(settings.pack, settings.policy, settings.kinds, settings.seed, find_objects=find_objects)
-        self._engine = start_engine(
-            settings.engine,
-            model=settings.model,
-            device=settings.device,
-            dtype=settings.dtype,
-            num_slots=settings.num_slots,
-            memory_bytes=settings.memory_bytes,
-            num_threads=settings.num_threads,
-            vllm_python=settings.vllm_python,
-        )
+            self._talk = replace(settings.talk, find_objects=ObjectFinder(settings.vocabulary).named)
+        self._engine = start_engine(settings.engine)
 
     def load(self) -> Load:
         """How busy the engine is at this moment."""

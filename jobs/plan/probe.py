@@ -58,17 +58,17 @@ def probe(config: GenerateConfig, seconds: float, *, on_progress: Callable[[Prog
         pass_ = plan.store.create_pass(
             plan.request,
             sample,
-            rows_per_block=min(rows_per_block(num_images_of(sample)), max(1, plan.most_slots // 8)),
+            rows_per_block=min(rows_per_block(num_images_of(sample)), max(1, plan.engine.most_slots // 8)),
             vocabulary=plan.vocabulary,
         )
-        watch = _Watch(seconds, plan.most_slots, on_progress)
+        watch = _Watch(seconds, plan.engine.most_slots, on_progress)
         try:
             pipeline.run(
                 pass_,
                 worker=Worker,
                 worker_args=(worker_settings(plan, pass_),),
                 image_size=plan.model.image_size,
-                num_slots=plan.most_slots,
+                num_slots=plan.engine.most_slots,
                 gpus_per_actor=plan.gpus_per_actor,
                 max_pixels=config.max_pixels or MAX_PIXELS,
                 measure=None if plan.vocabulary is None else NameObjects(plan.vocabulary),

@@ -22,6 +22,8 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from vigc.model.answering import fill
+from vigc.model.cores import num_cores
+from vigc.model.engines.settings import EngineSettings
 from vigc.platform.records import AnswerStyle, ModelError
 
 _TEMPLATES = {
@@ -61,29 +63,21 @@ class ImageTextAnswerer:
 
     can_rank = True
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        device: str,
-        dtype: str,
-        batch_size: int,
-        num_threads: int,
-        template: str | None = None,
-        max_tokens: int | None = None,
-    ) -> None:
+    def __init__(self, settings: EngineSettings, *, template: str | None = None, max_tokens: int | None = None) -> None:
         """Raises ModelError: no such model, or not one that reads images and writes text."""
+        model = settings.model
         try:
             self._processor = AutoProcessor.from_pretrained(model, use_fast=True)
-            loaded = AutoModelForImageTextToText.from_pretrained(model, dtype=getattr(torch, dtype))
+            loaded = AutoModelForImageTextToText.from_pretrained(model, dtype=getattr(torch, settings.dtype))
         except (OSError, ValueError, KeyError, ImportError) as error:
             line = next(iter(str(error).splitlines()), type(error).__name__)
             raise ModelError(f"{model}: not an image-text-to-text model that can be loaded ({line}).") from error
-        self._model = loaded.to(device).eval()  # type: ignore[arg-type]
+        self._model = loaded.to(settings.device).eval()  # type: ignore[arg-type]
         self._tokenizer = self._processor.tokenizer
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
-        self._device, self._batch_size, self._num_threads = device, batch_size, num_threads
+        self._device, self._batch_size = settings.device, settings.most_slots
+        self._num_threads = settings.num_threads or num_cores()
         self._template, self._max_tokens = template, max_tokens
         self._inbox: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="ImageTextAnswerer", daemon=True)

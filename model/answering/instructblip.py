@@ -18,7 +18,7 @@ from vigc.model.answering import fill
 from vigc.model.completion import Completion, Request
 from vigc.model.conversation.policy import Policy
 from vigc.model.conversation.vigc import answer_question
-from vigc.model.engines import Engine, ImageHandle
+from vigc.model.engines.base import Engine, ImageHandle
 from vigc.model.prompts import PromptPack
 from vigc.platform.records import AnswerStyle, Kind
 

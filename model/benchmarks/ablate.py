@@ -26,7 +26,7 @@ from vigc.model.conversation.policy import make_policy
 from vigc.model.embedded.files import fresh_network
 from vigc.model.embedded.samples import TextMixture, make_words_row
 from vigc.model.embedded.shape import SMALL
-from vigc.model.engines import make_engine
+from vigc.model.engines.continuous.replicas import continuous_engine
 from vigc.model.network import Network, load_network
 from vigc.model.prompts import PromptPack, load_pack
 from vigc.model.training.loop import Report, State, train
@@ -105,7 +105,7 @@ def _train(network: Network, pack: PromptPack, recipe: Recipe) -> None:
 
 def measure(network: Network, pack: PromptPack, num: int, seed: int = 1) -> dict[str, float]:
     """VIG, VIC in one go, and VIC on hard held-out scenes; names end in `_debiased` where the prior is broken."""
-    engine = make_engine("continuous", network, num_slots=128, num_threads=1)
+    engine = continuous_engine(network, num_slots=128, num_threads=1)
     policy = make_policy("paper", one_shot=True)
     figures: dict[str, float] = {}
     try:

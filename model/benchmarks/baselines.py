@@ -13,7 +13,11 @@ from vigc.model.benchmarks.shapes import Script
 from vigc.model.completion import Complete, Request
 from vigc.model.conversation.policy import Policy
 from vigc.model.conversation.vigc import converse
-from vigc.model.engines import ContinuousEngine, Engine, Lanes, ReferenceEngine, VllmEngine
+from vigc.model.engines.base import Engine
+from vigc.model.engines.continuous.engine import ContinuousEngine
+from vigc.model.engines.continuous.replicas import Lanes
+from vigc.model.engines.reference import ReferenceEngine
+from vigc.model.engines.vllm.engine import VllmEngine
 from vigc.model.network import Network
 from vigc.model.prompts import PromptPack
 from vigc.platform.records import ConfigError, Conversation, Kind

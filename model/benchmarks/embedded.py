@@ -23,7 +23,7 @@ import numpy as np
 from vigc.model.conversation.grounding import FindObjects, make_grounder
 from vigc.model.conversation.policy import Policy
 from vigc.model.conversation.vigc import answer_question, converse
-from vigc.model.engines import Engine, ImageHandle
+from vigc.model.engines.base import Engine, ImageHandle
 from vigc.model.prompts import PromptPack
 from vigc.model.scenes.drawing import render
 from vigc.model.scenes.wording import CONVERSATION, QuestionAnswer, ask

@@ -22,7 +22,8 @@ from vigc.model.benchmarks.embedded import held_out_scenes
 from vigc.model.completion import Completion, Request
 from vigc.model.conversation.policy import make_policy
 from vigc.model.conversation.vigc import converse
-from vigc.model.engines import Engine, ReferenceEngine
+from vigc.model.engines.base import Engine
+from vigc.model.engines.reference import ReferenceEngine
 from vigc.model.files.weight_files import find_weights, hash_files
 from vigc.model.network import load_network
 from vigc.model.prompts import load_pack

@@ -16,7 +16,8 @@ from vigc.model.benchmarks.baselines import BEAMS, Side, Talk, by_engine, by_ref
 from vigc.model.benchmarks.embedded import held_out_scenes
 from vigc.model.benchmarks.shapes import EMBEDDED, FROZEN_SCRIPT, SCRIPTS, make_network
 from vigc.model.conversation.policy import make_policy
-from vigc.model.engines import ContinuousEngine, continuous_engine
+from vigc.model.engines.continuous.engine import ContinuousEngine
+from vigc.model.engines.continuous.replicas import continuous_engine
 from vigc.model.engines.meter import PARTS, Meter
 from vigc.model.network import Network
 from vigc.model.prompts import load_pack

@@ -1,13 +1,12 @@
-"""An engine at work: how a process starts one, and what it says about one image.
+"""An engine at work: what it says about one image.
 
-The actors of a run and the replicas of the service both go through here, so a row of either is the same. Heavy imports
-happen when an engine is started; whoever only hands settings on stays light.
+The actors of a run and the replicas of the service both go through here, so a row of either is the same. Light to
+import, for whoever only hands on what is to be said.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +21,7 @@ from vigc.model.prompts import PromptPack
 from vigc.platform.records import Conversation, CorrectionStep, Kind, Stop
 
 if TYPE_CHECKING:
-    from vigc.model.engines import Engine
+    from vigc.model.engines.base import Engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,40 +38,6 @@ class Talk:
 
 
 News = Question | CorrectionStep | Conversation
-
-
-def start_engine(
-    name: str,
-    *,
-    model: str,
-    device: str,
-    dtype: str,
-    num_slots: int | None,
-    memory_bytes: int | None,
-    num_threads: int,
-    vllm_python: str | None,
-) -> Engine:
-    """The engine of a process that has it to itself; see `make_engine` for the arguments.
-
-    Raises:
-        ConfigError, ModelError: as `load_network` and `make_engine`.
-    """
-    # Read when torch and transformers are imported. A thread that waits for its partner gives its core away, or
-    # two engines on the same cores, or an engine and anything else, mostly wait for each other.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    from vigc.model.engines import make_engine
-    from vigc.model.network import load_network
-
-    network = load_network(model, device=device, dtype=dtype)
-    return make_engine(
-        name,
-        network,
-        num_slots=num_slots,
-        memory_bytes=memory_bytes,
-        num_threads=num_threads,
-        vllm_python=vllm_python,
-    )
 
 
 async def talk_about(

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from vigc.model import embedded
-from vigc.model.engines import ContinuousEngine, ReferenceEngine, VllmEngine
+from vigc.model.engines.continuous.engine import ContinuousEngine
+from vigc.model.engines.reference import ReferenceEngine
+from vigc.model.engines.vllm.engine import VllmEngine
 from vigc.model.engines.vllm.environment import find_python
 from vigc.model.network import Network, load_network
 from vigc.platform.records import ConfigError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,10 @@ from PIL import Image
 from tiny_llava import write_tiny_llava
 
 from vigc.model.answering.image_text import ImageTextAnswerer
+from vigc.model.engines.settings import EngineSettings
 from vigc.platform.records import ModelError
+
+ENGINE = EngineSettings(engine="transformers", model="", device="cpu", dtype="float32", num_slots=4, num_threads=1)
 
 
 def picture(colour, size=(40, 30)):
@@ -29,7 +33,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def llava(folder):
-    answerer = ImageTextAnswerer(str(folder), device="cpu", dtype="float32", batch_size=4, num_threads=1, max_tokens=6)
+    answerer = ImageTextAnswerer(replace(ENGINE, model=str(folder)), max_tokens=6)
     yield answerer
     answerer.close()
 
@@ -82,18 +86,17 @@ def test_ranks_are_sums_of_what_the_model_itself_gives(llava, folder):
 def test_a_folder_that_holds_no_such_model_is_one_error(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llava"}')
     with pytest.raises(ModelError, match="not an image-text-to-text model"):
-        ImageTextAnswerer(str(tmp_path), device="cpu", dtype="float32", batch_size=1, num_threads=1)
+        ImageTextAnswerer(replace(ENGINE, model=str(tmp_path)))
 
 
 def test_the_embedded_model_ranks_by_summed_log_probability():
     from vigc.model.answering.instructblip import InstructBlipAnswerer
     from vigc.model.conversation.policy import make_policy
     from vigc.model.embedded import PATH
-    from vigc.model.engines import make_engine
-    from vigc.model.network import load_network
+    from vigc.model.engines.start import start_engine
     from vigc.model.prompts import load_pack
 
-    engine = make_engine("continuous", load_network(PATH, device="cpu"), num_slots=4)
+    engine = start_engine(EngineSettings(model=str(PATH), device="cpu", num_slots=4))
     answerer = InstructBlipAnswerer(engine, load_pack(), make_policy("lean"))
     try:
 

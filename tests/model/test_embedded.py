@@ -19,7 +19,7 @@ from vigc.model.benchmarks.embedded import (
     score_questions,
 )
 from vigc.model.conversation.policy import make_policy
-from vigc.model.engines import ContinuousEngine
+from vigc.model.engines.continuous.engine import ContinuousEngine
 from vigc.model.prompts import load_pack
 from vigc.model.scenes import Split, make_scene
 from vigc.model.scenes.world import CATEGORIES

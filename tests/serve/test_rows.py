@@ -12,7 +12,9 @@ from local_service import data_uri, sse
 from vigc.jobs.generate.worker import Worker, WorkerSettings
 from vigc.model import embedded
 from vigc.model.conversation.grounding import Grounding
+from vigc.model.conversation.image import Talk
 from vigc.model.conversation.policy import make_policy
+from vigc.model.engines.settings import EngineSettings
 from vigc.model.prompts import load_pack
 from vigc.platform.images.decode import decode_batch
 from vigc.platform.quality.presence import NameObjects
@@ -43,11 +45,16 @@ def job_rows(scenes):
     source = open_source(str(scenes))
     manifest = next(iter(source.tables())).slice(0, 3)
     settings = WorkerSettings(
-        model=str(embedded.PATH), device="cpu", dtype="float32", engine="continuous", num_slots=8, memory_bytes=None,
-        num_threads=2, pack=load_pack(), policy=make_policy("paper", temperature=0.7, grounding=Grounding.ASKED),
-        kinds=(Kind.CONVERSATION, Kind.DETAIL, Kind.REASONING), seed=3, request="001",
+        EngineSettings(model=str(embedded.PATH), device="cpu", num_slots=8, num_threads=2),
+        Talk(
+            load_pack(),
+            make_policy("paper", temperature=0.7, grounding=Grounding.ASKED),
+            (Kind.CONVERSATION, Kind.DETAIL, Kind.REASONING),
+            seed=3,
+        ),
+        request="001",
         vocabulary=vocabulary_of(source.categories()),
-    )  # fmt: skip
+    )
     worker = Worker(settings)
     batch = decode_batch(manifest, worker._engine.image_size)
 

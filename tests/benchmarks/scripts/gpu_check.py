@@ -12,8 +12,8 @@ import torch
 from vigc.model import embedded
 from vigc.model.benchmarks.embedded import generate, held_out_scenes
 from vigc.model.conversation.policy import make_policy
-from vigc.model.engines import ContinuousEngine
 from vigc.model.engines.continuous import kernels
+from vigc.model.engines.continuous.engine import ContinuousEngine
 from vigc.model.network import load_network
 from vigc.model.prompts import load_pack
 from vigc.platform.records import Kind

@@ -24,7 +24,7 @@ from vigc.model.benchmarks.arithmetic import count, matmul_peak
 from vigc.model.benchmarks.baselines import by_engine, scripted
 from vigc.model.benchmarks.embedded import held_out_scenes
 from vigc.model.benchmarks.shapes import SCRIPTS, make_network
-from vigc.model.engines import continuous_engine
+from vigc.model.engines.continuous.replicas import continuous_engine
 from vigc.model.scenes import render
 from vigc.platform.records import Kind
 

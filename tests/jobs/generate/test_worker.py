@@ -11,8 +11,10 @@ import pytest
 
 from vigc.jobs.generate.worker import Worker, WorkerSettings
 from vigc.model.completion import Completion
+from vigc.model.conversation.image import Talk
 from vigc.model.conversation.policy import POLICIES
 from vigc.model.engines.base import EngineLost
+from vigc.model.engines.settings import EngineSettings
 from vigc.model.prompts import load_pack
 from vigc.platform.images.decode import DECODED
 from vigc.platform.records import ConfigError, Kind, ModelError, Stop
@@ -20,9 +22,10 @@ from vigc.platform.schema import ROW
 
 SIZE = 2
 SETTINGS = WorkerSettings(
-    model="none", device="cpu", dtype="float32", engine="continuous", num_slots=4, memory_bytes=None, num_threads=1,
-    pack=load_pack(), policy=POLICIES["paper"], kinds=(Kind.CONVERSATION, Kind.DETAIL), seed=5, request="003",
-)  # fmt: skip
+    EngineSettings(model="none"),
+    Talk(load_pack(), POLICIES["paper"], (Kind.CONVERSATION, Kind.DETAIL), seed=5),
+    request="003",
+)
 
 
 class ScriptedEngine:
@@ -61,8 +64,7 @@ class ScriptedEngine:
 @pytest.fixture
 def make_worker(monkeypatch):
     def make(engine, settings=SETTINGS):
-        monkeypatch.setattr("vigc.model.network.load_network", lambda *args, **kwargs: None)
-        monkeypatch.setattr("vigc.model.engines.make_engine", lambda *args, **kwargs: engine)
+        monkeypatch.setattr("vigc.jobs.generate.worker.start_engine", lambda settings: engine)
         return Worker(settings)
 
     return make
@@ -135,7 +137,7 @@ def test_a_setting_that_the_engine_refuses_ends_the_run(make_worker):
 def test_seeds_depend_on_the_run_s_seed_and_the_image_alone(make_worker):
     def seeds(batch, seed=5):
         engine = ScriptedEngine()
-        rows_from(make_worker(engine, replace(SETTINGS, seed=seed)), batch)
+        rows_from(make_worker(engine, replace(SETTINGS, talk=replace(SETTINGS.talk, seed=seed))), batch)
         return set(engine.seeds)
 
     assert seeds(batch_of(1)) < seeds(batch_of(2, 1))

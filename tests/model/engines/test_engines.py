@@ -19,7 +19,11 @@ from vigc.model.completion import Completion, Request
 from vigc.model.conversation.policy import QformerReads, make_policy
 from vigc.model.conversation.vigc import converse
 from vigc.model.embedded.shape import SHIPPED
-from vigc.model.engines import BLANK, ContinuousEngine, Engine, ReferenceEngine, make_engine
+from vigc.model.engines.base import BLANK, Engine
+from vigc.model.engines.continuous.engine import ContinuousEngine
+from vigc.model.engines.reference import ReferenceEngine
+from vigc.model.engines.settings import EngineSettings
+from vigc.model.engines.start import start_engine
 from vigc.model.network import Network
 from vigc.model.prompts import load_pack
 from vigc.model.scenes import render
@@ -264,21 +268,24 @@ def test_a_request_that_does_not_fit_fails_alone(network: Network) -> None:
 
 
 def test_a_closed_engine_says_so(network: Network) -> None:
-    engine = make_engine("continuous", network, num_slots=1)
+    engine = ContinuousEngine(network, num_slots=1)
     engine.close()
     with pytest.raises(ModelError, match="closed"):
         answered(engine, lambda image: engine.complete(image, ASK))
 
 
-def test_pictures_of_another_size_and_unknown_engines_are_refused(continuous: ContinuousEngine) -> None:
+def test_pictures_of_another_size_are_refused(continuous: ContinuousEngine) -> None:
     async def wrong() -> None:
         async with continuous.image(np.zeros((64, 64, 3), dtype=np.uint8)):
             pass
 
     with pytest.raises(ValueError, match=f"{SHIPPED.image_size} x {SHIPPED.image_size}"):
         asyncio.run(wrong())
+
+
+def test_an_unknown_engine_is_refused() -> None:
     with pytest.raises(ConfigError, match="continuous, reference, vllm"):
-        make_engine("quick", continuous.network)
+        start_engine(EngineSettings(engine="quick", model="none"))
 
 
 @pytest.mark.slow

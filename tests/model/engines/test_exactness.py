@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from vigc.model.benchmarks.exactness import Said, Unsure, compare, load
-from vigc.model.engines import ContinuousEngine, ReferenceEngine
+from vigc.model.engines.continuous.engine import ContinuousEngine
+from vigc.model.engines.reference import ReferenceEngine
 from vigc.model.network import Network
 
 # Made by `python -m vigc.model.benchmarks.exactness`; the kinds take turns.

@@ -14,10 +14,10 @@ from vigc.model.benchmarks.embedded import generate, held_out_scenes
 from vigc.model.completion import CPU_SLOTS
 from vigc.model.conversation.policy import make_policy
 from vigc.model.embedded.shape import SHIPPED
-from vigc.model.engines import ContinuousEngine
 from vigc.model.engines.continuous import batch as batches
 from vigc.model.engines.continuous.capacity import image_bytes, slot_bytes
 from vigc.model.engines.continuous.decoder import Decoder
+from vigc.model.engines.continuous.engine import ContinuousEngine
 from vigc.model.engines.continuous.images import Images
 from vigc.model.network import Network
 from vigc.model.prompts import load_pack

@@ -15,9 +15,11 @@ import pytest
 from vigc.model.benchmarks.embedded import held_out_scenes
 from vigc.model.benchmarks.exactness import compare, load
 from vigc.model.completion import Request
-from vigc.model.engines import BLANK, ContinuousEngine, Lanes, continuous_engine
+from vigc.model.engines.base import BLANK
 from vigc.model.engines.continuous import replicas as lanes
 from vigc.model.engines.continuous.capacity import image_bytes, slot_bytes
+from vigc.model.engines.continuous.engine import ContinuousEngine
+from vigc.model.engines.continuous.replicas import Lanes, continuous_engine
 from vigc.model.network import Network
 from vigc.model.prompts import load_pack
 from vigc.model.scenes import render

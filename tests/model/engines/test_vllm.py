@@ -18,8 +18,9 @@ from vigc.model.benchmarks.embedded import generate, held_out_scenes
 from vigc.model.benchmarks.exactness import compare, load
 from vigc.model.completion import Completion, Request
 from vigc.model.conversation.policy import make_policy
-from vigc.model.engines import BLANK, ContinuousEngine, Engine, VllmEngine
-from vigc.model.engines.base import EngineLost
+from vigc.model.engines.base import BLANK, Engine, EngineLost
+from vigc.model.engines.continuous.engine import ContinuousEngine
+from vigc.model.engines.vllm.engine import VllmEngine
 from vigc.model.engines.vllm.environment import VARIABLE, find_python
 from vigc.model.network import Network
 from vigc.model.prompts import load_pack
