@@ -31,7 +31,7 @@ class ReferenceEngine(ThreadedEngine):
     """
 
     def __init__(self, network: Network, *, batch_size: int = 1, num_threads: int | None = None) -> None:
-        self.gaps: dict[tuple[int, Request], list[float]] | None = None  # see `exactness.py`
+        self.gaps: dict[tuple[int, Request], list[float]] | None = None  # see tests/helpers/exactness.py
         self.num_decoded = 0  # tokens of all beams, those behind an end mark included
         super().__init__(network, num_slots=batch_size, num_threads=num_threads)
 

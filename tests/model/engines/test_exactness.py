@@ -6,13 +6,13 @@ import random
 from pathlib import Path
 
 import pytest
+from exactness import Said, Unsure, compare, load
 
-from vigc.model.benchmarks.exactness import Said, Unsure, compare, load
 from vigc.model.engines.continuous.engine import ContinuousEngine
 from vigc.model.engines.reference import ReferenceEngine
 from vigc.model.network import Network
 
-# Made by `python -m vigc.model.benchmarks.exactness`; the kinds take turns.
+# Made by `tests/helpers/exactness.py`; the kinds take turns.
 EXPECTED = load(Path(__file__).with_name("reference_texts.json"))
 
 

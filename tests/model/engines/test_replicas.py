@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exactness import compare, load
 
 from vigc.model.benchmarks.embedded import held_out_scenes
-from vigc.model.benchmarks.exactness import compare, load
 from vigc.model.completion import Request
 from vigc.model.engines.base import BLANK
 from vigc.model.engines.continuous import replicas as lanes
