@@ -61,7 +61,7 @@ ROOMS = {
         "cores sentences prompts files completion network scenes embedded llava weights engines conversation training "
         "answering benchmarks"
     ),
-    "model/engines": "settings meter scoring base detokenizer reference continuous vllm start",
+    "model/engines": "settings meter scoring base detokenizer tokenized reference continuous vllm start",
     "jobs": (
         "machine terminal scenes ingest doctor dataset weights submit generate plan train evaluate serve experiment "
         "bench cli"

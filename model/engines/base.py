@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -22,17 +22,17 @@ from torch import Tensor
 
 from vigc.model.completion import Completion, Request, ScoredToken
 from vigc.model.cores import num_cores
-from vigc.model.engines.scoring import Score
+from vigc.model.engines.scoring import ScoreRequest
 from vigc.model.network import Network
 from vigc.platform.records import ConfigError, ModelError
 
 
 class EngineLost(ModelError):
-    """What the engine needs is gone for good, such as a process of its own; it answers nothing any more."""
+    """The process that the engine depends on has died; it can answer nothing any more."""
 
 
 class Blank:
-    """The picture without a picture: every pixel has the mean colour."""
+    """An image that shows nothing: every pixel has the mean colour."""
 
     order = -1
 
@@ -51,12 +51,15 @@ class ImageHandle:
         self.memory: Tensor | None = None  # what the engine keeps of it
 
 
+Work = TypeVar("Work")
+
+
 @dataclass(eq=False)
-class Job:
+class EngineJob(Generic[Work]):
     """One piece of work for the engine's thread, and where its answer goes."""
 
     image: ImageHandle | Blank
-    work: Any  # a Request, Score, or Encode
+    work: Work  # a Request, ScoreRequest or Encode, or what `prepared` made of it
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -77,8 +80,8 @@ class Encode:
     """Work: vision features of an image."""
 
 
-# Makes the thread look around: something was cancelled or closed.
-NUDGE: Final = Job(BLANK, None, None, None)  # type: ignore[arg-type]
+# Wakes the engine's thread: something was cancelled or closed.
+WAKE_UP: Final = EngineJob[None](BLANK, None, None, None)  # type: ignore[arg-type]
 
 
 class Engine(ABC):
@@ -146,10 +149,10 @@ class Engine(ABC):
         self, image: ImageHandle | Blank, prompt: str, text: str, *, qformer_text: str | None = None
     ) -> list[ScoredToken]:
         """How likely each token of `text` is behind `prompt`, which the text joins without a seam; the Q-Former reads
-        the prompt unless told otherwise.
+        the prompt unless `qformer_text` is given.
         """
         result: list[ScoredToken] = await self.submit(
-            image, Score(prompt if qformer_text is None else qformer_text, prompt, text)
+            image, ScoreRequest(prompt if qformer_text is None else qformer_text, prompt, text)
         )
         return result
 
@@ -164,7 +167,7 @@ class Engine(ABC):
 
     @abstractmethod
     async def submit(self, image: ImageHandle | Blank, work: Any) -> Any:
-        """Has a piece of work done for an image; see `Job`."""
+        """Has a piece of work done for an image; see `EngineJob`."""
 
     def release(self, handle: ImageHandle) -> None:
         handle.memory = None
@@ -176,7 +179,7 @@ class ThreadedEngine(Engine):
     def __init__(self, network: Network, *, num_slots: int, num_threads: int | None = None) -> None:
         super().__init__(network, num_slots=num_slots)
         self._num_threads = num_threads or num_cores()
-        self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()  # None ends the thread
+        self._inbox: queue.SimpleQueue[EngineJob[Any] | None] = queue.SimpleQueue()  # None ends the thread
         self._closed = False
         self._thread = threading.Thread(target=self._guard, name=type(self).__name__, daemon=True)
         self._thread.start()
@@ -197,7 +200,7 @@ class ThreadedEngine(Engine):
         if self._closed:
             raise ModelError("The engine is closed.")
         loop = asyncio.get_running_loop()
-        job = Job(image, ready, loop, loop.create_future())
+        job = EngineJob(image, ready, loop, loop.create_future())
         number = work.n if isinstance(work, Request) else 0
         self._num_under_way += number
         self._inbox.put(job)
@@ -205,7 +208,7 @@ class ThreadedEngine(Engine):
             return await job.future
         except asyncio.CancelledError:
             job.cancelled.set()
-            self._inbox.put(NUDGE)
+            self._inbox.put(WAKE_UP)
             raise
         finally:
             self._num_under_way -= number
@@ -233,7 +236,7 @@ class BatchingEngine(ThreadedEngine):
         Args:
             block: wait until something comes.
         """
-        was_nudged = False
+        is_woken = False
         while True:
             try:
                 job = self._inbox.get(block=block)
@@ -242,15 +245,15 @@ class BatchingEngine(ThreadedEngine):
             if job is None:
                 return False
             block = False
-            if job is NUDGE:
-                was_nudged = True
+            if job is WAKE_UP:
+                is_woken = True
             else:
                 self._enqueue(job)
-        if was_nudged:
+        if is_woken:
             self._drop_cancelled()
         return True
 
-    def _attempt(self, jobs: Sequence[Job], work: Callable[[], object]) -> None:
+    def _attempt(self, jobs: Sequence[EngineJob[Any]], work: Callable[[], object]) -> None:
         """Runs work for these jobs. If it fails they get the error, and the engine goes on."""
         try:
             work()
@@ -261,11 +264,11 @@ class BatchingEngine(ThreadedEngine):
                 job.fail(error if is_ours else ModelError(f"The engine failed: {type(error).__name__}: {error}"))
 
     @abstractmethod
-    def _enqueue(self, job: Job) -> None:
+    def _enqueue(self, job: EngineJob[Any]) -> None:
         """Puts a job into the queue of its kind."""
 
     @abstractmethod
-    def _drop(self, jobs: set[Job]) -> None:
+    def _drop(self, jobs: set[EngineJob[Any]]) -> None:
         """Stops all work for these jobs and forgets them."""
 
     @abstractmethod

@@ -21,7 +21,7 @@ from vigc.model.benchmarks.embedded import held_out_scenes
 from vigc.model.benchmarks.speed import WARM_UP
 from vigc.model.conversation.policy import make_policy
 from vigc.model.engines.continuous.engine import ContinuousEngine
-from vigc.model.engines.continuous.replicas import Lanes, continuous_engine
+from vigc.model.engines.continuous.replicas import ReplicatedEngine, continuous_engine
 from vigc.model.engines.vllm.engine import VllmEngine
 from vigc.model.network import load_network
 from vigc.model.prompts import load_pack
@@ -71,7 +71,7 @@ def beside_vllm(
     talk = spoken(network, load_pack(), make_policy("paper"), kind)
     console.print("starting vLLM", style="dim")
     began = time.perf_counter()
-    engines: dict[str, ContinuousEngine | Lanes | VllmEngine] = {
+    engines: dict[str, ContinuousEngine | ReplicatedEngine | VllmEngine] = {
         "vllm": VllmEngine(network, python=vllm_python, num_slots=slots, num_threads=threads)
     }
     start_s = time.perf_counter() - began
