@@ -163,7 +163,7 @@ class Row:
     sha256: str | None  # of the image file's bytes
     phash: str | None  # 64-bit perceptual hash, 16 hex digits
     conversations: list[Conversation]
-    request: str  # the pass that made this row, e.g. "001": its request.json says model, prompts, policy, seed
+    pass_: str | None  # the number of the pass that made this row, such as "001"; None where the service made it
     objects_present: list[str] | None = None  # categories of the pass's vocabulary that box or caption name, sorted
 
 

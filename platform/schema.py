@@ -1,7 +1,8 @@
 """Arrow schemas of the rows, derived from the dataclasses in `records.py`, and the way there and back.
 
 Every table the platform writes has one of these schemas, also when all its rows failed: a column is never typed by the
-values that happen to be in it. Enumerations travel as their strings.
+values that happen to be in it. Enumerations travel as their strings. Where the name of a column is a word of Python's,
+its field has an underscore at the end: the field `pass_` is the column `pass`.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ _ARROW_OF_PYTHON: dict[type, pa.DataType] = {
 
 def schema_of(cls: Any) -> pa.Schema:
     """The Arrow schema of a dataclass, nested dataclasses as structs, in the order of its fields."""
-    return pa.schema([pa.field(name, _arrow_type(hint)) for name, hint in _hints(cls).items()])
+    return pa.schema([pa.field(_column(name), _arrow_type(hint)) for name, hint in _hints(cls).items()])
 
 
 def to_dict(value: Any) -> Any:
     """A dataclass as plain dicts, lists and strings, the form `pa.Table.from_pylist` and `json` take."""
     cls: Any = type(value)
-    if names := _field_names(cls):
-        return {name: to_dict(getattr(value, name)) for name in names}
+    if names := _columns(cls):
+        return {column: to_dict(getattr(value, name)) for name, column in names.items()}
     if isinstance(value, list):
         return [to_dict(item) for item in value]
     if isinstance(value, Enum):
@@ -47,8 +48,8 @@ def to_dict(value: Any) -> Any:
 
 def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
     """The inverse of `to_dict`; keys that are no field of `cls` are left aside."""
-    hints = _hints(cast(Any, cls))
-    return cls(**{name: _restore(hint, values[name]) for name, hint in hints.items() if name in values})
+    hints, names = _hints(cast(Any, cls)), _columns(cast(Any, cls))
+    return cls(**{name: _restore(hints[name], values[column]) for name, column in names.items() if column in values})
 
 
 def row_from_dict(values: Mapping[str, Any]) -> Row:
@@ -56,9 +57,13 @@ def row_from_dict(values: Mapping[str, Any]) -> Row:
 
 
 @cache
-def _field_names(cls: Any) -> tuple[str, ...]:
-    """Empty where it is no dataclass."""
-    return tuple(field.name for field in fields(cls)) if is_dataclass(cls) else ()
+def _columns(cls: Any) -> dict[str, str]:
+    """The column of each field; empty where it is no dataclass."""
+    return {field.name: _column(field.name) for field in fields(cls)} if is_dataclass(cls) else {}
+
+
+def _column(name: str) -> str:
+    return name.removesuffix("_")
 
 
 @cache

@@ -168,7 +168,7 @@ def _add_vigc(app: FastAPI, parts: Services) -> None:
         rows.check(request)
         picture = await parts.pictures.at(request.image)
         if picture.decoded.error_kind is not None:
-            failed: dict[str, Any] = to_dict(rows.failed(request, picture, request_id))
+            failed: dict[str, Any] = to_dict(rows.failed(request, picture))
             return failed
 
         async def row() -> dict[str, Any]:

@@ -135,11 +135,11 @@ class RowService:
             check_question(request.question, self.settings)
         return request.chosen_policy(self.settings, max_steps=request.max_steps)
 
-    def failed(self, request: VigcRequest, picture: RequestImage, request_id: str) -> Row:
+    def failed(self, request: VigcRequest, picture: RequestImage) -> Row:
         """The row of a picture that could not be decoded."""
         record = self._record(request, picture)
         error = RowError(picture.decoded.error_kind or "unreadable", picture.decoded.error_message or "")
-        return self._row(record, picture, request_id, error)
+        return self._row(record, picture, error)
 
     async def events(
         self, request: VigcRequest, picture: RequestImage, request_id: str
@@ -164,14 +164,14 @@ class RowService:
         made: dict[Kind, Conversation] = {}
         async for event in self.ask(task):
             if isinstance(event, Started):
-                yield ServerSentEvent("image", {"request": request_id, **_about(record, picture)})
+                yield ServerSentEvent("image", {"request_id": request_id, **_about(record, picture)})
             elif isinstance(event.news, Conversation):
                 spoken = event.news if self.objects is None else self.objects.of_conversation(event.news, record)
                 made[event.kind] = spoken
                 yield ServerSentEvent("conversation", to_dict(spoken))
             else:
                 yield self._heard(event.kind, event.news, answers[event.kind], record)
-        row = self._row(record, picture, request_id)
+        row = self._row(record, picture)
         yield ServerSentEvent("row", to_dict(replace(row, conversations=[made[kind] for kind in task.kinds])))
 
     def named(self, spoken: Conversation) -> Conversation:
@@ -208,7 +208,7 @@ class RowService:
             captions=request.captions,
         )
 
-    def _row(self, record: ImageRecord, picture: RequestImage, request_id: str, error: RowError | None = None) -> Row:
+    def _row(self, record: ImageRecord, picture: RequestImage, error: RowError | None = None) -> Row:
         """Without conversations."""
         row = Row(
             **{name: getattr(record, name) for name in ImageRecord.__dataclass_fields__},
@@ -217,7 +217,7 @@ class RowService:
             sha256=picture.decoded.sha256,
             phash=picture.decoded.phash,
             conversations=[],
-            request=request_id,
+            pass_=None,
         )
         return row if self.objects is None else self.objects.of_row(row)
 

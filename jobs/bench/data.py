@@ -71,7 +71,7 @@ class InstantWorker:
         made = {
             "status": pc.if_else(is_failed, RowStatus.FAILED.value, RowStatus.OK.value),
             "conversations": self._talks.take(pa.array(which)),
-            "request": pa.array(["001"] * batch.num_rows),
+            "pass": pa.array(["001"] * batch.num_rows),
         }
         if pc.any(is_failed).as_py():
             raise RunError("A picture of the benchmark could not be read. Is its folder being removed?")

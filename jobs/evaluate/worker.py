@@ -65,7 +65,7 @@ class EvaluateWorker:
         from vigc.platform.evaluation.folder import as_conversation
         from vigc.platform.schema import to_dict
 
-        row = values | {"status": RowStatus.FAILED.value, "error": None, "conversations": [], "request": "001"}
+        row = values | {"status": RowStatus.FAILED.value, "error": None, "conversations": [], "pass": "001"}
         if values["error_kind"] is not None:
             return row | {"error": {"kind": values["error_kind"], "message": values["error_message"]}}
         items = self._items[values["image_id"]]

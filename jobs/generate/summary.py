@@ -75,7 +75,7 @@ def _groups(store: Store, by: str) -> dict[str, Any]:
     tally, verdicts = Hallucination(vocabularies_of(store.existing_passes())), store.verdicts()
     groups: dict[str, _Counts] = {}
     for committed in store.undecided_batches([*NEEDED, *COLUMNS[:1]]):
-        of = grouping(committed["image_id"].to_pylist(), committed["request"].to_pylist())
+        of = grouping(committed["image_id"].to_pylist(), committed["pass"].to_pylist())
         decided = verdicts.applied(committed)
         for group, conversations in zip(of, decided["conversations"].to_pylist(), strict=True):
             groups.setdefault(group, _Counts()).add(conversations)

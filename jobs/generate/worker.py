@@ -31,7 +31,7 @@ class WorkerSettings:
 
     engine: EngineSettings
     talk: Talk  # without `find_objects`, which each worker builds
-    request: str  # the number of the pass
+    pass_number: str
     vocabulary: Vocabulary | None = None  # of the objects that the model is asked about
 
 
@@ -68,7 +68,7 @@ class Worker:
             "status": RowStatus.FAILED.value,
             "error": None,
             "conversations": [],
-            "request": self._settings.request,
+            "pass": self._settings.pass_number,
         }
         if values["error_kind"] is not None:
             return row | {"error": {"kind": values["error_kind"], "message": values["error_message"]}}

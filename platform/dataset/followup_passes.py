@@ -74,9 +74,9 @@ class FailedImages(Source):
     def _by_kinds(self) -> dict[frozenset[str], set[str]]:
         asked = {one.number: one.request["kinds"] for one in self.passes}
         lacking: dict[str, set[str]] = {}
-        for batch in self._store.batches(["image_id", "status", "request"]):
+        for batch in self._store.batches(["image_id", "status", "pass"]):
             for row in batch.filter(pc.equal(batch["status"], RowStatus.FAILED.value)).to_pylist():
-                lacking.setdefault(row["image_id"], set()).update(asked[row["request"]])
+                lacking.setdefault(row["image_id"], set()).update(asked[row["pass"]])
         if lacking and len(self.passes) > 1:
             for row in self._store.rows(["image_id", "status", "conversations"]):
                 if row["status"] != RowStatus.FAILED and row["image_id"] in lacking:

@@ -16,6 +16,10 @@ MANIFEST_FOLDER, ROWS_FOLDER, FINISHED_FOLDER, RUNS_FOLDER = "manifest", "rows",
 REQUEST_FILE, LAYOUT_FILE, VOCABULARY_FILE = "request.json", "layout.json", "vocabulary.json"
 SUMMARY_FILE = "summary.json"  # of the whole data set
 
+# Of the whole data set. It grows when a reader of the version before would read something else than what was meant, or
+# nothing: then no verb opens the older data, and `read_pass` says so.
+FORMAT = 1
+
 ROWS_PER_SHARD = 20_000
 # Ray's driver spends some 10 ms on a block whatever is in it, so where there are many images their blocks are larger.
 MANY_ROWS_PER_BLOCK, FEW_ROWS_PER_BLOCK = 128, 32

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vigc.platform.dataset.layout import (
+    FORMAT,
     LAYOUT_FILE,
     REQUEST_FILE,
     ROWS_PER_SHARD,
@@ -190,7 +191,7 @@ def write_pass(
     write_json(folder, LAYOUT_FILE, asdict(layout))
     if vocabulary is not None:
         write_json(folder, VOCABULARY_FILE, vocabulary.as_json())
-    write_json(folder, REQUEST_FILE, request)
+    write_json(folder, REQUEST_FILE, {"format": FORMAT, **request})
     return Pass(folder, dict(request), layout)
 
 
@@ -212,8 +213,18 @@ def _shards(tables: Iterable[pa.Table]) -> Iterator[tuple[pa.Table, bool]]:
 
 
 def read_pass(folder: Folder) -> Pass:
-    """Raises FileNotFoundError where no pass was completely created."""
+    """
+    Raises:
+        FileNotFoundError: no pass was completely created.
+        StoreError: it is of another format, or damaged.
+    """
     request = _read_json(folder, REQUEST_FILE)
+    if (found := request.pop("format", None)) != FORMAT:
+        made = "without a format number" if found is None else f"in format {found}"
+        raise StoreError(
+            f"{folder}: written {made}, and this version of vigc reads format {FORMAT} only. Make the data again in "
+            "another folder, or use the version of vigc that wrote them."
+        )
     return Pass(folder, request, Layout(**_read_json(folder, LAYOUT_FILE)))
 
 

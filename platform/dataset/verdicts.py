@@ -29,12 +29,12 @@ VERDICT = pa.schema(
     [
         ("image_id", pa.string()),
         ("kind", pa.string()),
-        ("request", pa.string()),  # the pass that made the conversation
+        ("pass", pa.string()),  # the pass that made the conversation
         ("verdict", pa.string()),
         ("reasons", pa.list_(pa.string())),
     ]
 )
-NEEDED = ("image_id", "request", "conversations")  # columns of a row that a verdict is looked up and written with
+NEEDED = ("image_id", "pass", "conversations")  # columns of a row that a verdict is looked up and written with
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +60,8 @@ class Verdicts:
     def __bool__(self) -> bool:
         return bool(self._of)
 
-    def of(self, image_id: str, kind: str, request: str) -> Decision | None:
-        return self._of.get(image_id, {}).get((kind, request))
+    def of(self, image_id: str, kind: str, pass_: str) -> Decision | None:
+        return self._of.get(image_id, {}).get((kind, pass_))
 
     def apply(self, row: MutableMapping[str, Any]) -> None:
         """Puts status and reasons into the conversations of a row, which is in the shape of `records.Row`."""
@@ -69,7 +69,7 @@ class Verdicts:
         if decisions is None:
             return
         for spoken in row["conversations"]:
-            decision = decisions.get((spoken["kind"], row["request"]))
+            decision = decisions.get((spoken["kind"], row["pass"]))
             if decision is not None:
                 spoken["status"], spoken["reasons"] = decision[0].value, decision[1]
 
@@ -81,7 +81,7 @@ class Verdicts:
         lists = batch["conversations"]
         parents = pc.list_parent_indices(lists).to_pylist()
         spoken = lists.flatten()
-        kinds, passes = spoken.field("kind").to_pylist(), batch["request"].to_pylist()
+        kinds, passes = spoken.field("kind").to_pylist(), batch["pass"].to_pylist()
         status, reasons = spoken.field("status").to_pylist(), spoken.field("reasons").to_pylist()
         for place, (row, kind) in enumerate(zip(parents, kinds, strict=True)):
             decision = self.of(ids[row], kind, passes[row])
@@ -111,7 +111,7 @@ def read_verdicts(folder: Folder) -> Verdicts:
         for one in _table(folder, account).to_pylist():
             key = (one["verdict"], *one["reasons"])
             decision = decisions.setdefault(key, (Verdict(one["verdict"]), one["reasons"]))
-            of.setdefault(one["image_id"], {})[one["kind"], one["request"]] = decision
+            of.setdefault(one["image_id"], {})[one["kind"], one["pass"]] = decision
     return Verdicts(counting, of)
 
 

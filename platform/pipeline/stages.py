@@ -171,11 +171,11 @@ class Talk:
     it a second time becomes a failed row, `crashed`; the others are as if nothing had been.
     """
 
-    def __init__(self, worker: type, worker_args: tuple[Any, ...], stop: StopFlag, request: str, run: str) -> None:
+    def __init__(self, worker: type, worker_args: tuple[Any, ...], stop: StopFlag, pass_number: str, run: str) -> None:
         self._child = Child(WorkerHost, (worker, worker_args))
         self._child.start()
         self._stop = stop
-        self._request = request
+        self._pass_number = pass_number
         self._crowd = _Crowd()
         self._crashes_in_a_row = 0
         self._num_images = 0  # under way
@@ -231,7 +231,7 @@ class Talk:
                         f"The model's process died at {self._crashes_in_a_row} images one after the other; the last "
                         f"time, {died}. That is not the images' fault: see whether it has memory and a working device."
                     ) from died
-                return _crashed(image, str(died), self._request)
+                return _crashed(image, str(died), self._pass_number)
             self._crashes_in_a_row = 0
             return row
 
@@ -365,13 +365,13 @@ def _block_of(unit: pa.Table) -> Block:
     return Block(unit["shard"][0].as_py(), unit["block"][0].as_py())
 
 
-def _crashed(image: pa.Table, how: str, request: str) -> pa.Table:
+def _crashed(image: pa.Table, how: str, pass_number: str) -> pa.Table:
     (values,) = image.to_pylist()
     row = {name: values.get(name) for name in ROW.names} | {
         "status": RowStatus.FAILED.value,
         "error": {"kind": "crashed", "message": f"{ERROR_KINDS['crashed']}, twice: {how}"},
         "conversations": [],
-        "request": request,
+        "pass": pass_number,
     }
     logging.getLogger(__name__).warning("The model's process died twice at %s: %s", values["image_id"], how)
     return pa.Table.from_pylist([row], schema=ROW)

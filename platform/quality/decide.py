@@ -27,7 +27,7 @@ from vigc.platform.quality.settings import FilterSettings
 from vigc.platform.quality.similar_images import Hashes, hashes_of, near_duplicates, nearest
 from vigc.platform.records import ConfigError, Kind, Stop, Verdict
 
-COLUMNS = ["image_id", "request", "phash", "conversations"]
+COLUMNS = ["image_id", "pass", "phash", "conversations"]
 BATCH = 10_000
 LIKE_EVALUATION = "like_evaluation_image"
 _SAYS = {"yes": 1, "no": -1}
@@ -65,7 +65,7 @@ class Decision:
             yield {
                 "image_id": [held.image_ids[held.image[one]] for one in some],
                 "kind": [held.kinds[held.kind[one]] for one in some],
-                "request": [held.requests[held.request[one]] for one in some],
+                "pass": [held.passes[held.pass_[one]] for one in some],
                 "verdict": [Verdict.REJECTED.value] * len(some),
                 "reasons": [said[int(self._reasons[one])] for one in some],
             }
@@ -127,8 +127,8 @@ def decide(
         bit = 1 << place
         count |= {"rejected": int((reasons & bit != 0).sum()), "alone": int((reasons == bit).sum())}
     rejected = int((reasons != 0).sum())
-    of_passes = np.bincount(np.array(held.request, np.int64), minlength=len(held.requests)).tolist()
-    about["judged_of_pass"] = dict(sorted(zip(held.requests, of_passes, strict=True)))
+    of_passes = np.bincount(np.array(held.pass_, np.int64), minlength=len(held.passes)).tolist()
+    about["judged_of_pass"] = dict(sorted(zip(held.passes, of_passes, strict=True)))
     about |= {"judged": len(reasons), "kept": len(reasons) - rejected, "rejected": rejected, "filters": counts}
     return Decision(about, held, order, names, reasons)
 
@@ -167,12 +167,12 @@ class _Held:
     num_rows: int = 0
     image_ids: list[str] = field(default_factory=list)
     kinds: list[str] = field(default_factory=lambda: [str(kind) for kind in Kind])
-    requests: list[str] = field(default_factory=list)
+    passes: list[str] = field(default_factory=list)
     hash_of: dict[int, str] = field(default_factory=dict)  # image -> its perceptual hash
     # One for each conversation:
     image: array[int] = field(default_factory=lambda: array("q"))
     kind: array[int] = field(default_factory=lambda: array("q"))
-    request: array[int] = field(default_factory=lambda: array("q"))
+    pass_: array[int] = field(default_factory=lambda: array("q"))
     reasons: array[int] = field(default_factory=lambda: array("q"))  # a bit for each filter that rejects it
     form: array[int] = field(default_factory=lambda: array("q"))
     opening: array[int] = field(default_factory=lambda: array("q"))
@@ -186,18 +186,18 @@ class _Held:
 
     def add(self, rows: pa.RecordBatch) -> None:
         self.num_rows += rows.num_rows
-        ids, passes, hashes = (rows[name].to_pylist() for name in ("image_id", "request", "phash"))
+        ids, passes, hashes = (rows[name].to_pylist() for name in ("image_id", "pass", "phash"))
         for row, talk in _talks(rows):
             image = self._image_of.setdefault(ids[row], len(self._image_of))
             if image == len(self.image_ids):
                 self.image_ids.append(ids[row])
                 if hashes[row]:
                     self.hash_of[image] = hashes[row]
-            if passes[row] not in self.requests:
-                self.requests.append(passes[row])
+            if passes[row] not in self.passes:
+                self.passes.append(passes[row])
             self.image.append(image)
             self.kind.append(self.kinds.index(talk.kind))
-            self.request.append(self.requests.index(passes[row]))
+            self.pass_.append(self.passes.index(passes[row]))
             self.reasons.append(self._judge(talk))
             self.form.append(self.forms.setdefault(form_of(talk.question), len(self.forms)))
             first = " ".join(words_of(talk.question)[:2])

@@ -73,7 +73,7 @@ class ConversationView:
 @dataclass(frozen=True, slots=True)
 class Card:
     image_id: str
-    request: str
+    pass_: str
     width: int | None
     height: int | None
     picture: str | None  # a data URL
@@ -130,7 +130,7 @@ def _card(row: Mapping[str, Any], cut: FindPieces, verdict: Verdict, worst_first
         views.sort(key=lambda view: view.badness, reverse=True)
     return Card(
         image_id=str(row["image_id"]),
-        request=str(row["request"]),
+        pass_=str(row["pass"]),
         width=row["width"],
         height=row["height"],
         picture=f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}" if isinstance(picture, bytes) else None,

@@ -22,7 +22,7 @@ from vigc.platform.dataset.store import Store
 from vigc.platform.records import RowStatus, Verdict
 
 COLUMNS = ("image_id", "uri", "width", "height", "objects", "status", "error", "objects_present", "conversations")
-COLUMNS_OF_ROW = (*COLUMNS, "request")
+COLUMNS_OF_ROW = (*COLUMNS, "pass")
 MAX_WORDS = 400  # longer answers count as this long
 MAX_OPENINGS = 50_000  # different ones that are counted at once
 _OPENING = r"^\W*(?P<first>[\w'’-]+)(?:\W+(?P<second>[\w'’-]+))?"

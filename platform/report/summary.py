@@ -72,7 +72,7 @@ def summarise(store: Store) -> dict[str, Any]:
 def _count_answered(rows: pa.RecordBatch, answered: Counter[str]) -> None:
     spoken = rows["conversations"]
     is_answered = pc.equal(spoken.flatten().field("status"), Verdict.KEPT.value)
-    answered.update(_counts(rows["request"].take(pc.list_parent_indices(spoken)).filter(is_answered)))
+    answered.update(_counts(rows["pass"].take(pc.list_parent_indices(spoken)).filter(is_answered)))
 
 
 def _made_since(account: Account, answered: Counter[str]) -> int:

@@ -52,14 +52,14 @@ def conversation(said: AnnotatedAnswer) -> Conversation:
     )
 
 
-def rows_of(images: Sequence[Sequence[AnnotatedAnswer]], request: str = "001", vocabulary: str = "coco") -> list[Row]:
+def rows_of(images: Sequence[Sequence[AnnotatedAnswer]], pass_: str = "001", vocabulary: str = "coco") -> list[Row]:
     """One row for each image, with its conversations; image i is `im{i}.png`."""
     rows = []
     for number, said in enumerate(images):
         record = ImageRecord(f"im{number}.png", f"/nowhere/im{number}.png")
         annotated = image(said[0].objects).objects
         spoken = [conversation(one) for one in said]
-        made = replace(row(record), objects=annotated, phash=said[0].phash, conversations=spoken, request=request)
+        made = replace(row(record), objects=annotated, phash=said[0].phash, conversations=spoken, pass_=pass_)
         rows.append(made)
     return rows
 

@@ -44,7 +44,7 @@ def make_row(values: dict[str, Any]) -> Row:
         sha256=values["sha256"],
         phash=values["phash"],
         conversations=[] if failed else [_conversation(Kind(kind), values) for kind in KINDS],
-        request="001",
+        pass_="001",
     )
 
 

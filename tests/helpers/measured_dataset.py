@@ -67,7 +67,7 @@ def row(folder: Path, number: int, conversations: Sequence[Conversation]) -> Row
         sha256=None,
         phash=None,
         conversations=list(conversations),
-        request="001",
+        pass_="001",
         objects_present=["cat", "chair"],
     )
 

@@ -97,6 +97,45 @@ def test_a_mistake_gives_one_line_and_leaves_nothing(vigc_here, place, arguments
     assert files_below(place) == before
 
 
+@pytest.mark.parametrize("format_", [None, 0])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "generate photos --out other",
+        "generate photos --out other --new",
+        "generate --retry-failed other",
+        "generate --add-kind detail other",
+        "show other",
+        "summary other",
+        "verify other --images",
+        "digest other",
+        "filter other",
+        "export other --format llava",
+        "report other",
+        "audit other marks.json",
+        "train --recipe paper_7b --data other --out model",
+    ],
+)
+def test_a_data_set_of_another_format_is_refused_in_one_line_by_every_verb_that_opens_one(
+    vigc_here, place, arguments, format_
+):
+    (place / "marks.json").write_text(json.dumps({"format": "vigc marks 1", "marks": []}))
+    file = place / "other/passes/001/request.json"
+    request = json.loads(file.read_text())
+    file.write_text(json.dumps({k: v for k, v in {**request, "format": format_}.items() if v is not None}))
+    before = files_below(place)
+
+    result = vigc_here(*arguments.split(), cwd=place)
+
+    assert (result.code, result.out) == (2, "")
+    assert result.err.count("\n") == 1
+    assert (
+        "other/passes/001: written " + ("without a format number" if format_ is None else "in format 0") in result.err
+    )
+    assert "Make the data again in another folder, or use the version of vigc that wrote them." in result.err
+    assert files_below(place) == before
+
+
 def test_a_kind_that_is_none_cannot_be_added(vigc_here, place):
     note_a_run(place)
     for kinds, complaint in (("story", "there is no 'story'"), ("", "there is no ''")):

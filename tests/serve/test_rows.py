@@ -52,7 +52,7 @@ def job_rows(scenes):
             (Kind.CONVERSATION, Kind.DETAIL, Kind.REASONING),
             seed=3,
         ),
-        request="001",
+        pass_number="001",
         vocabulary=vocabulary_of(source.categories()),
     )
     worker = Worker(settings)
@@ -93,7 +93,7 @@ def test_a_row_of_the_endpoint_equals_the_row_of_a_run(client, job_rows):
         found = ask(client, image=image, **body).json()
         # The last bits go with who else is decoded.
         assert measures(found) == pytest.approx(measures(row), abs=1e-3)
-        assert found | {"uri": row["uri"], "request": "001"} == row
+        assert found | {"uri": row["uri"], "pass": "001"} == row
 
 
 def test_what_is_said_is_told_as_it_is_said(client, uri, picture):
@@ -106,7 +106,7 @@ def test_what_is_said_is_told_as_it_is_said(client, uri, picture):
     (spoken,) = row["conversations"]
     assert names == ["image", "question", *["step"] * len(spoken["steps"]), "conversation", "row"]
     told = dict(events)
-    assert told["row"] == row | {"request": told["row"]["request"]}
+    assert told["row"] == row
     assert told["conversation"] == spoken
     assert told["question"]["vig_sentences"] == spoken["vig_sentences"]
     steps = [data for name, data in events if name == "step"]
@@ -121,7 +121,7 @@ def test_a_form_with_a_file_says_the_same_as_json(client, uri, picture):
     by_form = client.post("/v1/vigc", data={"kinds": "conversation", "image_id": "a"}, files=files).json()
 
     assert by_form["uri"] == "holiday.jpg"
-    assert by_form | {"uri": "", "request": ""} == by_json | {"request": ""}
+    assert by_form | {"uri": ""} == by_json
 
 
 def test_a_question_is_answered_instead_of_asked(client, uri):

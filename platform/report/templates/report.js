@@ -35,7 +35,7 @@
   // marks: one for each sentence of the data set, however often the page shows it
   const place = (sentence) => ({
     image_id: sentence.closest("[data-image]").dataset.image,
-    request: sentence.closest("[data-request]").dataset.request,
+    pass: sentence.closest("[data-pass]").dataset.pass,
     kind: sentence.closest("[data-kind]").dataset.kind,
     answer: sentence.closest("[data-answer]").dataset.answer,
     sentence: Number(sentence.dataset.sentence),

@@ -239,7 +239,7 @@ def _row(
         **{name: record.get(name) for name in ROW.names},
         **{name: scene[name] for name in ("status", "objects", "objects_present")},
         "phash": f"{phash:016x}",
-        "request": "001",
+        "pass": "001",
         "conversations": spoken,
     }
 

@@ -11,7 +11,7 @@ def test_report_and_audit_are_verbs(vigc_here, tmp_path):
     store = measured_dataset(tmp_path)
     assert vigc_here("report", store).out == f"{store}/report.html\n"
     assert vigc_here("report", store, "--json").json() == {"report": f"{store}/report.html"}
-    one = {"image_id": "im1.png", "request": "001", "kind": Kind.DETAIL, "answer": "vig", "sentence": 1, "text": UNTRUE}
+    one = {"image_id": "im1.png", "pass": "001", "kind": Kind.DETAIL, "answer": "vig", "sentence": 1, "text": UNTRUE}
     marks = {"format": "vigc marks 1", "marks": [one | {"mark": "wrong", "section": "chosen"}]}
     (tmp_path / "marks.json").write_text(json.dumps(marks))
     text = vigc_here("audit", store, tmp_path / "marks.json").out

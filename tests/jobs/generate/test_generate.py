@@ -80,7 +80,7 @@ def test_every_picture_gives_a_row_and_a_broken_one_says_why(undisturbed):
         for row in rows.values()
         if row["status"] == "ok"
     )
-    assert {row["request"] for row in rows.values()} == {"001"}
+    assert {row["pass"] for row in rows.values()} == {"001"}
 
 
 def test_the_command_ends_with_figures_samples_paths_and_what_to_try_next(undisturbed):

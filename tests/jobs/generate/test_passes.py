@@ -74,7 +74,7 @@ def answers(out):
     said = {}
     for row in Store(out).rows():
         if row["status"] == "failed":
-            found[row["image_id"], "failed", row["request"]] += 1
+            found[row["image_id"], "failed", row["pass"]] += 1
         for spoken in row["conversations"]:
             found[row["image_id"], spoken["kind"]] += 1
             said[row["image_id"], spoken["kind"]] = spoken["answer"]

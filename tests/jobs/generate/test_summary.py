@@ -63,7 +63,7 @@ def test_a_file_of_domains_that_cannot_be_used_is_one_line(vigc_here, out, tmp_p
 def test_show_export_and_summary_leave_out_what_verdicts_reject(vigc_here, out, tmp_path):
     from vigc.platform.dataset.store import Store
 
-    columns = {"image_id": ["im0.png"], "kind": ["detail"], "request": ["001"], "verdict": ["rejected"]}
+    columns = {"image_id": ["im0.png"], "kind": ["detail"], "pass": ["001"], "verdict": ["rejected"]}
     write_verdicts(Store(out).folder, "filter", [{**columns, "reasons": [["mine"]]}], {})
 
     assert "rejected: mine" in vigc_here("show", out, "--rejected").out
@@ -75,7 +75,7 @@ def test_show_export_and_summary_leave_out_what_verdicts_reject(vigc_here, out, 
 def test_a_damaged_file_of_verdicts_is_found_and_its_remedy_works(vigc_here, out):
     from vigc.platform.dataset.store import Store
 
-    columns = {"image_id": ["im0.png"], "kind": ["detail"], "request": ["001"], "verdict": ["rejected"]}
+    columns = {"image_id": ["im0.png"], "kind": ["detail"], "pass": ["001"], "verdict": ["rejected"]}
     write_verdicts(Store(out).folder, "filter", [{**columns, "reasons": [["mine"]]}], {})
     file = out / "verdicts" / "001.parquet"
     file.write_bytes(file.read_bytes()[:-9])

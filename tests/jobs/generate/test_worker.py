@@ -24,7 +24,7 @@ SIZE = 2
 SETTINGS = WorkerSettings(
     EngineSettings(model="none"),
     Talk(load_pack(), POLICIES["paper"], (Kind.CONVERSATION, Kind.DETAIL), seed=5),
-    request="003",
+    pass_number="003",
 )
 
 
@@ -97,7 +97,7 @@ def test_each_image_gives_a_row_with_all_kinds(make_worker):
     assert {c["question"] for c in rows["2.png"]["conversations"]} == {"What is 2?"}
     assert {c["vig_answer"] for c in rows["2.png"]["conversations"]} == {"A number. And more."}
     assert {c["answer"] for c in rows["2.png"]["conversations"]} == {"A number."}
-    assert rows["2.png"]["request"] == "003"
+    assert rows["2.png"]["pass"] == "003"
     assert engine.open == 0
 
 

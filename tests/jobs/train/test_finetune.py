@@ -45,7 +45,7 @@ def test_a_data_set_teaches_what_its_llava_export_does(tmp_path):
 def test_what_a_filter_rejects_is_not_learnt(tmp_path):
     store = finished(tmp_path / "out")
     before = chats(tmp_path / "out")
-    verdict = {"image_id": ["im1.png"], "kind": ["detail"], "request": ["001"], "verdict": ["rejected"]}
+    verdict = {"image_id": ["im1.png"], "kind": ["detail"], "pass": ["001"], "verdict": ["rejected"]}
     verdict["reasons"] = [["absent"]]
     write_verdicts(store.folder, "filter", [verdict], {})
     after = chats(tmp_path / "out")

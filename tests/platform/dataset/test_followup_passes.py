@@ -22,7 +22,7 @@ def add(store, request, wanted, failed=()):
     for record in wanted:
         made = row(record, error="missing" if record.image_id in failed else None)
         spoken = [replace(made.conversations[0], kind=Kind(kind)) for kind in request["kinds"] if made.conversations]
-        rows.append(replace(made, conversations=spoken, request=pass_.number))
+        rows.append(replace(made, conversations=spoken, pass_=pass_.number))
     commit(pass_, rows, 0)
     return pass_
 

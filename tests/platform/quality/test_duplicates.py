@@ -214,7 +214,7 @@ def test_all_reasons_are_told_and_counted_alone_and_together(tmp_path):
     made = decide(store, FilterSettings(min_grounding=0.5))
     (columns,) = made.verdicts()
     assert columns["reasons"] == [["truncated", "absent"], ["absent"], ["low_grounding"]]
-    assert columns["request"] == ["001"] * 3
+    assert columns["pass"] == ["001"] * 3
     counts = {one["name"]: (one["judged"], one["rejected"], one["alone"]) for one in made.about["filters"]}
     assert (counts["absent"], counts["truncated"], counts["low_grounding"]) == ((2, 2, 1), (3, 1, 0), (1, 1, 1))
     assert (made.about["judged"], made.about["kept"], made.about["rejected"]) == (3, 0, 3)

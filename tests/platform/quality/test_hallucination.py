@@ -43,7 +43,7 @@ def test_a_data_set_worked_out_by_hand(tmp_path):
 
 def test_what_verdicts_reject_is_counted_before_and_not_after(tmp_path):
     store = data_set(tmp_path / "out", [[one] for one in SAID])
-    rejected = {"image_id": ["im1.png"], "kind": ["detail"], "request": ["001"], "verdict": ["rejected"]}
+    rejected = {"image_id": ["im1.png"], "kind": ["detail"], "pass": ["001"], "verdict": ["rejected"]}
     write_verdicts(store.folder, "filter", [{**rejected, "reasons": [["absent"]]}], {})
     (answers,) = summarise(store)["hallucination"]["kinds"].values()
 
@@ -132,7 +132,7 @@ def test_verdicts_of_an_older_text_do_not_judge_a_newer_one(tmp_path):
     from annotated_datasets import add_pass
 
     store = data_set(tmp_path / "out", [[SAID[0]], [SAID[1]]])
-    columns = {"image_id": ["im0.png", "im1.png"], "kind": ["detail"] * 2, "request": ["001"] * 2}
+    columns = {"image_id": ["im0.png", "im1.png"], "kind": ["detail"] * 2, "pass": ["001"] * 2}
     write_verdicts(store.folder, "filter", [{**columns, "verdict": ["rejected"] * 2, "reasons": [["x"], ["x"]]}], {})
     add_pass(store, [[SAID[0]]], seed=1)
     status = {row["image_id"]: row["conversations"][0]["status"] for row in Store(tmp_path / "out").rows()}
