@@ -21,7 +21,7 @@ from vigc.jobs.dataset.pope_command import POPE_EXAMPLES, pope
 from vigc.jobs.dataset.report_command import AUDIT_EXAMPLES, REPORT_EXAMPLES, audit, report
 from vigc.jobs.evaluate.command import EVALUATE_EXAMPLES, evaluate
 from vigc.jobs.experiment.command import EXPERIMENT_EXAMPLES, experiment
-from vigc.jobs.generate.command import GENERATE_EXAMPLES, generate
+from vigc.jobs.generate import command as generate
 from vigc.jobs.plan.command import PLAN_EXAMPLES, plan
 from vigc.jobs.serve.command import SERVE_EXAMPLES, serve
 from vigc.jobs.submit.command import SUBMIT_EXAMPLES, submit
@@ -69,7 +69,7 @@ def options(
     """`main` reads --debug before Typer does; both are declared here for the help."""
 
 
-app.command(epilog=GENERATE_EXAMPLES)(generate)
+generate.add(app, "Data")
 app.command("filter", epilog=FILTER_EXAMPLES)(filter_)
 app.command(epilog=POPE_EXAMPLES)(pope)
 app.command(epilog=TRAIN_EXAMPLES)(train)

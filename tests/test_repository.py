@@ -54,7 +54,7 @@ def imports(file: Path) -> set[str]:
 # The rooms of each folder, the lowest first: a room imports itself and those before it, never back.
 ROOMS = {
     "platform": (
-        "records schema vocabulary storage sources images dataset pipeline quality exports report instructions "
+        "records ranges schema vocabulary storage sources images dataset pipeline quality exports report instructions "
         "evaluation tracking planning"
     ),
     "model": (
@@ -63,8 +63,8 @@ ROOMS = {
     ),
     "model/engines": "settings meter scoring base detokenizer tokenized reference continuous vllm start",
     "jobs": (
-        "machine terminal scenes ingest doctor dataset weights submit generate plan train evaluate serve experiment "
-        "bench cli"
+        "machine terminal settings scenes ingest doctor dataset weights submit generate plan train evaluate serve "
+        "experiment bench cli"
     ),
     "serve": (
         "errors metrics settings messages validation middleware jsonl web replica_client images replica samples rows "

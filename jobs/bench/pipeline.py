@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from vigc.jobs.bench.common import write_figures
-from vigc.jobs.generate.config import make_config
+from vigc.jobs.generate.config import GenerateConfig
 from vigc.jobs.generate.plan import Plan, make_plan
 from vigc.jobs.generate.run import worker_settings
 from vigc.jobs.generate.worker import Worker, WorkerSettings
@@ -89,8 +89,7 @@ def pipeline_beside_engine(
         for number in range(rounds):
             for name, side in (("bare", _bare), ("pipeline", _pipeline)):
                 out = Path(folder) / f"{name}-{number}"
-                flags = {"images": str(scenes), "out": str(out), "device": "cpu", "slots": slots}
-                plan = make_plan(make_config(flags))
+                plan = make_plan(GenerateConfig(images=str(scenes), out=str(out), device="cpu", slots=slots))
                 if threads is not None:
                     plan = replace(plan, engine=replace(plan.engine, num_threads=threads))
                 assert plan.source is not None

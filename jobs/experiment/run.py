@@ -20,7 +20,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vigc.jobs.evaluate.run import EvaluateConfig, run_evaluate
 from vigc.jobs.experiment.tables import Table, compare
@@ -86,7 +86,7 @@ class ExperimentConfig:
     generator: str | None = None  # None: the embedded model
     generated: str | None = None  # an OUT that is there already
     kinds: tuple[Kind, ...] = (Kind.CONVERSATION, Kind.DETAIL)
-    grounding: str | None = "blank"  # measured while generating, for the filter
+    grounding: Literal["none", "asked", "blank"] | None = "blank"  # measured while generating, for the filter
     filters: FilterSettings = field(default_factory=lambda: FilterSettings(min_grounding=0.0))
     benchmarks: tuple[Benchmark, ...] = ()
     arms: tuple[str, ...] = tuple(ARMS)
@@ -244,17 +244,15 @@ def _generated(config: ExperimentConfig, out: Path, on_note: OnNote) -> Store:
     from vigc.platform.tracking import NOT_TRACKED
 
     assert config.images is not None
-    wanted = GenerateConfig.model_validate(
-        {
-            "images": config.images,
-            "out": str(out / "generated"),
-            "model": config.generator,
-            "kinds": list(config.kinds),
-            "grounding": config.grounding,
-            "objects": "none",  # nobody annotated them
-            "device": config.device,
-            "tracking": config.tracking or NOT_TRACKED,
-        }
+    wanted = GenerateConfig(
+        images=config.images,
+        out=str(out / "generated"),
+        model=config.generator,
+        kinds=config.kinds,
+        grounding=config.grounding,
+        objects="none",  # nobody annotated them
+        device=config.device,
+        tracking=config.tracking or NOT_TRACKED,
     )
     made = run_generate(wanted)
     on_note(f"Generated: {out / 'generated'} ({made.num_made} images of this run).")

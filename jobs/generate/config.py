@@ -1,93 +1,144 @@
-"""What `vigc generate` can be told: one typed model, filled from flags and a YAML file, defaults in one place.
-
-A key of the file is the name of a flag; a flag wins. Light on purpose: `vigc --help` shows these defaults, so nothing
-heavy is imported here.
-"""
+"""What `vigc generate` can be told. Light on purpose: `vigc --help` reads it, so nothing heavy is imported here."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal
+from enum import StrEnum
+from functools import partial
+from typing import Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import field_validator, model_validator
 
+from vigc.jobs.settings.config import flag
+from vigc.jobs.settings.options import Value
+from vigc.jobs.settings.shared import IMAGES_PANEL, ChoosesImages, PrintsJson
+from vigc.model.completion import CPU_SLOTS, GPU_SLOTS
+from vigc.platform.ranges import Counts
 from vigc.platform.records import ConfigError, Kind
 
-PolicyValue = bool | int | float | str
+_images = partial(flag, panel=IMAGES_PANEL)
+_made = partial(flag, panel="What is made of them")
+_run = partial(flag, panel="How it runs")
+_data_set = partial(flag, panel="The data set at OUT")
 
 
-class GenerateConfig(BaseModel):
-    """The settings of one `vigc generate`. Paths are relative to where the command runs."""
+class Mode(StrEnum):
+    """What a run does with what is at OUT."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, alias_generator=lambda name: name.replace("_", "-"), validate_by_name=True
+    CONTINUE = "continue"  # the pass with the same request, or begin the first one
+    OVERWRITE = "overwrite"
+    NEW = "new"  # another request: a further pass
+    RESUME = "resume"  # insist on there being one to continue
+    RETRY_FAILED = "retry-failed"
+    ADD_KIND = "add-kind"
+
+
+class GenerateConfig(ChoosesImages, PrintsJson):
+    """The settings of one `vigc generate`."""
+
+    images: str = flag(
+        "A folder of images, COCO or Objects365 annotations, a manifest, tar shards, a Hugging Face data set; here, at "
+        "s3://, gs:// or in a list of addresses. With --retry-failed and --add-kind: OUT.",
+        positional=True,
+        metavar="IMAGES",
+        min_length=1,
+    )
+    out: str = _data_set("The folder where the data go. The same command again continues there.", min_length=1)
+    max_pixels: int | None = _images(
+        "Refuse larger images, which then count as failed.", None, ge=1, shown="89 million"
     )
 
-    images: str  # a folder, a manifest, tar files, ...: see platform/sources
-    out: str
-    annotations: str | None = None  # COCO files, with commas between them
-    source: Literal["auto", "folder", "coco", "manifest", "webdataset", "huggingface"] = "auto"
-    exclude: str | None = None  # a file of ids
-    limit: int | None = Field(None, ge=1)
-    sample: int | None = Field(None, ge=1)
-    shard: str | None = None  # "2/8"
-    max_pixels: int | None = Field(None, ge=1)  # None: what images.py allows
+    model: str | None = _made("A folder or hub id of an InstructBLIP model.", None, shown="the embedded model")
+    kinds: tuple[Kind, ...] = _made(
+        "The kinds of conversation that are made about each image.",
+        (Kind.CONVERSATION, Kind.DETAIL, Kind.REASONING),
+        metavar="KIND,…",
+    )
+    prompts: str | None = _made("A prompt pack.", None, metavar="FILE.yaml", shown="the project's own")
+    policy: str = _made("How VIC iterates: paper, verified, lean or shipped.", "paper")
+    policy_options: dict[str, Value] = _made(
+        "Change one option of the policy. May be repeated.", {}, alias="set", metavar="OPTION=VALUE"
+    )
+    objects: str = _made(
+        "The vocabulary that objects are named in, to count those that are absent; auto takes the categories of the "
+        "annotations.",
+        "auto",
+        metavar="auto|none|coco|objects365|FILE",
+    )
+    grounding: Literal["none", "asked", "blank"] | None = _made(
+        "Measure what each sentence owes to the image: ask about each object it names, or compare with a blank image.",
+        None,
+        shown="the policy's",
+    )
+    correct: tuple[Literal["verify", "choose", "candidates"], ...] = _made(
+        "Let grounding correct beyond VIC: say anew what the model denies, keep VIG's answer where it is better "
+        "grounded, choose among sampled sentences.",
+        (),
+        shown="VIC alone",
+    )
+    temperature: float | None = _made("The temperature of sampling; 0 is greedy.", None, shown="the policy's")
+    top_p: float | None = _made("Sample from the likeliest words that make up this share.", None, shown="the policy's")
+    seed: int = _made("The seed of --sample, and of words that are sampled.", 0)
 
-    model: str | None = None  # None: the embedded model
-    kinds: list[Kind] = [Kind.CONVERSATION, Kind.DETAIL, Kind.REASONING]
-    prompts: str | None = None  # None: the project's own pack
-    policy: str = "paper"
-    policy_options: dict[str, PolicyValue] = Field({}, alias="set")
-    grounding: Literal["none", "asked", "blank"] | None = None  # None: the policy's
-    correct: list[Literal["verify", "choose", "candidates"]] = []
-    objects: str = "auto"  # none, coco, objects365, or a file: the vocabulary that objects are named in
-    temperature: float | None = None  # None: the policy's
-    top_p: float | None = None  # None: the policy's
-    seed: int = 0
+    engine: Literal["continuous", "reference", "vllm"] = _run(
+        "The engine that decodes; vllm has the language model in vLLM (see `make vllm`), and reference is the paper's "
+        "loop, done plainly and slowly.",
+        "continuous",
+    )
+    vllm_python: str | None = _run(
+        "The Python of the environment that vLLM is in, on every machine.",
+        None,
+        metavar="PATH",
+        shown="VIGC_VLLM_PYTHON, or .venv-vllm/bin/python",
+    )
+    slots: int | None = _run(
+        "Conversations that an actor decodes at once.",
+        None,
+        ge=1,
+        shown=f"what memory allows, at most {CPU_SLOTS} on a CPU and {GPU_SLOTS} on a GPU",
+    )
+    engine_memory: float | None = _run(
+        "The memory for the slots and images of an actor; fewer slots where they need more.",
+        None,
+        gt=0,
+        metavar="GIB",
+        shown="what is free",
+    )
+    actors: Counts = _run("Processes that each hold the model; between MIN and MAX as there is work.", (1, 1))
+    gpus_per_actor: float | None = _run(
+        "GPUs for each actor; may be a fraction.", None, ge=0, shown="1 if there is a GPU, else 0"
+    )
+    stuck_after: float = _run(
+        "When no process was at work for so long, start again from what is committed.", 5, gt=0, metavar="MINUTES"
+    )
+    device: str = _run("The device of the model: auto, cpu or cuda.", "auto")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = _run(
+        "The precision of the model; auto: bfloat16 on a GPU, else float32.", "auto"
+    )
+    tracking: str | None = _run(
+        "Where MLflow shows the run; needs `mlflow`.",
+        None,
+        metavar="URI|none",
+        shown="MLFLOW_TRACKING_URI, or mlflow.db beside OUT",
+    )
+    price: float | None = _run(
+        "The price of a GPU-hour, or of a machine-hour where there is no GPU: shows the cost so far.", None, ge=0
+    )
 
-    engine: Literal["continuous", "reference", "vllm"] = "continuous"
-    vllm_python: str | None = None  # None: VIGC_VLLM_PYTHON, or what `make vllm` makes
-    slots: int | None = Field(None, ge=1)  # conversations that one actor decodes at once; None: as memory allows
-    engine_memory: float | None = Field(None, gt=0)  # GiB for an actor's slots and images; None: what is free
-    actors: str = Field("1", coerce_numbers_to_str=True)  # a number, or "MIN:MAX"
-    gpus_per_actor: float | None = Field(None, ge=0)  # None: 1 where this machine has a GPU to use, else 0
-    stuck_after: float = Field(5, gt=0)  # minutes without anybody at work, after which the run begins again
-    device: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    tracking: str | None = None  # an MLflow URI, or "none"; None: MLFLOW_TRACKING_URI, or a database beside `out`
-    price: float | None = Field(None, ge=0)  # of a GPU-hour, or of a machine-hour where there is no GPU
-
-    @field_validator("images", "out", mode="after")
-    @classmethod
-    def _is_named(cls, value: str) -> str:
-        if not value:
-            raise ValueError("an empty name")
-        return value
+    overwrite: bool = _data_set("Replace the data set at OUT.", False, in_file=False)
+    new: bool = _data_set(
+        "Add a pass with other settings than OUT was made with; its answers count.", False, in_file=False
+    )
+    resume: bool = _data_set("Insist that OUT is there to be continued.", False, in_file=False)
+    retry_failed: bool = _data_set("Add a pass over the images of OUT that failed.", False, in_file=False)
+    add_kind: tuple[Kind, ...] = _data_set(
+        "Add a pass over all images of OUT for other kinds.", (), metavar="KIND,…", in_file=False
+    )
 
     @property
-    def actor_range(self) -> tuple[int, int]:
-        """The least and the most actors."""
-        least, _, most = self.actors.partition(":")
-        return int(least), int(most or least)
-
-    @field_validator("shard", mode="after")
-    @classmethod
-    def _is_shard(cls, value: str | None) -> str | None:
-        found = re.fullmatch(r"(\d+)/(\d+)", value) if value is not None else None
-        if value is not None and (found is None or not 1 <= int(found[1]) <= int(found[2])):
-            raise ValueError(f"{value!r} is no shard; use i/n with 1 <= i <= n, like 2/8")
-        return value
-
-    @field_validator("actors", mode="after")
-    @classmethod
-    def _is_range(cls, value: str) -> str:
-        found = re.fullmatch(r"(\d+)(?::(\d+))?", value)
-        if found is None or not 1 <= int(found[1]) <= int(found[2] or found[1]):
-            raise ValueError(f"{value!r} is no number of actors; use a number from 1 on, or MIN:MAX like 1:8")
-        return value
+    def mode(self) -> Mode:
+        return mode_of({mode: getattr(self, mode.replace("-", "_"), None) for mode in Mode})
 
     @field_validator("device", mode="after")
     @classmethod
@@ -96,104 +147,26 @@ class GenerateConfig(BaseModel):
             raise ValueError(f"there is no device {value!r}; use auto, cpu or cuda")
         return value
 
-    @field_validator("kinds", "correct", mode="before")
-    @classmethod
-    def _split_names(cls, value: object) -> object:
-        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
-
     @field_validator("kinds", mode="after")
     @classmethod
-    def _order_kinds(cls, value: list[Kind]) -> list[Kind]:
+    def _order_kinds(cls, value: tuple[Kind, ...]) -> tuple[Kind, ...]:
         if not value:
             raise ValueError(f"needs at least one of {', '.join(Kind)}")
-        return [kind for kind in Kind if kind in value]  # the same kinds in another order are the same request
+        return tuple(kind for kind in Kind if kind in value)  # the same kinds in another order are the same request
 
-    @field_validator("policy_options", mode="before")
-    @classmethod
-    def _read_options(cls, value: object) -> object:
-        if not isinstance(value, list | tuple):
-            return value
-        pairs = [str(item).partition("=") for item in value]
-        if wrong := [name for name, equals, _ in pairs if not equals]:
-            raise ValueError(f"{wrong[0]!r} is not of the form option=value")
-        return {name.strip(): text.strip() for name, _, text in pairs}
+    @model_validator(mode="after")
+    def _has_one_mode(self) -> GenerateConfig:
+        _ = self.mode
+        return self
 
 
-FLAGS = tuple(str(field.alias) for field in GenerateConfig.model_fields.values())
+def mode_of(flags: Mapping[str, object]) -> Mode:
+    """What the flags say to do with a data set that is there.
 
-
-def default_of(name: str) -> str:
-    """A field's default as help shows it."""
-    default = GenerateConfig.model_fields[name].get_default(call_default_factory=True)
-    return ",".join(default) if isinstance(default, list) else str(default)
-
-
-def make_config(
-    flags: Mapping[str, Any], file: Path | None = None, earlier: Mapping[str, Any] | None = None
-) -> GenerateConfig:
-    """Flags over the file's values over an earlier run's over the defaults.
-
-    Args:
-        flags: by field name; None and an empty sequence mean not given.
-        earlier: by alias, as `model_dump` gave them.
     Raises:
-        ConfigError: the file cannot be read, or a key or value cannot be used; says which line or which flag.
+        ConfigError: they say more than one thing.
     """
-    values, lines = _read_file(file) if file is not None else ({}, {})
-    fields = GenerateConfig.model_fields
-    given = {str(fields[name].alias): value for name, value in flags.items() if value not in (None, (), [])}
-    try:
-        return GenerateConfig.model_validate({**(earlier or {}), **values, **given})
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = str(first["loc"][0])
-        if first["type"] == "missing":
-            how = "Name the folder of images" if key == "images" else f"Say where the data go with --{key}"
-            raise ConfigError(f"{'IMAGES' if key == 'images' else f'--{key}'} is missing. {how}.") from error
-        place = f"{file}:{lines[key]}: {key}" if key in lines and key not in given else f"--{key}"
-        raise ConfigError(f"{place}: {_in_words(first)}.") from error
-
-
-def _in_words(fault: Mapping[str, Any]) -> str:
-    if fault["type"] == "enum":
-        return f"there is no {fault['input']!r}; use {', '.join(Kind)}"
-    message = re.sub(r"^(Value error, |Input )", "", str(fault["msg"]))
-    return f"{message}, not {fault['input']!r}" if fault["type"] != "value_error" else message
-
-
-def _read_file(file: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """The file's values, and the line of each key."""
-    try:
-        loader = yaml.SafeLoader(file.read_text(encoding="utf-8"))
-        root = loader.get_single_node()
-        if root is None:
-            return {}, {}
-        lines = _lines_of_keys(file, root)
-        values: dict[str, Any] = loader.construct_document(root)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(
-            f"{file}: the configuration cannot be read ({reason}). Pass a YAML file with lines like `kinds: detail`."
-        ) from error
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(f"{file}:{line}: not valid YAML: {error.problem}.") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{file}: not valid YAML: {' '.join(str(error).split())}.") from error
-    return values, lines
-
-
-def _lines_of_keys(file: Path, root: yaml.Node) -> dict[str, int]:
-    if not isinstance(root, yaml.MappingNode):
-        raise ConfigError(f"{file}:1: the file must hold lines of the form `flag: value`.")
-    lines: dict[str, int] = {}
-    for key, value in root.value:
-        if isinstance(value, yaml.ScalarNode) and re.fullmatch(r"\d+:\d+", value.value):
-            value.tag = "tag:yaml.org,2002:str"  # `actors: 1:16`, which YAML 1.1 takes for 76, as of minutes
-        line = key.start_mark.line + 1
-        if key.value not in FLAGS:
-            raise ConfigError(f"{file}:{line}: unknown key {key.value!r}; known are {', '.join(FLAGS)}.")
-        if key.value in lines:
-            raise ConfigError(f"{file}:{line}: {key.value!r} stands twice, first in line {lines[key.value]}.")
-        lines[key.value] = line
-    return lines
+    given = [mode for mode in Mode if flags.get(mode) not in (None, False, ())]
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(f'--{mode}' for mode in given)} contradict each other. Give one of them.")
+    return given[0] if given else Mode.CONTINUE

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from enum import StrEnum
-from typing import Any, get_type_hints
+from pathlib import Path
+from typing import Any
 
-from vigc.jobs.generate.config import GenerateConfig, PolicyValue
+from vigc.jobs.generate.config import GenerateConfig, Mode, mode_of
 from vigc.jobs.machine import num_gpus
+from vigc.jobs.settings.config import Flags, read_config
+from vigc.jobs.settings.options import changed, read_assignments
 from vigc.model.conversation.grounding import NO_OBJECTS, Grounding
 from vigc.model.conversation.image import Talk
 from vigc.model.conversation.policy import Policy, make_policy
@@ -34,9 +35,9 @@ from vigc.platform.storage import Folder, LocalFolder
 from vigc.platform.tracking import NOT_TRACKED, is_installed, local_uri
 from vigc.platform.vocabulary import Vocabulary, load_vocabulary, vocabulary_of
 
-OPTIONS = {name: hint for name, hint in get_type_hints(Policy).items() if name != "name"}
 NUM_CANDIDATES = 4  # of `--correct candidates`
-TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+# Flags that say which images are meant, and mean nothing where that follows from a data set.
+CHOOSE_IMAGES = ("annotations", "source", "exclude", "limit", "sample", "shard")
 
 
 @dataclass(frozen=True)
@@ -58,18 +59,7 @@ class Plan:
     is_idle: bool  # there is nothing to ask; `note` says why
 
 
-class Mode(StrEnum):
-    """What a run does with what is at OUT."""
-
-    CONTINUE = "continue"  # the pass with the same request, or begin the first one
-    RESUME = "resume"  # insist on there being one
-    OVERWRITE = "overwrite"
-    NEW = "new"  # another request: a further pass
-    RETRY_FAILED = "retry-failed"
-    ADD_KIND = "add-kind"
-
-
-def make_plan(config: GenerateConfig, mode: Mode = Mode.CONTINUE) -> Plan:
+def make_plan(config: GenerateConfig) -> Plan:
     """Checks everything that can be checked without loading the model.
 
     Raises:
@@ -86,7 +76,7 @@ def make_plan(config: GenerateConfig, mode: Mode = Mode.CONTINUE) -> Plan:
     device, dtype, gpus_per_actor = choose_hardware(config.device, config.dtype, config.gpus_per_actor)
     store = Store(config.out)
     model = identify(config.model, (run for one in store.passes() for run in runs_of(one)))
-    source, kinds = _source_of(config, mode, store)
+    source, kinds = _source_of(config, store)
     config = config.model_copy(update={"kinds": kinds})
     for kind in kinds:
         pack.kind(kind)
@@ -99,14 +89,14 @@ def make_plan(config: GenerateConfig, mode: Mode = Mode.CONTINUE) -> Plan:
         "policy": asdict(policy),
         "seed": config.seed,
     }
-    vocabulary = _vocabulary(config, mode, store, source)
+    vocabulary = _vocabulary(config, store, source)
     if policy.grounding is Grounding.ASKED and vocabulary is None:
         raise ConfigError(NO_OBJECTS)
     if vocabulary is not None:
         request["objects"] = {"vocabulary": vocabulary.name, "hash": vocabulary.hash}
     if config.max_pixels is not None:
         request["max_pixels"] = config.max_pixels
-    existing = _existing_pass(store, mode, request, source)
+    existing = _existing_pass(store, config.mode, request, source)
     note, is_idle = _note(store, existing, request, source)
     return Plan(
         config=config,
@@ -123,11 +113,11 @@ def make_plan(config: GenerateConfig, mode: Mode = Mode.CONTINUE) -> Plan:
             dtype=dtype,
             num_slots=config.slots,
             memory_gib=config.engine_memory,
-            num_threads=max(1, num_cores() // config.actor_range[1]),
+            num_threads=max(1, num_cores() // config.actors[1]),
             vllm_python=vllm_python,
         ),
         gpus_per_actor=gpus_per_actor,
-        talk=Talk(pack, policy, tuple(kinds), config.seed),
+        talk=Talk(pack, policy, kinds, config.seed),
         vocabulary=vocabulary,
         tracking=tracking_uri(config.tracking, store.folder),
         request=request,
@@ -153,12 +143,12 @@ def tracking_uri(given: str | None, out: Folder) -> str | None:
     return asked if asked or not isinstance(out, LocalFolder) else local_uri(out.path.parent)
 
 
-def _source_of(config: GenerateConfig, mode: Mode, store: Store) -> tuple[Source, list[Kind]]:
+def _source_of(config: GenerateConfig, store: Store) -> tuple[Source, tuple[Kind, ...]]:
     """Where the images come from, and the kinds that are asked for."""
-    if mode is Mode.RETRY_FAILED:
+    if config.mode is Mode.RETRY_FAILED:
         failed = FailedImages(store)
-        return failed, [Kind(kind) for kind in failed.kinds]
-    if mode is Mode.ADD_KIND:
+        return failed, tuple(Kind(kind) for kind in failed.kinds)
+    if config.mode is Mode.ADD_KIND:
         return SameImages(store), config.kinds
     return source_of(config), config.kinds
 
@@ -178,7 +168,7 @@ def source_of(config: GenerateConfig) -> Source:
     return source
 
 
-def _vocabulary(config: GenerateConfig, mode: Mode, store: Store, source: Source) -> Vocabulary | None:
+def _vocabulary(config: GenerateConfig, store: Store, source: Source) -> Vocabulary | None:
     """What objects are named in. Left to itself, a data set goes on with what it began with."""
     if config.objects == "none":
         return None
@@ -186,7 +176,7 @@ def _vocabulary(config: GenerateConfig, mode: Mode, store: Store, source: Source
         return load_vocabulary(config.objects)
     if isinstance(source, FailedImages | SameImages):
         return source.passes[-1].vocabulary()
-    if mode in (Mode.CONTINUE, Mode.RESUME):
+    if config.mode in (Mode.CONTINUE, Mode.RESUME):
         for one in reversed(store.passes()):
             if one.request["source"] == source.describe():
                 return one.vocabulary()
@@ -234,17 +224,41 @@ def _existing_pass(store: Store, mode: Mode, request: dict[str, Any], source: So
 
 def policy_of(config: GenerateConfig) -> Policy:
     """The preset with the options that were set, each read as the type of its field."""
-    options = {name: _read_option(name, value) for name, value in config.policy_options.items()}
-    flags: dict[str, object] = {"temperature": config.temperature, "top_p": config.top_p}
-    flags["grounding"] = None if config.grounding is None else Grounding(config.grounding)
+    flags: dict[str, Any] = {name: getattr(config, name) for name in ("temperature", "top_p", "grounding")}
+    flags = {name: value for name, value in flags.items() if value is not None}
     flags |= {way: NUM_CANDIDATES if way == "candidates" else True for way in config.correct}
-    for name, value in flags.items():
-        if value is None:
-            continue
-        if name in options:
-            raise ConfigError(f"{name} is given twice, as a flag and with --set. Leave one out.")
-        options[name] = value
-    return make_policy(config.policy, **options)
+    if twice := [name for name in flags if name in config.policy_options]:
+        raise ConfigError(f"{twice[0]} is given twice, as a flag and with --set. Leave one out.")
+    options = config.policy_options | flags
+    wanted = changed(make_policy(config.policy), options, fixed=("name",))
+    return make_policy(config.policy, **{name: getattr(wanted, name) for name in options})
+
+
+def settings_again(flags: Flags, file: Path | None) -> GenerateConfig:
+    """The settings of the newest run at OUT, given as IMAGES or with --out, where this command gives no others."""
+    mode, out = mode_of(flags), flags.get("images") or flags.get("out")
+    if not out or flags.get("out", out) != out:
+        what = f"--{mode} {','.join(flags['add-kind']) or 'KINDS'}" if mode is Mode.ADD_KIND else f"--{mode}"
+        raise ConfigError(f"--{mode} needs OUT, the data set, once and nothing else: vigc generate {what} OUT.")
+    if refused := [name for name in (*CHOOSE_IMAGES, "kinds") if name in flags]:
+        raise ConfigError(f"--{refused[0]} does not go with --{mode}: images and kinds follow from the data set.")
+    runs = [run for one in Store(out).existing_passes() for run in runs_of(one)]
+    if not runs:
+        raise ConfigError(f"{out} does not say how it was made, so --{mode} cannot go on from there. Use --new.")
+    newest = sorted(runs, key=lambda run: str(run["started"]))[-1]
+    earlier = {
+        name: value for name, value in newest["config"].items() if name not in CHOOSE_IMAGES and value is not None
+    }
+    given = {**flags, "images": earlier["images"], "out": out}
+    if earlier.get("model"):
+        earlier["model"] = newest["model"]["location"]
+    if "policy" in flags:
+        del earlier["set"]  # options of another policy
+    elif "set" in flags:
+        given["set"] = earlier["set"] | read_assignments(flags["set"])
+    if mode is Mode.ADD_KIND:
+        given["kinds"] = flags["add-kind"]
+    return read_config(GenerateConfig, given, file, earlier)
 
 
 def runs_of(one: Pass) -> list[dict[str, Any]]:
@@ -259,25 +273,6 @@ def runs_of(one: Pass) -> list[dict[str, Any]]:
                 f"{one.folder}/{path}: not JSON ({error}). It is a note about an earlier run; delete it."
             ) from error
     return runs
-
-
-def _read_option(name: str, value: PolicyValue) -> object:
-    if name not in OPTIONS:
-        raise ConfigError(f"--set {name}: the policy has no such option; it has {', '.join(OPTIONS)}.")
-    hint, text = OPTIONS[name], str(value).strip()
-    try:
-        if hint is bool:
-            return TRUTHS[text.lower()]
-        return hint(text)
-    except (ValueError, KeyError) as error:
-        raise ConfigError(f"--set {name}={text}: {name} must be {_expected(hint)}.") from error
-
-
-def _expected(hint: type) -> str:
-    if issubclass(hint, StrEnum):
-        return f"one of {', '.join(hint)}"
-    names: Mapping[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}
-    return names.get(hint, "a text")
 
 
 def choose_hardware(device: str, dtype: str, gpus: float | None) -> tuple[str, str, float]:

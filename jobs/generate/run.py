@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from vigc.jobs.generate.config import GenerateConfig
-from vigc.jobs.generate.plan import Mode, Plan, make_plan, runs_of
+from vigc.jobs.generate.config import GenerateConfig, Mode
+from vigc.jobs.generate.plan import Plan, make_plan, runs_of
 from vigc.jobs.generate.tracking import Watch
 from vigc.jobs.generate.worker import Worker, WorkerSettings
 from vigc.jobs.machine import git_commit, versions
@@ -62,7 +62,6 @@ class Outcome:
 def run_generate(
     config: GenerateConfig,
     *,
-    mode: Mode = Mode.CONTINUE,
     on_plan: Callable[[Plan, Pass], None] | None = None,
     on_progress: Callable[[Progress], None] = lambda now: None,
     on_note: Callable[[str], None] = lambda message: None,
@@ -70,7 +69,6 @@ def run_generate(
     """Makes the rows that OUT still lacks, and sums up.
 
     Args:
-        mode: what to do with a data set that is there.
         on_plan: called when all settings are found good and OUT is ready, before the first image.
         on_progress: called about once a second, from another thread.
         on_note: called with a line that a person should read, from any thread.
@@ -78,10 +76,10 @@ def run_generate(
         VigcError: a setting, the images, the model or OUT cannot be used, or the run broke off.
         KeyboardInterrupt: with a note on how far the run is.
     """
-    plan = make_plan(config, mode)
+    plan = make_plan(config)
     if plan.is_idle:
         return _outcome(plan, plan.store.existing_passes()[-1], 0, 0.0)
-    if mode is Mode.OVERWRITE:
+    if config.mode is Mode.OVERWRITE:
         plan.store.overwrite()
     pass_ = plan.existing or plan.store.create_pass(plan.request, _source(plan), vocabulary=plan.vocabulary)
     if on_plan is not None:
@@ -148,7 +146,7 @@ def _run(
             worker_args=(worker_settings(plan, pass_),),
             image_size=plan.model.image_size,
             num_slots=plan.engine.most_slots,
-            actors=plan.config.actor_range,
+            actors=plan.config.actors,
             gpus_per_actor=plan.gpus_per_actor,
             max_pixels=plan.config.max_pixels or MAX_PIXELS,
             measure=None if plan.vocabulary is None else NameObjects(plan.vocabulary),
@@ -172,7 +170,7 @@ def worker_settings(plan: Plan, pass_: Pass) -> WorkerSettings:
 def _provenance(plan: Plan) -> dict[str, Any]:
     return {
         "started": _now(),
-        "config": plan.config.model_dump(mode="json", by_alias=True) | _absolute(plan.config),
+        "config": plan.config.as_file() | _absolute(plan.config),
         "model": {"location": plan.model.location, "weights": plan.model.weights, "files": plan.model.files},
         "hardware": {
             "device": plan.engine.device,

@@ -95,7 +95,7 @@ def say_plan(console: Console, plan: Plan, pass_: Pass) -> None:
     config, engine = plan.config, plan.engine
     at_most = "" if engine.num_slots else "up to "
     slots = f"{at_most}{_number(engine.most_slots, 'slot')}, " if config.engine == "continuous" else ""
-    least, most = config.actor_range
+    least, most = config.actors
     actors = _number(most, "actor") if least == most else f"{least} to {most} actors"
     _say(
         console,

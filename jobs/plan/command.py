@@ -116,14 +116,14 @@ def _config(words: list[str]) -> GenerateConfig | None:
         return None
     if words[0] != "generate":
         raise ConfigError(f"{words[0]!r} cannot be planned, only generate. The flags of plan come before it.")
-    from vigc.jobs.generate.command import generate
-    from vigc.jobs.generate.config import GenerateConfig, make_config
+    from vigc.jobs.generate.command import add, read_generate
+    from vigc.jobs.generate.config import GenerateConfig
+    from vigc.jobs.settings.command import config_of
 
     reader = typer.Typer(add_completion=False)
-    reader.command()(generate)
+    add(reader, "")
     command: Any = typer.main.get_command(reader)
-    given = command.make_context("vigc plan generate", words[1:]).params
-    return make_config({name: given[name] for name in GenerateConfig.model_fields}, given["config"])
+    return config_of(command.make_context("vigc plan generate", words[1:]), GenerateConfig, read_generate)
 
 
 def _count(config: GenerateConfig | None) -> int:

@@ -52,7 +52,7 @@ def probe(config: GenerateConfig, seconds: float, *, on_progress: Callable[[Prog
         VigcError: what `vigc generate` would raise, or too little was done for a rate.
     """
     with tempfile.TemporaryDirectory(prefix="vigc-probe-") as folder:
-        plan = make_plan(config.model_copy(update={"out": str(Path(folder) / "data"), "actors": "1"}))
+        plan = make_plan(config.model_copy(update={"out": str(Path(folder) / "data"), "actors": (1, 1)}))
         source = _source(plan)
         sample = Selection(source, sample=MAX_SAMPLE, seed=config.seed)
         pass_ = plan.store.create_pass(

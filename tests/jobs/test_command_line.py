@@ -10,7 +10,7 @@ import sys
 import pytest
 from datasets import commit, finished, row
 
-from vigc.jobs.generate.config import make_config
+from vigc.jobs.generate.config import GenerateConfig
 from vigc.jobs.generate.plan import make_plan
 from vigc.platform.dataset.store import Store
 
@@ -217,7 +217,7 @@ def test_a_reader_that_goes_away_is_no_fault(tmp_path):
 def test_generate_exits_1_when_no_image_gave_a_row_that_can_be_used(vigc_here, tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "im0.png").write_bytes(b"")
-    plan = make_plan(make_config({"images": str(tmp_path / "broken"), "out": str(tmp_path / "data")}))
+    plan = make_plan(GenerateConfig(images=str(tmp_path / "broken"), out=str(tmp_path / "data")))
     done = Store(tmp_path / "data").create_pass(plan.request, plan.source)
     commit(done, [row(record, error="empty") for record in plan.source], 0)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.table import Table
 
 from vigc.jobs.bench.common import write_figures
-from vigc.jobs.generate.config import make_config
+from vigc.jobs.generate.config import GenerateConfig
 from vigc.jobs.plan.probe import Probed, probe
 from vigc.jobs.scenes import make_scenes
 from vigc.jobs.terminal import make_console
@@ -43,7 +43,7 @@ def measure(*, short_s: float, long_s: float, rounds: int, json_file: Path | Non
     with tempfile.TemporaryDirectory(prefix="vigc-bench-") as folder:
         scenes = Path(folder) / "scenes"
         make_scenes(scenes, num=min(20_000, int(IMAGES_PER_S * long_s)), seed=SEED)
-        config = make_config({"images": str(scenes), "out": str(Path(folder) / "data"), "device": "cpu"})
+        config = GenerateConfig(images=str(scenes), out=str(Path(folder) / "data"), device="cpu")
         for number in range(1, rounds + 1):
             for made, seconds in ((short, short_s), (long, long_s)):
                 console.print(f"round {number} of {rounds}: {seconds:g} s from when the engine is full", style="dim")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from datasets import REQUEST, finished, source
 
-from vigc.jobs.generate.command import settings_again
-from vigc.jobs.generate.config import GenerateConfig, make_config
-from vigc.jobs.generate.plan import Mode, make_plan, policy_of
+from vigc.jobs.generate.config import GenerateConfig
+from vigc.jobs.generate.plan import make_plan, policy_of, settings_again
+from vigc.jobs.settings.config import read_config
 from vigc.model.embedded import PATH as EMBEDDED
 from vigc.model.sentences import Unit
 from vigc.platform.dataset.store import Store
@@ -24,8 +24,12 @@ def yaml_file(tmp_path):
     return write
 
 
-def config_with(**flags):
-    return make_config({"images": "photos", "out": "data"} | flags)
+def config_with(**changed):
+    return GenerateConfig(**({"images": "photos", "out": "data"} | changed))
+
+
+def config_from(flags, file=None):
+    return read_config(GenerateConfig, flags, file)
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_defaults(yaml_file):
@@ -33,18 +37,18 @@ def test_flags_win_over_the_file_and_the_file_over_the_defaults(yaml_file):
         "images: photos\nout: data\nkinds: [detail, conversation]\nseed: 3\ntop-p: 0.5\nset:\n  max_steps: 2\n"
     )
 
-    config = make_config({"seed": 4, "images": None, "policy_options": []}, file)
+    config = config_from({"seed": 4}, file)
 
     assert (config.images, config.seed, config.slots, config.top_p) == ("photos", 4, None, 0.5)
-    assert config.kinds == ["conversation", "detail"]
+    assert config.kinds == ("conversation", "detail")
     assert policy_of(config).max_steps == 2
 
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("images: a\nslot: 2\n", "2: unknown key 'slot'"),
-        ("images: a\n\nslots: many\n", "3: slots: should be a valid integer"),
+        ("images: a\nslot: 2\n", "2: unknown key 'slot'; the nearest is 'slots'."),
+        ("images: a\n\nslots: many\n", "3: slots: must be a whole number, not 'many'"),
         ("images: a\nslots: 0\n", "2: slots: should be greater than or equal to 1, not 0"),
         ("images: a\nkinds: [detail, story]\n", "2: kinds: there is no 'story'; use conversation, detail"),
         ("images: a\nkinds: []\n", "2: kinds: needs at least one of"),
@@ -59,7 +63,7 @@ def test_a_mistake_in_the_file_is_named_with_its_line(yaml_file, text, complaint
     file = yaml_file(text)
 
     with pytest.raises(ConfigError) as caught:
-        make_config({"out": "data"}, file)
+        config_from({"out": "data"}, file)
 
     assert str(caught.value).startswith(f"{file}:")
     assert complaint in str(caught.value)
@@ -67,7 +71,7 @@ def test_a_mistake_in_the_file_is_named_with_its_line(yaml_file, text, complaint
 
 def test_a_flag_that_is_wrong_is_blamed_and_not_the_file(yaml_file):
     with pytest.raises(ConfigError, match=r"^--engine: "):
-        make_config({"engine": "steam"}, yaml_file("images: a\nout: b\nengine: reference\n"))
+        config_from({"engine": "steam"}, yaml_file("images: a\nout: b\nengine: reference\n"))
 
 
 @pytest.mark.parametrize(
@@ -90,11 +94,14 @@ def test_an_option_of_the_policy_is_read_as_the_type_of_its_field(option, name, 
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        ({"policy_options": ["max_steps=many"]}, "max_steps must be a whole number"),
-        ({"policy_options": ["stop_when_done=perhaps"]}, "must be true or false"),
-        ({"policy_options": ["unit=verse"]}, "one of sentence, reference_sentence, paragraph, whole"),
-        ({"policy_options": ["steps=2"]}, "no such option; it has unit, max_steps"),
-        ({"policy_options": ["name=mine"]}, "no such option"),
+        ({"policy_options": ["max_steps=many"]}, "--set max_steps: must be a whole number, not 'many'"),
+        ({"policy_options": ["stop_when_done=perhaps"]}, "--set stop_when_done: must be true or false"),
+        (
+            {"policy_options": ["unit=verse"]},
+            "there is no 'verse'; use sentence, reference_sentence",
+        ),
+        ({"policy_options": ["steps=2"]}, "there is no option 'steps'; known are unit, max_steps"),
+        ({"policy_options": ["name=mine"]}, "there is no option 'name'"),
         ({"policy_options": ["temperature=1"], "temperature": 0.5}, "given twice"),
         ({"policy": "wishful"}, "there are paper, lean, verified, shipped"),
         ({"temperature": -1.0}, "temperature must be at least 0"),
@@ -107,31 +114,31 @@ def test_a_policy_that_cannot_be_is_refused(flags, complaint):
 
 @pytest.mark.parametrize(("actors", "between"), [("3", (3, 3)), ("2:5", (2, 5)), ("4:4", (4, 4)), (2, (2, 2))])
 def test_actors_are_a_number_or_a_range(actors, between, yaml_file):
-    assert config_with(actors=actors).actor_range == between
-    in_file = make_config({}, yaml_file(f"images: photos\nout: data\nactors: {actors}\n"))
-    assert in_file.actor_range == between
+    assert config_with(actors=actors).actors == between
+    in_file = config_from({}, yaml_file(f"images: photos\nout: data\nactors: {actors}\n"))
+    assert in_file.actors == between
 
 
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        ({"actors": "5:2"}, "--actors: '5:2' is no number of actors; use a number from 1 on, or MIN:MAX like 1:8"),
-        ({"actors": "0:2"}, "--actors: '0:2' is no number"),
-        ({"actors": ":2"}, "--actors: ':2' is no number"),
-        ({"actors": "2:"}, "--actors: '2:' is no number"),
-        ({"actors": "many"}, "--actors: 'many' is no number"),
+        ({"actors": "5:2"}, "--actors: '5:2' is no range; give one number, or the least and the most as in 1:8"),
+        ({"actors": "0:2"}, "--actors: '0:2' is no range"),
+        ({"actors": ":2"}, "--actors: ':2' is no range"),
+        ({"actors": "2:"}, "--actors: '2:' is no range"),
+        ({"actors": "many"}, "--actors: 'many' is no range"),
         ({"shard": "0/4"}, "--shard: '0/4' is no shard; use i/n with 1 <= i <= n, like 2/8"),
         ({"shard": "5/4"}, "--shard: '5/4' is no shard"),
         ({"shard": "2"}, "--shard: '2' is no shard"),
         ({"sample": 0}, "--sample: should be greater than or equal to 1, not 0"),
         ({"limit": -1}, "--limit: should be greater than or equal to 1, not -1"),
-        ({"max_pixels": 0}, "--max-pixels: should be greater than or equal to 1, not 0"),
-        ({"source": "zip"}, "--source: should be 'auto', 'folder', 'coco', 'manifest', 'webdataset' or 'huggingface'"),
+        ({"max-pixels": 0}, "--max-pixels: should be greater than or equal to 1, not 0"),
+        ({"source": "zip"}, "--source: there is no 'zip'; use auto, folder, coco, manifest, webdataset or huggingface"),
     ],
 )
 def test_a_selection_or_a_number_of_actors_that_cannot_be_is_refused(flags, complaint):
     with pytest.raises(ConfigError) as caught:
-        config_with(**flags)
+        config_from({"images": "photos", "out": "data"} | flags)
 
     assert complaint in str(caught.value)
 
@@ -211,10 +218,10 @@ def test_a_folder_that_is_no_model_is_refused(scenes_dir, tmp_path):
 
 
 def test_resume_insists_on_a_data_set(scenes_dir, tmp_path):
-    config = config_with(images=str(scenes_dir), out=str(tmp_path / "data"))
+    config = config_with(images=str(scenes_dir), out=str(tmp_path / "data"), resume=True)
 
     with pytest.raises(StoreError, match="could be resumed"):
-        make_plan(config, Mode.RESUME)
+        make_plan(config)
 
 
 @pytest.fixture
@@ -225,15 +232,16 @@ def made(tmp_path):
     for pass_, day, seed in ((first, 3, 7), (second, 2, 8)):
         config = config_with(
             seed=seed, slots=5, limit=4, model="folder", policy_options=["max_steps=2", "one_shot=true"]
-        ).model_dump(mode="json", by_alias=True)
+        ).as_file()
         started = f"2026-01-0{day}T00:00:00+00:00"
         pass_.add_run({"started": started, "config": config, "model": {"location": "/abs/folder"}})
     return str(tmp_path / "data")
 
 
-def again(made, mode=Mode.RETRY_FAILED, file=None, add_kind=None, **flags):
-    given = dict.fromkeys(GenerateConfig.model_fields) | {"images": made} | flags
-    return settings_again(given, file, mode, add_kind)
+def again(made, file=None, **flags):
+    images = {} if made is None else {"images": made}
+    how = {} if "add-kind" in flags else {"retry-failed": True}
+    return settings_again(images | how | flags, file)
 
 
 def test_a_further_pass_has_the_settings_of_the_newest_run(made, yaml_file):
@@ -241,7 +249,7 @@ def test_a_further_pass_has_the_settings_of_the_newest_run(made, yaml_file):
 
     assert (found.images, found.out, found.seed, found.slots, found.limit) == ("photos", made, 7, 5, None)
     assert found.model == "/abs/folder"
-    assert again(made, Mode.ADD_KIND, add_kind="detail,knowledge").kinds == ["detail", "knowledge"]
+    assert again(made, **{"add-kind": ["detail", "knowledge"]}).kinds == ("detail", "knowledge")
     assert again(made, file=yaml_file("seed: 9\n")).seed == 9
     assert again(made, file=yaml_file("seed: 9\n"), seed=10, slots=6).seed == 10
     assert again(None, out=made) == found
@@ -249,14 +257,14 @@ def test_a_further_pass_has_the_settings_of_the_newest_run(made, yaml_file):
 
 
 def test_options_of_the_policy_are_changed_one_by_one_unless_the_policy_is_another(made):
-    changed = policy_of(again(made, policy_options=["max_steps=3"]))
+    changed = policy_of(again(made, set=["max_steps=3"]))
     assert (changed.max_steps, changed.one_shot) == (3, True)
 
     assert policy_of(again(made, policy="shipped")) == policy_of(config_with(policy="shipped"))
 
 
 def test_a_retry_asks_for_the_kinds_that_failed_whatever_the_newest_run_made(made):
-    plan = make_plan(again(made, model=str(EMBEDDED)), Mode.RETRY_FAILED)
+    plan = make_plan(again(made, model=str(EMBEDDED)))
 
-    assert plan.config.kinds == plan.request["kinds"] == ["conversation", "detail"]
+    assert list(plan.config.kinds) == plan.request["kinds"] == ["conversation", "detail"]
     assert (plan.source.num_images(), plan.is_idle, plan.note) == (1, False, None)

@@ -7,8 +7,8 @@ import shutil
 
 import pytest
 
-from vigc.jobs.generate.config import make_config
-from vigc.jobs.generate.plan import Mode, make_plan
+from vigc.jobs.generate.config import GenerateConfig
+from vigc.jobs.generate.plan import make_plan
 from vigc.platform.dataset.store import Store
 from vigc.platform.quality.chair import chair
 from vigc.platform.quality.mentions import ObjectFinder
@@ -17,8 +17,8 @@ from vigc.platform.records import ConfigError, StoreError
 
 @pytest.fixture
 def plan(scenes_dir, tmp_path):
-    def make(mode=Mode.CONTINUE, **flags):
-        return make_plan(make_config({"images": str(scenes_dir), "out": str(tmp_path / "data"), **flags}), mode)
+    def make(**changed):
+        return make_plan(GenerateConfig(**({"images": str(scenes_dir), "out": str(tmp_path / "data")} | changed)))
 
     return make
 
@@ -62,9 +62,8 @@ def test_a_data_set_goes_on_with_the_vocabulary_it_was_begun_with(plan, scenes_d
 
     assert plan().existing is not None
     assert plan().vocabulary == begun.vocabulary
-    again = {"images": str(scenes_dir), "out": str(tmp_path / "data"), "kinds": "knowledge"}
-    assert make_plan(make_config(again), Mode.ADD_KIND).vocabulary == begun.vocabulary
-    assert plan(Mode.NEW).vocabulary.name == "source"
+    assert plan(kinds="knowledge", add_kind="knowledge").vocabulary == begun.vocabulary
+    assert plan(new=True).vocabulary.name == "source"
 
 
 def test_words_that_changed_in_a_file_are_another_request(plan, tmp_path):
