@@ -8,8 +8,42 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import typer
+
+from vigc.jobs.settings.command import Verb
+from vigc.jobs.settings.config import flag
+from vigc.jobs.settings.shared import PrintsJson
+from vigc.jobs.terminal import print_json
 from vigc.platform.records import ConfigError, StoreError
 from vigc.platform.storage.files import explained
+
+
+class ScenesConfig(PrintsJson):
+    """The settings of `vigc scenes`."""
+
+    out: str = flag("A folder that does not exist yet, or is empty.", positional=True, metavar="OUT")
+    num: int = flag("How many scenes to render.", 200, ge=1, le=1_000_000)
+    seed: int = flag("The seed; the same one gives the same scenes.", 7, ge=0)
+    debiased: bool = flag("Place objects without their usual company.", False)
+    min_objects: int = flag("The fewest objects in a scene.", 1, ge=1, le=12)
+    max_objects: int = flag("The most objects in a scene.", 5, ge=1, le=12)
+
+
+def scenes(config: ScenesConfig) -> None:
+    """Render images with exact annotations, to try things on: OUT/images and OUT/annotations.json (COCO)."""
+    wanted = config.model_dump(exclude={"out", "json_"})
+    written = make_scenes(config.out, **wanted)
+    if config.json_:
+        about = {name: wanted[name] for name in ("num", "seed", "debiased")}
+        print_json({"out": str(Path(config.out).absolute()), **about, "written": written})
+        return
+    place, num = config.out, config.num
+    typer.echo(f"{num} scenes in {place}" if written else f"{place} already holds exactly these {num} scenes.")
+    if written:
+        typer.echo(f"try  vigc generate {place} --out data")
+
+
+SCENES = Verb(ScenesConfig, scenes, ("vigc scenes scenes", "vigc scenes debiased --num 1000 --seed 8 --debiased"))
 
 
 def make_scenes(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
+from vigc.jobs.dataset.config import ExportConfig
 from vigc.platform.dataset.store import Store
-from vigc.platform.exports import FORMATS, Options, export
+from vigc.platform.exports import FORMATS, Options, Per, export
 from vigc.platform.exports.validate import NOTES, Checks, validate
 from vigc.platform.records import ConfigError, StoreError
 from vigc.platform.storage import open_file
@@ -25,32 +25,23 @@ class Written:
     image_folder: str | None  # what the file's image paths are relative to
 
 
-def run_export(
-    out: str | Path,
-    format: str,
-    to: str | Path | None = None,
-    options: Options | None = None,
-    *,
-    check: bool = False,
-    on_progress: Callable[[int], None] | None = None,
-) -> Written:
-    """Writes `to`, by default OUT/exports/FORMAT with the format's suffix.
+def run_export(config: ExportConfig, on_progress: Callable[[int], None] | None = None) -> Written:
+    """Writes the place that is named, by default DATA/exports/FORMAT with the format's suffix.
 
-    Args:
-        check: read it back, look for what would trip a trainer, and for the images.
     Raises:
         ConfigError: there is no such format, or no such option or check of it.
         StoreError: no data set, a file that cannot be written, or one that fails the check.
     """
-    store = Store(out)
-    if check and format in FORMATS and format not in CHECKED:
+    store, format = Store(config.data), config.format
+    if config.check and format in FORMATS and format not in CHECKED:
         raise ConfigError(f"--check does not read {format}; it reads {', '.join(CHECKED)}.")
     suffix = FORMATS[format].suffix if format in FORMATS else ""
-    folder, name = open_file(f"{store}/exports/{format}{suffix}" if to is None else to)
+    folder, name = open_file(config.out or f"{store}/exports/{format}{suffix}")
     target = f"{folder}/{name}"
+    options = Options(config.multi_turn, config.embed, Per(config.per), config.shard_mb * 2**20)
     done = export(store, format, target, options, on_progress)
     image_folder = _image_folder(store)
-    if check and done.num_examples:
+    if config.check and done.num_examples:
         _check(target, image_folder)
     return Written(target, done.num_examples, done.left_out, image_folder)
 

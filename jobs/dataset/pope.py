@@ -8,8 +8,9 @@ from pathlib import PurePosixPath
 
 import pyarrow as pa
 
+from vigc.jobs.dataset.config import PopeConfig
 from vigc.platform.quality.pope import SPLITS, build_pope, write_probes
-from vigc.platform.records import ConfigError, InputError
+from vigc.platform.records import InputError
 from vigc.platform.sources import open_source
 from vigc.platform.storage import open_file
 from vigc.platform.vocabulary import load_vocabulary, vocabulary_of
@@ -26,32 +27,19 @@ class Probed:
     vocabulary: str
 
 
-def run_pope(
-    location: str,
-    out: str,
-    *,
-    annotations: str | None = None,
-    source: str = "auto",
-    objects: str = "auto",
-    num_images: int = 500,
-    num_objects: int = 3,
-    split: str = ALL,
-    seed: int = 0,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> Probed:
-    """Writes `out` for one split, or for each of them `out` with its name before the suffix.
+def run_pope(config: PopeConfig, on_progress: Callable[[int, int], None] | None = None) -> Probed:
+    """Writes a file for one split, or for each of them one with its name before the suffix.
 
     Raises:
         VigcError: a source without annotations, or without images with enough objects; a file that cannot be written.
     """
-    if split not in (ALL, *SPLITS):
-        raise ConfigError(f"--split {split}: there are {', '.join(SPLITS)}, and {ALL}.")
-    opened = open_source(location, annotations, source)
-    vocabulary = load_vocabulary(objects) if objects != "auto" else vocabulary_of(opened.categories() or ())
+    opened = open_source(config.images, config.annotations, config.source)
+    chosen = config.objects != "auto"
+    vocabulary = load_vocabulary(config.objects) if chosen else vocabulary_of(opened.categories() or ())
     if vocabulary is None:
         raise InputError(
-            f"{location}: its images have no annotated objects, so nothing is known to be absent. Name the annotations "
-            "(--annotations), or a source that has them."
+            f"{config.images}: its images have no annotated objects, so nothing is known to be absent. Name the "
+            "annotations (--annotations), or a source that has them."
         )
 
     def tables() -> Iterator[pa.Table]:
@@ -62,11 +50,17 @@ def run_pope(
             if on_progress is not None:
                 on_progress(done, max(done, total))
 
-    splits = SPLITS if split == ALL else (split,)
-    made = build_pope(tables(), vocabulary, num_images=num_images, num_objects=num_objects, seed=seed, splits=splits)
+    made = build_pope(
+        tables(),
+        vocabulary,
+        num_images=config.num_images,
+        num_objects=config.num_objects,
+        seed=config.seed,
+        splits=SPLITS if config.split == ALL else (config.split,),
+    )
     files = {}
     for name, probes in made.probes.items():
-        folder, file = open_file(_named(out, name) if split == ALL else out)
+        folder, file = open_file(_named(config.out, name) if config.split == ALL else config.out)
         with folder.new_text(file) as text:
             write_probes(probes, text)
         files[name] = f"{folder}/{file}"

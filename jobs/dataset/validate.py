@@ -7,73 +7,43 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO
 
+from vigc.jobs.dataset.config import ValidateConfig
 from vigc.jobs.dataset.filter import read_evaluation
 from vigc.platform.exports.validate import NOTES, Checks, EvaluationImages, Rule, Validation, validate
 from vigc.platform.exports.validate.rules import MEANINGS
-from vigc.platform.records import ConfigError, ModelError
+from vigc.platform.records import ModelError
 from vigc.platform.storage import open_file
 
 NUM_ROWS_SHOWN = 10
 
 
-def run_validate(
-    file: str,
-    *,
-    images: str | None = None,
-    open_images: str = "0",
-    tokenizer: str | None = None,
-    max_tokens: int | None = None,
-    tokens_per_image: int = 0,
-    exclude: str | None = None,
-    exclude_like: str | None = None,
-    findings: str | None = None,
-    on_progress: Callable[[int], None] | None = None,
-) -> Validation:
+def run_validate(config: ValidateConfig, on_progress: Callable[[int], None] | None = None) -> Validation:
     """Reads the whole file.
 
-    Args:
-        images: the folder that relative paths of images start from.
-        open_images: how many images to open, or "all".
-        tokenizer: folder or hub id of a transformers tokenizer.
-        exclude: a file of ids of images that must not be in the data.
-        exclude_like: pictures, any source, that those of the data must not look like.
-        findings: a file that gets every finding, as JSON Lines.
     Raises:
-        VigcError: the file, or one of these, cannot be used.
+        VigcError: the file, or what it is compared with, cannot be used.
     """
-    if max_tokens is not None and tokenizer is None:
-        raise ConfigError("--max-tokens needs --tokenizer: lengths differ from one to another.")
-    if exclude_like is not None and open_images == "0":
-        raise ConfigError("--exclude-like compares pictures that are opened. Add --open all, or a number of them.")
     checks = Checks(
-        folder=images,
-        num_open=_number(open_images),
-        count_tokens=None if tokenizer is None else token_counter(tokenizer),
-        max_tokens=max_tokens,
-        tokens_per_image=tokens_per_image,
-        evaluation=_evaluation(exclude, exclude_like),
+        folder=config.images,
+        num_open=config.num_open,
+        count_tokens=None if config.tokenizer is None else token_counter(config.tokenizer),
+        max_tokens=config.max_tokens,
+        tokens_per_image=config.tokens_per_image,
+        evaluation=_evaluation(config.exclude, config.exclude_like),
     )
-    with _lines(findings) as lines:
+    with _lines(config.out) as lines:
 
         def write(row: int, rule: Rule, words: str) -> None:
             if lines is not None:
                 lines.write(json.dumps({"row": row, "found": rule.value, "words": words}, ensure_ascii=False) + "\n")
 
-        return validate(file, checks, write, on_progress)
+        return validate(config.file, checks, write, on_progress)
 
 
 def _evaluation(exclude: str | None, exclude_like: str | None) -> EvaluationImages | None:
     if exclude is None and exclude_like is None:
         return None
     return EvaluationImages(exclude, None if exclude_like is None else read_evaluation(exclude_like).hashes)
-
-
-def _number(open_images: str) -> int | None:
-    if open_images == "all":
-        return None
-    if not open_images.isdecimal():
-        raise ConfigError(f"--open {open_images}: write a number of images, or all.")
-    return int(open_images)
 
 
 @contextmanager

@@ -181,7 +181,8 @@ def _check(config: ExperimentConfig) -> None:
 def _request(config: ExperimentConfig) -> dict[str, Any]:
     """What decides the result. The seeds are not in it: more of them may be added."""
     left_out = ("out", "seeds", "arms", "tracking", "workers", "cpus_per_worker", "device", "benchmarks", "base")
-    return plain({name: value for name, value in asdict(config).items() if name not in left_out})
+    values = asdict(config) | {"filters": config.filters.as_json()}
+    return plain({name: value for name, value in values.items() if name not in left_out})
 
 
 def _claim(out: Path, config: ExperimentConfig) -> None:

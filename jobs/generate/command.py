@@ -7,28 +7,10 @@ from pathlib import Path
 
 import typer
 
-from vigc.jobs.generate.config import GenerateConfig, Mode, mode_of
-from vigc.jobs.settings.command import add_command
+from vigc.jobs.generate.config import GenerateConfig, Mode, SummaryConfig, mode_of
+from vigc.jobs.settings.command import Verb
 from vigc.jobs.settings.config import Flags, read_config
 from vigc.jobs.terminal import INTERRUPTED, NOT_OK, make_console, print_json
-
-
-def add(app: typer.Typer, panel: str) -> None:
-    add_command(
-        app,
-        GenerateConfig,
-        generate,
-        "vigc generate photos --out data --limit 100",
-        "vigc generate coco/train2017 --annotations coco/annotations/instances_train2017.json --out data",
-        "vigc generate photos --out data --model Salesforce/instructblip-vicuna-7b --gpus-per-actor 1 --actors 8",
-        "vigc generate photos --out data --policy shipped --engine reference --set max_steps=6",
-        "vigc generate s3://bucket/photos --out s3://bucket/data --actors 1:16 --gpus-per-actor 1",
-        "vigc generate --config run.yaml --seed 2      # run.yaml: `images: photos`, `out: data`, ...",
-        "vigc generate --retry-failed data             # a further pass over the images that failed",
-        "vigc generate --add-kind knowledge data       # a further pass for another kind",
-        panel=panel,
-        read=read_generate,
-    )
 
 
 def read_generate(config: type[GenerateConfig], flags: Flags, file: Path | None) -> GenerateConfig:
@@ -71,3 +53,36 @@ def generate(config: GenerateConfig) -> None:
     if not outcome.summary["num_ok"]:
         typer.echo("No image gave a row that can be used; `vigc show OUT --failed` says why.", err=True)
         raise typer.Exit(NOT_OK)
+
+
+def summary(config: SummaryConfig) -> None:
+    """Count what a data set holds, and how often it names objects that are not there, before and after VIC."""
+    from vigc.jobs.generate.summary import run_summary, say_summary
+
+    found = run_summary(config.data, config.by)
+    if config.json_:
+        print_json(found)
+    else:
+        say_summary(make_console(), found)
+
+
+GENERATE = Verb(
+    GenerateConfig,
+    generate,
+    (
+        "vigc generate photos --out data --limit 100",
+        "vigc generate coco/train2017 --annotations coco/annotations/instances_train2017.json --out data",
+        "vigc generate photos --out data --model Salesforce/instructblip-vicuna-7b --gpus-per-actor 1 --actors 8",
+        "vigc generate photos --out data --policy shipped --engine reference --set max_steps=6",
+        "vigc generate s3://bucket/photos --out s3://bucket/data --actors 1:16 --gpus-per-actor 1",
+        "vigc generate --config run.yaml --seed 2      # run.yaml: `images: photos`, `out: data`, ...",
+        "vigc generate --retry-failed data             # a further pass over the images that failed",
+        "vigc generate --add-kind knowledge data       # a further pass for another kind",
+    ),
+    read=read_generate,
+)
+SUMMARY = Verb(
+    SummaryConfig,
+    summary,
+    ("vigc summary data", "vigc summary data --by folder", "vigc summary data --by domains.csv --json"),
+)

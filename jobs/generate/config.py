@@ -12,7 +12,7 @@ from pydantic import field_validator, model_validator
 
 from vigc.jobs.settings.config import flag
 from vigc.jobs.settings.options import Value
-from vigc.jobs.settings.shared import IMAGES_PANEL, ChoosesImages, PrintsJson
+from vigc.jobs.settings.shared import IMAGES_PANEL, ChoosesImages, OfDataSet, PrintsJson
 from vigc.model.completion import CPU_SLOTS, GPU_SLOTS
 from vigc.platform.ranges import Counts
 from vigc.platform.records import ConfigError, Kind
@@ -158,6 +158,17 @@ class GenerateConfig(ChoosesImages, PrintsJson):
     def _has_one_mode(self) -> GenerateConfig:
         _ = self.mode
         return self
+
+
+class SummaryConfig(OfDataSet):
+    """The settings of `vigc summary`."""
+
+    by: str | None = flag(
+        "Also make a table for each part: of the first folder of image_id, of the pass, or of what a Parquet or CSV "
+        "file with the columns image_id and domain says.",
+        None,
+        metavar="folder|pass|FILE",
+    )
 
 
 def mode_of(flags: Mapping[str, object]) -> Mode:

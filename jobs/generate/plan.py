@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vigc.jobs.generate.config import GenerateConfig, Mode, mode_of
+from vigc.jobs.ingest.run import open_chosen
 from vigc.jobs.machine import num_gpus
 from vigc.jobs.settings.config import Flags, read_config
 from vigc.jobs.settings.options import changed, read_assignments
@@ -29,8 +30,7 @@ from vigc.platform.dataset.layout import RUNS_FOLDER
 from vigc.platform.dataset.request import differences, plain
 from vigc.platform.dataset.store import Pass, Store
 from vigc.platform.records import ConfigError, Kind, StoreError
-from vigc.platform.sources import Source, open_source
-from vigc.platform.sources.selection import Selection
+from vigc.platform.sources import Source
 from vigc.platform.storage import Folder, LocalFolder
 from vigc.platform.tracking import NOT_TRACKED, is_installed, local_uri
 from vigc.platform.vocabulary import Vocabulary, load_vocabulary, vocabulary_of
@@ -150,22 +150,7 @@ def _source_of(config: GenerateConfig, store: Store) -> tuple[Source, tuple[Kind
         return failed, tuple(Kind(kind) for kind in failed.kinds)
     if config.mode is Mode.ADD_KIND:
         return SameImages(store), config.kinds
-    return source_of(config), config.kinds
-
-
-def source_of(config: GenerateConfig) -> Source:
-    """The images that the settings name."""
-    source = open_source(config.images, config.annotations, config.source)
-    if config.exclude or config.limit or config.sample or config.shard:
-        source = Selection(
-            source,
-            exclude=config.exclude,
-            limit=config.limit,
-            sample=config.sample,
-            seed=config.seed,
-            shard=config.shard,
-        )
-    return source
+    return open_chosen(config.images, config), config.kinds
 
 
 def _vocabulary(config: GenerateConfig, store: Store, source: Source) -> Vocabulary | None:

@@ -116,23 +116,22 @@ def _config(words: list[str]) -> GenerateConfig | None:
         return None
     if words[0] != "generate":
         raise ConfigError(f"{words[0]!r} cannot be planned, only generate. The flags of plan come before it.")
-    from vigc.jobs.generate.command import add, read_generate
-    from vigc.jobs.generate.config import GenerateConfig
-    from vigc.jobs.settings.command import config_of
+    from vigc.jobs.generate.command import GENERATE
+    from vigc.jobs.settings.command import add_verb
 
     reader = typer.Typer(add_completion=False)
-    add(reader, "")
+    add_verb(reader, GENERATE)
     command: Any = typer.main.get_command(reader)
-    return config_of(command.make_context("vigc plan generate", words[1:]), GenerateConfig, read_generate)
+    return GENERATE.config_of(command.make_context("vigc plan generate", words[1:]))
 
 
 def _count(config: GenerateConfig | None) -> int:
     if config is None:
         raise ConfigError("--images is missing. Say how many there are, or name the command to plan.")
-    from vigc.jobs.generate.plan import source_of
+    from vigc.jobs.ingest.run import open_chosen
     from vigc.jobs.plan.probe import num_images_of
 
-    return num_images_of(source_of(config))
+    return num_images_of(open_chosen(config.images, config))
 
 
 def _given(text: str) -> Rate:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic
 
 import typer
 from pydantic.fields import FieldInfo
@@ -14,65 +15,63 @@ from vigc.jobs.settings.config import C, Flags, bare, extra, is_list, is_mapping
 from vigc.jobs.settings.options import split
 from vigc.jobs.terminal import help_end
 
-Read = Callable[[type[C], Flags, Path | None], C]
 FILE_HELP = "A YAML file whose keys are these flags. A flag on the command line wins."
 
 
-def add_command(
-    app: typer.Typer,
-    config: type[C],
-    run: Callable[[C], None],
-    *examples: str,
-    name: str | None = None,
-    panel: str | None = None,
-    read: Read[C] = read_config,
-    interspersed: bool = True,
-) -> None:
-    """Adds a verb whose flags are the fields of a model.
+@dataclass(frozen=True)
+class Verb(Generic[C]):
+    """A command: its settings, what it does with them, and examples for the end of its help.
 
-    Args:
-        run: is called with the settings; its docstring is the help.
-        examples: command lines for the end of the help.
-        panel: the heading that the verb is under.
-        read: makes the settings of flags and file.
-        interspersed: False where flags after the first argument belong to that.
+    `run`'s docstring is the help, and its name the verb's, where no other is given.
     """
 
+    config: type[C]
+    run: Callable[[C], None]
+    examples: tuple[str, ...]
+    name: str = ""
+    read: Callable[[type[C], Flags, Path | None], C] = read_config  # makes the settings of flags and file
+    interspersed: bool = True  # False: flags after the first argument belong to that
+
+    def __str__(self) -> str:
+        return self.name or self.run.__name__.strip("_")
+
+    def config_of(self, context: typer.Context) -> C:
+        """The settings that a command line gives."""
+        flags = {}
+        for name, field in self.config.flags().items():
+            source = context.get_parameter_source(_key(name))
+            if source is None or source.name.startswith("DEFAULT"):
+                continue
+            value = context.params[_key(name)]
+            if is_list(field) and extra(field, "split", True):
+                value = [part for text in value for part in split(text)]
+            flags[name] = value
+        return self.read(self.config, flags, context.params["config_file"])
+
+
+def add_verb(app: typer.Typer, verb: Verb[Any], panel: str | None = None) -> None:
+    """Adds it to the program, under a heading of the help, with a flag for each of its settings and --config."""
+
     def command(context: typer.Context, **_: Any) -> None:
-        run(config_of(context, config, read))
+        verb.run(verb.config_of(context))
 
-    command.__doc__ = run.__doc__
-    shown = [_parameter(name, field) for name, field in config.flags().items()]
-    shown.sort(key=lambda one: one.name == "json_")  # which mixins would have first
-    file = Parameter(
-        "config_file",
-        Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[Path | None, typer.Option("--config", metavar="FILE", help=FILE_HELP)],
+    command.__doc__ = verb.run.__doc__
+    flags = [_parameter(name, field) for name, field in verb.config.flags().items()]
+    flags.sort(key=lambda one: one.name == "json_")  # which mixins would have first
+    file = Annotated[Path | None, typer.Option("--config", metavar="FILE", help=FILE_HELP)]
+    command.__signature__ = Signature(  # type: ignore[attr-defined]
+        [
+            Parameter("context", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
+            *flags,
+            Parameter("config_file", Parameter.KEYWORD_ONLY, default=None, annotation=file),
+        ]
     )
-    context = Parameter("context", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
-    command.__signature__ = Signature([context, *shown, file])  # type: ignore[attr-defined]
     app.command(
-        name or run.__name__.strip("_"),
-        epilog=help_end(*examples),
+        str(verb),
+        epilog=help_end(*verb.examples),
         rich_help_panel=panel,
-        context_settings={"allow_interspersed_args": interspersed},
+        context_settings={"allow_interspersed_args": verb.interspersed},
     )(command)
-
-
-def config_of(context: typer.Context, config: type[C], read: Read[C] = read_config) -> C:
-    """The settings that a command line gives."""
-    flags = {}
-    for name, field in config.flags().items():
-        key = _key(name)
-        source = context.get_parameter_source(key)
-        if source is None or source.name.startswith("DEFAULT"):
-            continue
-        value = context.params[key]
-        if is_list(field) and extra(field, "split", True):
-            value = [part for text in value for part in split(text)]
-        flags[name] = value
-    return read(config, flags, context.params["config_file"])
 
 
 def _parameter(name: str, field: FieldInfo) -> Parameter:

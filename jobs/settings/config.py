@@ -99,14 +99,14 @@ class Config(BaseModel):
         return {str(field.alias or name): field for name, field in cls.model_fields.items() if field.description}
 
     @classmethod
-    def keys(cls) -> list[str]:
+    def file_keys(cls) -> list[str]:
         """Of a file."""
         return [name for name, field in cls.flags().items() if extra(field, "in_file", True)]
 
     def as_file(self) -> dict[str, Any]:
         """What a file would hold that asks for the same."""
         values = self.model_dump(mode="json", by_alias=True)
-        return {name: values[name] for name in self.keys()}
+        return {name: values[name] for name in self.file_keys()}
 
 
 def read_config(config: type[C], flags: Flags, file: Path | None = None, earlier: Flags | None = None) -> C:
@@ -117,7 +117,7 @@ def read_config(config: type[C], flags: Flags, file: Path | None = None, earlier
     Raises:
         ConfigError: the file cannot be read, or a key or value cannot be used; says which line or which flag.
     """
-    values, lines = read_file(file, config.keys()) if file is not None else ({}, {})
+    values, lines = read_file(file, config.file_keys()) if file is not None else ({}, {})
 
     def place(name: str) -> str:
         if name in lines and name not in flags:
@@ -139,7 +139,7 @@ def _in_words(config: type[Config], error: ValidationError, place: Callable[[str
     field = config.model_fields.get(name)
     name = str(field.alias) if field is not None else name
     if first["type"] == "extra_forbidden":
-        return f"There is no setting {name!r}; {nearest(name, config.keys())}."
+        return f"There is no setting {name!r}; {nearest(name, config.file_keys())}."
     if first["type"] == "missing":
         what = str(config.flags()[name].description).partition(". ")[0].rstrip(".")
         return f"{place(name)} is missing ({what[0].lower()}{what[1:]})."

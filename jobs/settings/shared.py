@@ -27,7 +27,7 @@ class PrintsJson(Config):
 class OfDataSet(PrintsJson):
     """A verb about a data set that is there."""
 
-    out: str = flag("The dataset directory that `vigc generate --out OUT` wrote.", positional=True, metavar="OUT")
+    data: str = flag("The dataset directory that `vigc generate --out DATA` wrote.", positional=True, metavar="DATA")
 
 
 class ReadsImages(Config):
@@ -47,6 +47,7 @@ class ChoosesImages(ReadsImages):
     )
     limit: int | None = _images("Take only the first N images.", None, ge=1, shown="all")
     sample: int | None = _images("Take N images drawn by --seed, the same each time.", None, ge=1, shown="all")
+    seed: int = _images("The seed of --sample.", 0)
     shard: str | None = _images("Take the I-th of N parts, to share the work.", None, metavar="I/N", shown="all")
 
     @field_validator("shard", mode="after")

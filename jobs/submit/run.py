@@ -36,7 +36,7 @@ CALL = ("python", "-m", "vigc")
 # A new job must not begin by removing what the one before it has made.
 ONLY_ONCE = ("--overwrite",)
 # Flags whose values are places: those that are written need not be there yet, the others may be a name of ours, too.
-WRITTEN = ("--out", "--to")
+WRITTEN = ("--out",)
 READ = ("--annotations", "--exclude", "--config", "--prompts", "--images", "--data", "--validation", "--model")
 # Ray's words for a job whose machine, or the process that watches it there, died.
 LOST = ("JOB_SUPERVISOR_ACTOR_DIED", "JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE")

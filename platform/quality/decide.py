@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -100,7 +100,7 @@ def decide(
             on_progress(held.num_rows, num_rows)
     order, reasons = held.order(), np.array(held.reasons, np.int64)
     counts = [{"name": one.name, "rule": one.rule, "judged": held.judged[one.name]} for one in filters]
-    about: dict[str, Any] = {"settings": asdict(settings)}
+    about: dict[str, Any] = {"settings": settings.as_json()}
     if evaluation is not None:
         matches = _matches(held, evaluation, settings.max_distance)
         is_like = np.isin(held.image, list(matches))
@@ -135,7 +135,7 @@ def decide(
 
 def known_filters() -> set[str]:
     """All names that `off` may hold."""
-    everything = FilterSettings(min_grounding=0.0, words=("x",), max_opening=1.0, max_yes_no=1.0)
+    everything = FilterSettings(min_grounding=0.0, disallowed=("x",), max_opening=1.0, max_yes_no=1.0)
     alone, together = filters_for(everything), corpus_filters(everything)
     return {*(one.name for one in alone), *(one.name for one in together), "language"}
 

@@ -198,8 +198,8 @@ def filters_for(settings: FilterSettings) -> list[Filter]:
         found.append(Language(settings.language))
     if settings.min_grounding is not None:
         found.append(LowGrounding(settings.min_grounding))
-    if settings.words:
-        found.append(Disallowed(settings.words))
+    if settings.disallowed:
+        found.append(Disallowed(settings.disallowed))
     return [one for one in found if one.name not in settings.off]
 
 

@@ -1,48 +1,70 @@
-"""What `vigc filter` can be told, and what holds when it is told nothing. Standard library only: help shows these."""
+"""What `vigc filter` can be told, and what holds when it is told nothing. Light: help shows these."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vigc.platform.records import ConfigError
 
+Share = Annotated[float, Field(ge=0, le=1)]
+# Headings of the help.
+ALONE, TOGETHER = "Each conversation by itself", "All of them together"
+NEVER = "not looked at"
 
-@dataclass(frozen=True, slots=True)
-class FilterSettings:
+
+def _rule(panel: str, description: str, default: Any, metavar: str | None = None, **limits: Any) -> Any:
+    more: dict[str, Any] = {"panel": panel, "metavar": metavar, "shown": NEVER if default is None else None}
+    return Field(default=default, description=description, json_schema_extra=more, **limits)
+
+
+_alone, _together = partial(_rule, ALONE), partial(_rule, TOGETHER)
+
+
+class FilterSettings(BaseModel):
     """None: not looked at. The defaults refuse what is broken or said twice; what is a matter of taste has to be asked
     for, and what is not wanted is named in `off`."""
 
-    min_words: int = 1  # of an answer
-    max_words: int = 500
-    max_repetition: float = 0.3  # share of an answer's sequences of six words that were there before
-    max_absent: int = 1  # different objects that an answer names and the image does not hold
-    min_grounding: float | None = None  # of an answer's least grounded sentence
-    words: tuple[str, ...] = ()  # that may not occur
-    language: str | None = None  # e.g. "en"
-    similar_question: float = 0.7  # overlap from which two questions count as the same one
-    similar_meaning: float | None = None  # cosine of their meanings from which they do, too
-    max_distance: int = 4  # bits of 64 by which the hashes of near-duplicate images differ at most
-    max_same_question: float = 0.02  # share of a kind that may ask the same question; a hundred always may
-    max_opening: float | None = None  # share of a kind that may begin alike, by two words
-    max_yes_no: float | None = None  # share of either, among answers that begin with yes or no
-    off: tuple[str, ...] = ()  # names of filters that are left out
-    seed: int = 0  # of the choice among those that are too many
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    def __post_init__(self) -> None:
-        for name, least, most in (
-            ("max_repetition", 0.0, 1.0),
-            ("similar_question", 0.0, 1.0),
-            ("similar_meaning", 0.0, 1.0),
-            ("max_same_question", 0.0, 1.0),
-            ("max_opening", 0.0, 1.0),
-            ("max_yes_no", 0.5, 1.0),
-        ):
-            value = getattr(self, name)
-            if value is not None and not least <= value <= most:
-                raise ConfigError(f"--{name.replace('_', '-')} {value}: use a number from {least:g} to {most:g}.")
-        if self.min_words < 0 or self.max_words < self.min_words:
+    min_words: int = _alone("Reject answers with fewer words.", 1, ge=0)
+    max_words: int = _alone("Reject answers with more words.", 500)
+    max_repetition: Share = _alone(
+        "Reject answers of which a larger share of the runs of six words were there before.", 0.3, "SHARE"
+    )
+    max_absent: int = _alone("Reject answers that name more different objects which are not in the image.", 1, ge=0)
+    min_grounding: float | None = _alone("Reject answers with a sentence grounded less, where it was measured.", None)
+    disallowed: tuple[str, ...] = ()  # words and phrases that may not occur
+    language: str | None = _alone("Reject answers in another language, such as any but `en`.", None, "CODE")
+    similar_question: Share = _together(
+        "Treat two questions as the same if they share at least this fraction of their words.", 0.7, "SHARE"
+    )
+    similar_meaning: Share | None = _together(
+        "Also treat them as the same above this cosine of their embeddings, such as 0.9; slower.", None, "COSINE"
+    )
+    max_distance: int = _together(
+        "Treat images as near-duplicates whose 64-bit hashes differ in at most this many bits.", 4, "BITS", ge=0, le=16
+    )
+    max_same_question: Share = _together(
+        "Let at most this share of a kind ask the same question; a hundred always may.", 0.02, "SHARE"
+    )
+    max_opening: Share | None = _together(
+        "Let at most this share of a kind's questions start with the same two words.", None, "SHARE"
+    )
+    max_yes_no: Annotated[float, Field(ge=0.5, le=1)] | None = _together(
+        "Among answers that begin with yes or no, let at most this share say the same.", None, "SHARE"
+    )
+    off: tuple[str, ...] = Field(default=(), description="Leave out the filters with these names.")
+    seed: int = Field(default=0, description="The seed for choosing which conversations stay where there are too many.")
+
+    @model_validator(mode="after")
+    def _has_fewest_words_first(self) -> FilterSettings:
+        if self.max_words < self.min_words:
             raise ConfigError(f"--min-words {self.min_words}, --max-words {self.max_words}: the first is the smaller.")
-        if self.max_absent < 0:
-            raise ConfigError(f"--max-absent {self.max_absent}: 0 is the least.")
-        if not 0 <= self.max_distance <= 16:
-            raise ConfigError(f"--max-distance {self.max_distance}: use 0 to 16 of 64 bits.")
+        return self
+
+    def as_json(self) -> dict[str, Any]:
+        """These settings alone, also of a verb that has more."""
+        return self.model_dump(mode="json", include=set(FilterSettings.model_fields))

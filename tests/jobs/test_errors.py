@@ -81,7 +81,7 @@ def files_below(folder):
         ("verify nowhere", "holds no data set"),
         ("digest nowhere", "holds no data set"),
         ("export other --format sharepoint", "There is no export format 'sharepoint'"),
-        ("show other --kind story", "There is no kind 'story'"),
+        ("show other --kind story", "--kind: there is no 'story'"),
     ],
 )  # fmt: skip
 def test_a_mistake_gives_one_line_and_leaves_nothing(vigc_here, place, arguments, complaint):

@@ -10,7 +10,7 @@ import pytest
 from datasets import draw
 from waiting import wait_until
 
-from vigc.jobs import ingest as module
+from vigc.jobs.ingest import run as module
 from vigc.platform.records import InputError
 from vigc.platform.schema import MANIFEST
 from vigc.platform.sources import open_source
@@ -35,7 +35,7 @@ def test_a_manifest_holds_what_the_source_gives(vigc_here, tmp_path, monkeypatch
     monkeypatch.setattr(module, "IMAGES_PER_FILE", 8)
     coco = write_coco(tmp_path / "coco")
 
-    result = vigc_here("ingest", coco, "--to", tmp_path / "m")
+    result = vigc_here("ingest", coco, "--out", tmp_path / "m")
 
     assert result.code == 0, result.err
     assert list(open_source(str(tmp_path / "m"))) == list(open_source(str(coco)))
@@ -49,10 +49,10 @@ def test_a_manifest_holds_what_the_source_gives(vigc_here, tmp_path, monkeypatch
 
 def test_a_finished_manifest_is_not_made_again(vigc_here, tmp_path):
     photos(tmp_path / "p")
-    vigc_here("ingest", tmp_path / "p", "--to", tmp_path / "m")
+    vigc_here("ingest", tmp_path / "p", "--out", tmp_path / "m")
     before = (tmp_path / "m" / "00000.parquet").stat().st_mtime_ns
 
-    again = vigc_here("ingest", tmp_path / "p", "--to", tmp_path / "m")
+    again = vigc_here("ingest", tmp_path / "p", "--out", tmp_path / "m")
 
     assert (again.code, again.err) == (0, "")
     assert "already holds this manifest of 12 images" in again.out
@@ -61,10 +61,10 @@ def test_a_finished_manifest_is_not_made_again(vigc_here, tmp_path):
 
 def test_another_manifest_is_replaced_only_when_asked_to(vigc_here, tmp_path):
     photos(tmp_path / "p")
-    vigc_here("ingest", tmp_path / "p", "--to", tmp_path / "m")
+    vigc_here("ingest", tmp_path / "p", "--out", tmp_path / "m")
 
-    refused = vigc_here("ingest", tmp_path / "p", "--to", tmp_path / "m", "--limit", 3)
-    done = vigc_here("ingest", tmp_path / "p", "--to", tmp_path / "m", "--limit", 3, "--overwrite", "--json").json()
+    refused = vigc_here("ingest", tmp_path / "p", "--out", tmp_path / "m", "--limit", 3)
+    done = vigc_here("ingest", tmp_path / "p", "--out", tmp_path / "m", "--limit", 3, "--overwrite", "--json").json()
 
     assert refused.code == 2
     assert "holds another manifest: limit: None -> 3" in refused.err
@@ -76,8 +76,8 @@ def test_a_folder_of_something_else_is_never_replaced(vigc_here, tmp_path):
     photos(tmp_path / "p")
     photos(tmp_path / "mine", 1)
 
-    result = vigc_here("ingest", tmp_path / "p", "--to", tmp_path / "mine", "--overwrite")
-    onto_itself = vigc_here("ingest", tmp_path / "p", "--to", tmp_path, "--overwrite")
+    result = vigc_here("ingest", tmp_path / "p", "--out", tmp_path / "mine", "--overwrite")
+    onto_itself = vigc_here("ingest", tmp_path / "p", "--out", tmp_path, "--overwrite")
 
     assert (result.code, onto_itself.code) == (2, 2)
     assert "holds no manifest of `vigc ingest`" in result.err
@@ -93,7 +93,7 @@ def test_bad_input_leaves_nothing(vigc_here, tmp_path, monkeypatch, breaks_at):
     lines[breaks_at] = "{"
     (tmp_path / "in.jsonl").write_text("\n".join(lines))
 
-    result = vigc_here("ingest", tmp_path / "in.jsonl", "--to", tmp_path / "m")
+    result = vigc_here("ingest", tmp_path / "in.jsonl", "--out", tmp_path / "m")
 
     assert result.code == 2
     assert f"line {breaks_at + 1}: not JSON" in result.err
@@ -103,14 +103,14 @@ def test_bad_input_leaves_nothing(vigc_here, tmp_path, monkeypatch, breaks_at):
 def test_what_a_killed_run_left_is_no_manifest_and_in_nobody_s_way(vigc_here, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "IMAGES_PER_FILE", 3)
     photos(tmp_path / "p")
-    vigc_here("ingest", tmp_path / "p", "--to", tmp_path / "m")
+    vigc_here("ingest", tmp_path / "p", "--out", tmp_path / "m")
     whole = list(open_source(str(tmp_path / "m")))
     (tmp_path / "m" / "00003.parquet").unlink()
     (tmp_path / "m" / "manifest.json").rename(tmp_path / "m" / "_unfinished.json")
 
     with pytest.raises(InputError, match="has not finished this manifest"):
         open_source(str(tmp_path / "m"))
-    again = vigc_here("ingest", tmp_path / "p", "--to", tmp_path / "m", "--json").json()
+    again = vigc_here("ingest", tmp_path / "p", "--out", tmp_path / "m", "--json").json()
 
     assert again["written"] is True
     assert list(open_source(str(tmp_path / "m"))) == whole
@@ -121,7 +121,7 @@ def test_a_run_that_is_killed_half_way_is_made_up_for_by_the_next(vigc_started, 
     num = 350_000
     with open(tmp_path / "in.jsonl", "w") as file:
         file.writelines(f'{{"uri": "{number}.png"}}\n' for number in range(num))
-    running = vigc_started("ingest", tmp_path / "in.jsonl", "--to", tmp_path / "m")
+    running = vigc_started("ingest", tmp_path / "in.jsonl", "--out", tmp_path / "m")
     wait_until((tmp_path / "m" / "00000.parquet").exists, process=running)
     running.kill()
     running.communicate()
@@ -129,7 +129,7 @@ def test_a_run_that_is_killed_half_way_is_made_up_for_by_the_next(vigc_started, 
 
     with pytest.raises(InputError, match="has not finished this manifest"):
         open_source(str(tmp_path / "m"))
-    again = vigc_here("ingest", tmp_path / "in.jsonl", "--to", tmp_path / "m")
+    again = vigc_here("ingest", tmp_path / "in.jsonl", "--out", tmp_path / "m")
 
     assert {"_unfinished.json", "00000.parquet"} <= left
     assert again.code == 0
@@ -141,7 +141,7 @@ def test_an_id_that_comes_twice_is_named_with_both_places(vigc_here, tmp_path):
     rows = [{"image_id": one, "uri": f"{n}.png"} for n, one in enumerate(["a", "b", "c", "b", "a"])]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet")
 
-    result = vigc_here("ingest", tmp_path / "in.parquet", "--to", tmp_path / "m")
+    result = vigc_here("ingest", tmp_path / "in.parquet", "--out", tmp_path / "m")
 
     assert result.code == 2
     assert f"image_id 'b' comes twice: {tmp_path}/in.parquet: row 1, and {tmp_path}/in.parquet: row 3" in result.err
@@ -153,9 +153,9 @@ def test_a_selection_is_written_and_what_was_left_out_is_counted(vigc_here, tmp_
     (tmp_path / "no.txt").write_text("001\n002.png\nnobody\n")
     parts = ("--exclude", tmp_path / "no.txt", "--sample", 6, "--seed", 5)
 
-    whole = vigc_here("ingest", tmp_path / "p", "--to", tmp_path / "whole", *parts)
+    whole = vigc_here("ingest", tmp_path / "p", "--out", tmp_path / "whole", *parts)
     for number in (1, 2):
-        vigc_here("ingest", tmp_path / "p", "--to", tmp_path / str(number), *parts, "--shard", f"{number}/2")
+        vigc_here("ingest", tmp_path / "p", "--out", tmp_path / str(number), *parts, "--shard", f"{number}/2")
 
     assert "2 images excluded; 1 ids of the list fit no image" in whole.out
     halves = [record for number in (1, 2) for record in open_source(str(tmp_path / str(number)))]
@@ -169,7 +169,7 @@ def test_several_annotation_files_are_joined(vigc_here, tmp_path):
     (tmp_path / "captions.json").write_text(json.dumps(said))
 
     files = ("--annotations", coco / "annotations.json", "--annotations", tmp_path / "captions.json")
-    vigc_here("ingest", coco / "images", *files, "--to", tmp_path / "m")
+    vigc_here("ingest", coco / "images", *files, "--out", tmp_path / "m")
 
     assert [record.captions for record in open_source(str(tmp_path / "m"))] == [None, ["A dog."], None]
 
@@ -177,6 +177,6 @@ def test_several_annotation_files_are_joined(vigc_here, tmp_path):
 def test_progress_is_said_in_lines_where_there_is_no_terminal(vigc_here, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "PLAIN_INTERVAL_S", 0)
     monkeypatch.setattr("vigc.platform.sources.coco.RECORDS_PER_TABLE", 10)
-    lines = vigc_here("ingest", write_coco(tmp_path / "coco"), "--to", tmp_path / "m").out.splitlines()
+    lines = vigc_here("ingest", write_coco(tmp_path / "coco"), "--out", tmp_path / "m").out.splitlines()
 
     assert any(line.startswith("20 of 30 images, ") and line.endswith(" s left") for line in lines)

@@ -182,7 +182,9 @@ def test_actors_share_the_cores(scenes_dir, tmp_path):
     from vigc.model.cores import num_cores
 
     def threads(actors):
-        return make_plan(config_with(images=str(scenes_dir), out=str(tmp_path / "data"), actors=actors)).num_threads
+        return make_plan(
+            config_with(images=str(scenes_dir), out=str(tmp_path / "data"), actors=actors)
+        ).engine.num_threads
 
     assert threads(1) == num_cores()
     assert threads(num_cores()) == 1

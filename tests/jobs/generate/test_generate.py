@@ -115,7 +115,7 @@ def test_the_request_says_what_was_asked_and_the_run_how_it_was_done(undisturbed
 
 def test_the_llava_export_of_a_run_is_valid(vigc_here, undisturbed, pictures, tmp_path):
     out, _ = undisturbed
-    result = vigc_here("export", out, "--format", "llava", "--to", tmp_path / "train.json", "--check")
+    result = vigc_here("export", out, "--format", "llava", "--out", tmp_path / "train.json", "--check")
 
     assert result.code == 0, result.err
     assert str(pictures) in result.out

@@ -36,9 +36,9 @@ def test_a_data_set_in_s3_reads_like_one_on_disk(vigc_here, out, tmp_path):
 
 
 def test_it_exports_to_a_file_here_and_in_s3(vigc_here, out, s3_place, tmp_path):
-    here = vigc_here("export", out, "--to", tmp_path / "train.json", "--json").json()
+    here = vigc_here("export", out, "--out", tmp_path / "train.json", "--json").json()
     beside = vigc_here("export", out, "--json").json()
-    there = vigc_here("export", out, "--to", f"{s3_place}/deep/train.json", "--json").json()
+    there = vigc_here("export", out, "--out", f"{s3_place}/deep/train.json", "--json").json()
 
     assert (here["file"], beside["file"]) == (str(tmp_path / "train.json"), f"{out}/exports/llava.json")
     assert there["file"] == f"{s3_place}/deep/train.json"
@@ -50,7 +50,7 @@ def test_it_exports_to_a_file_here_and_in_s3(vigc_here, out, s3_place, tmp_path)
 
 
 def test_an_export_to_s3_is_checked_there(vigc_here, out, s3_place):
-    result = vigc_here("export", out, "--to", f"{s3_place}/train.json", "--check")
+    result = vigc_here("export", out, "--out", f"{s3_place}/train.json", "--check")
 
     assert result.code == 2
     assert "there is no file /nowhere/im1.png" in result.err

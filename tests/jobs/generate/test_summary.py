@@ -68,7 +68,7 @@ def test_show_export_and_summary_leave_out_what_verdicts_reject(vigc_here, out, 
 
     assert "rejected: mine" in vigc_here("show", out, "--rejected").out
     assert vigc_here("summary", out, "--json").json()["kinds"]["detail"]["rejected_by_reason"] == {"mine": 1}
-    assert "2 examples" in vigc_here("export", out, "--to", tmp_path / "train.json").out
+    assert "2 examples" in vigc_here("export", out, "--out", tmp_path / "train.json").out
     assert vigc_here("verify", out).code == 0
 
 

@@ -35,7 +35,18 @@ def test_local_paths_are_made_whole_and_others_left_alone(tmp_path, monkeypatch)
     (tmp_path / "photos").mkdir()
     for name in ("verify", "detail", "coco"):  # as other words are called, too
         (tmp_path / name).mkdir()
-    words = ["verify", "photos", "--out", "data", "--data=photos", "--kinds", "detail", "--to=s3://b/m", "--images", ""]
+    words = [
+        "verify",
+        "photos",
+        "--out",
+        "data",
+        "--data=photos",
+        "--kinds",
+        "detail",
+        "--out=s3://b/m",
+        "--images",
+        "",
+    ]
     words += ["--source", "coco", "--annotations", "coco,photos", "--objects", "./photos"]
     made, local = with_whole_paths(words)
     here = str(tmp_path)
@@ -47,7 +58,7 @@ def test_local_paths_are_made_whole_and_others_left_alone(tmp_path, monkeypatch)
         f"--data={here}/photos",
         "--kinds",
         "detail",
-        "--to=s3://b/m",
+        "--out=s3://b/m",
         "--images",
         "",
         "--source",
@@ -244,7 +255,7 @@ def test_by_hand_from_a_clean_clone(cluster, scenes, tmp_path):
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", f"file://{ROOT}", str(clone)], check=True)
     words = ["job", "submit", "--address", cluster.url, "--working-dir", ".", "--"]
-    words += ["python", "-m", "vigc", "ingest", str(scenes), "--to", str(tmp_path / "manifest")]
+    words += ["python", "-m", "vigc", "ingest", str(scenes), "--out", str(tmp_path / "manifest")]
     done = subprocess.run([BIN / "ray", *words], cwd=clone, capture_output=True, text=True, timeout=WAIT_S)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{NUM_IMAGES} images" in done.stdout

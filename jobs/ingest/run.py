@@ -11,7 +11,7 @@ import re
 import shlex
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +22,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from vigc.jobs.ingest.config import IngestConfig
+from vigc.jobs.settings.shared import ChoosesImages
 from vigc.platform.records import ConfigError, InputError, StoreError
 from vigc.platform.schema import MANIFEST
 from vigc.platform.sources import UNFINISHED, Selection, Source, open_source
@@ -39,21 +41,6 @@ _PART = re.compile(r"\d{5}\.parquet")
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """What of a source is wanted (see Selection)."""
-
-    limit: int | None = None
-    sample: int | None = None
-    seed: int = 0
-    shard: str | None = None
-    exclude: str | None = None
-
-    def of(self, source: Source) -> Source:
-        whole = (self.limit, self.sample, self.shard, self.exclude) == (None,) * 4
-        return source if whole else Selection(source, **asdict(self))
-
-
-@dataclass(frozen=True, slots=True)
 class Ingested:
     manifest: str
     source: str
@@ -65,38 +52,28 @@ class Ingested:
 
 
 def run_ingest(
-    location: str,
-    to: str,
+    config: IngestConfig,
     *,
-    annotations: Sequence[str] = (),
-    source: str = "auto",
-    part: Part | None = None,
-    overwrite: bool = False,
     on_open: Callable[[str], None] | None = None,
     on_progress: Callable[[int, int | None], None] | None = None,
 ) -> Ingested:
-    """Writes the manifest, or finds that it is there.
+    """Writes the manifest, or finds that it is there. What is no manifest is never replaced.
 
     Args:
-        overwrite: replace another manifest at `to`. What is no manifest is never replaced.
         on_open: called with the source's description before the first image.
         on_progress: called with the images so far and, where known, of all, file by file of the source.
     Raises:
         VigcError: the source or the place cannot be used; then nothing is left at the place.
     """
-    if f"{absolute(location)}/".startswith(f"{absolute(to)}/"):
-        raise ConfigError(f"--to {to}: that is where the images are read from. Name another folder.")
-    part = part or Part()
-    folder = open_folder(to)
-    wanted = {
-        "location": absolute(location),
-        "annotations": [absolute(one) for one in annotations],
-        "source": source,
-        **asdict(part),
-    }
-    if (done := _finished(folder, wanted, overwrite)) is not None:
+    location = absolute(config.location)
+    if f"{location}/".startswith(f"{absolute(config.out)}/"):
+        raise ConfigError(f"--out {config.out}: that is where the images are read from. Name another folder.")
+    folder = open_folder(config.out)
+    wanted = config.as_file() | {"location": location, "annotations": [absolute(one) for one in config.annotations]}
+    del wanted["out"]
+    if (done := _finished(folder, wanted, config.overwrite)) is not None:
         return done
-    opened = part.of(open_source(location, list(annotations) or None, source))
+    opened = open_chosen(config.location, config)
     if on_open is not None:
         on_open(opened.describe())
     total = opened.num_images()
@@ -115,13 +92,20 @@ def run_ingest(
         source=opened.describe(),
         num_images=num_images,
         num_files=num_files,
-        num_excluded=opened.num_excluded if isinstance(opened, Selection) and part.exclude else None,
-        num_unmatched=opened.num_unmatched if isinstance(opened, Selection) and part.exclude else None,
+        num_excluded=opened.num_excluded if isinstance(opened, Selection) and config.exclude else None,
+        num_unmatched=opened.num_unmatched if isinstance(opened, Selection) and config.exclude else None,
         written=True,
     )
     folder.write(FINISHED, _json({"request": wanted, "made": asdict(made)}))
     folder.delete(UNFINISHED)
     return made
+
+
+def open_chosen(location: str, config: ChoosesImages) -> Source:
+    """The images at a place that are wanted."""
+    source = open_source(location, config.annotations, config.source)
+    wanted = {name: getattr(config, name) for name in ("exclude", "limit", "sample", "shard")}
+    return Selection(source, seed=config.seed, **wanted) if any(wanted.values()) else source
 
 
 def _finished(folder: Folder, wanted: dict[str, Any], overwrite: bool) -> Ingested | None:
