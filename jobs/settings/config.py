@@ -100,7 +100,7 @@ class Config(BaseModel):
 
     @classmethod
     def file_keys(cls) -> list[str]:
-        """Of a file."""
+        """The names that a file may hold."""
         return [name for name, field in cls.flags().items() if extra(field, "in_file", True)]
 
     def as_file(self) -> dict[str, Any]:
