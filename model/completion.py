@@ -14,6 +14,20 @@ from vigc.platform.records import Stop
 CPU_SLOTS, GPU_SLOTS = 128, 256
 
 
+class RequestFailed(Exception):
+    """A model that works does not answer this request, and would not if it were asked again.
+
+    `kind` is a short stable name: refused, too_long, image_unreadable, bad_request, malformed.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(kind, message)
+        self.kind, self.message = kind, message
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message}"
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One continuation of `prompt + prefix` about one image."""
@@ -41,8 +55,9 @@ class Completion:
 
     text: str  # up to the end of the first unit where `stop` says so, else everything decoded
     stop: Stop  # SENTENCE, PARAGRAPH, MARK: cut there; an engine may also decode on and answer END or LENGTH
-    num_tokens: int  # decoded, end mark included
-    mean_logprob: float | None  # nats per token
+    num_tokens: int  # decoded for it, end mark included; 0 where an earlier completion had decoded it already
+    mean_logprob: float | None  # nats per token; None where nothing was decoded or the engine cannot tell
+    num_prompt_tokens: int = 0  # read for it, where somebody counts (and charges for) them
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,14 @@ class ImageRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageForm:
+    """What an engine wants of an image; exactly one of the two is set."""
+
+    side: int | None = None  # uint8 RGB pixels of side x side, row by row
+    max_pixels: int | None = None  # a JPEG file, upright, without metadata, of at most so many pixels
+
+
+@dataclass(frozen=True, slots=True)
 class CorrectionStep:
     """One VIC step: what the model said next, and what was kept of it."""
 
@@ -123,6 +131,14 @@ class Sentence:
 
 
 @dataclass(frozen=True, slots=True)
+class RowError:
+    """Why an image gave no conversations, or a conversation no answer."""
+
+    kind: str  # a short stable name, e.g. "truncated", "missing", "engine"
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Conversation:
     """One question about one image with VIG's answer, VIC's one-shot answer and the corrected answer."""
 
@@ -138,14 +154,7 @@ class Conversation:
     num_tokens: int = 0  # decoded for this conversation, VIG included
     status: Verdict = Verdict.KEPT
     reasons: list[str] = field(default_factory=list)  # why it was rejected
-
-
-@dataclass(frozen=True, slots=True)
-class RowError:
-    """Why an image gave no conversations."""
-
-    kind: str  # a short stable name, e.g. "truncated", "missing", "engine"
-    message: str
+    error: RowError | None = None  # what a model that works said instead of an answer, such as a server's refusal
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from vigc.serve.settings import ServeSettings
 from vigc.serve.validation import find_objects
 
 if TYPE_CHECKING:
-    from vigc.model.engines.base import Engine
+    from vigc.model.engines.interface import Engine
 
 GAUGE_S = 2.0
 log = logging.getLogger("ray.serve")
@@ -81,7 +81,7 @@ class EngineReplica:
         self._engine.close()
 
     def _failure(self, work: asyncio.Task[object]) -> Failure | None:
-        from vigc.model.engines.base import EngineLost
+        from vigc.model.engines.interface import EngineLost
 
         error = work.exception()
         if error is None:
@@ -97,9 +97,8 @@ class EngineReplica:
     def _num_prompt_tokens(self, talk: Talk) -> int | None:
         if talk.question is None:
             return None
-        network = self._engine.network
         prompt = self._pack.vic_prompt(self._pack.vig_prompt(talk.kinds[0]), talk.question)
-        return network.num_queries + len(network.prompt_ids(prompt))
+        return self._engine.num_prompt_tokens(prompt)
 
     def _gauge(self) -> None:
         """Begins to tell the engine's load to Ray, once there is an event loop."""

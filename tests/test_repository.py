@@ -34,6 +34,7 @@ PACKAGES = {
     "deepspeed",
 }
 ELSEWHERE = {  # files that run where other packages are
+    "model/engines/endpoint/client.py": {"aiohttp", "vigc"},
     "model/engines/continuous/kernels.py": {"torch", "vigc", "triton"},  # Triton comes with a torch for GPUs
     "model/engines/vllm/process.py": {"torch", "vllm"},  # in an environment of vLLM's own
 }
@@ -61,7 +62,7 @@ ROOMS = {
         "cores sentences prompts files completion network scenes embedded llava weights engines conversation training "
         "answering benchmarks"
     ),
-    "model/engines": "settings meter scoring base detokenizer tokenized reference continuous vllm start",
+    "model/engines": "settings interface meter scoring base detokenizer reference continuous vllm endpoint start",
     "jobs": (
         "machine terminal settings scenes ingest doctor dataset weights submit generate plan train evaluate serve "
         "experiment bench cli"

@@ -19,7 +19,7 @@ from vigc.model.files.loading import choose_device
 from vigc.platform.records import Kind
 
 if TYPE_CHECKING:
-    from vigc.model.engines.base import Engine
+    from vigc.model.engines.base import NetworkEngine
 
 SETTLED_AT = 500  # images, from which on nothing more may be held
 
@@ -118,7 +118,7 @@ def memory(*, num: int, slots: int | None, threads: int | None, plot: Path | Non
     )
 
 
-async def _many(engine: Engine, num: int, note: Callable[[int], None]) -> None:
+async def _many(engine: NetworkEngine, num: int, note: Callable[[int], None]) -> None:
     """Short conversations about rendered scenes, four times as many at once as there are slots."""
     import numpy as np
 

@@ -26,7 +26,7 @@ from vigc.platform.records import InputError, Kind
 
 if TYPE_CHECKING:
     from vigc.model.conversation.policy import Policy
-    from vigc.model.engines.base import Engine
+    from vigc.model.engines.base import NetworkEngine
     from vigc.model.prompts import PromptPack
     from vigc.model.scenes import Scene
     from vigc.platform.quality.chair import Chair, Estimate
@@ -162,7 +162,7 @@ def _by_blank() -> Policy:
 
 
 def _outcomes(
-    engine: Engine, pack: PromptPack, finder: ObjectFinder, scenes: list[Scene], asked: list[Scene], steps: Steps
+    engine: NetworkEngine, pack: PromptPack, finder: ObjectFinder, scenes: list[Scene], asked: list[Scene], steps: Steps
 ) -> dict[str, tuple[str, Outcome]]:
     """By name: label and outcome of every way."""
     from vigc.model.benchmarks.embedded import generate, score_questions
@@ -206,7 +206,9 @@ def _figures(outcomes: dict[str, tuple[str, Outcome]]) -> dict[str, float | None
     return figures
 
 
-async def _grounding(engine: Engine, pack: PromptPack, finder: ObjectFinder, scenes: list[Scene]) -> dict[str, Any]:
+async def _grounding(
+    engine: NetworkEngine, pack: PromptPack, finder: ObjectFinder, scenes: list[Scene]
+) -> dict[str, Any]:
     """AUROC and average precision of finding sentences that name an absent object, among those that name any."""
     import numpy as np
 
@@ -255,7 +257,7 @@ async def _grounding(engine: Engine, pack: PromptPack, finder: ObjectFinder, sce
     return figures | {"grounding_auroc": figures["asked_auroc_vig"], "grounding_ap": figures["asked_ap_vig"]}
 
 
-async def _likelihoods(engine: Engine, image: Any, prompt: str, texts: Sequence[str]) -> list[float | None]:
+async def _likelihoods(engine: NetworkEngine, image: Any, prompt: str, texts: Sequence[str]) -> list[float | None]:
     """Mean log-probability of each sentence behind those before it, in nats per token."""
     before = ["".join(f" {text}" for text in texts[:place]) for place in range(len(texts))]
     scored = await asyncio.gather(

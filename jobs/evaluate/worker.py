@@ -61,7 +61,7 @@ class EvaluateWorker:
         yield pa.Table.from_pylist(rows, schema=ROW)
 
     async def _row(self, values: dict[str, Any]) -> dict[str, Any]:
-        from vigc.model.engines.base import EngineLost
+        from vigc.model.engines.interface import EngineLost
         from vigc.platform.evaluation.folder import as_conversation
         from vigc.platform.schema import to_dict
 
@@ -135,7 +135,7 @@ def start_answerer(settings: EvaluateSettings) -> Answerer:
 
         return ImageTextAnswerer(settings.engine, template=settings.template, max_tokens=settings.max_tokens)
     from vigc.model.answering.instructblip import InstructBlipAnswerer
-    from vigc.model.engines.start import start_engine
+    from vigc.model.engines.start import start_network_engine
 
-    engine = start_engine(settings.engine)
+    engine = start_network_engine(settings.engine)
     return InstructBlipAnswerer(engine, settings.pack, settings.policy, settings.template, settings.max_tokens)

@@ -61,7 +61,7 @@ class Worker:
 
     async def _row(self, values: dict[str, Any]) -> dict[str, Any]:
         """One image: its record with conversations, or with the reason why there are none."""
-        from vigc.model.engines.base import EngineLost
+        from vigc.model.engines.interface import EngineLost
         from vigc.platform.schema import to_dict
 
         row = values | {

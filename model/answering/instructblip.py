@@ -18,7 +18,7 @@ from vigc.model.answering import fill
 from vigc.model.completion import Completion, Request
 from vigc.model.conversation.policy import Policy
 from vigc.model.conversation.vigc import answer_question
-from vigc.model.engines.base import Engine, ImageHandle
+from vigc.model.engines.base import ImageHandle, NetworkEngine
 from vigc.model.prompts import PromptPack
 from vigc.platform.records import AnswerStyle, Kind
 
@@ -31,7 +31,7 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class InstructBlipAnswerer:
-    engine: Engine
+    engine: NetworkEngine
     pack: PromptPack
     policy: Policy
     template: str | None = None  # of all prompts; None: the pack's

@@ -9,11 +9,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from vigc.model.completion import Candidates, Complete, Completion, Request, derive_seed
+from vigc.model.completion import Candidates, Complete, Completion, Request, RequestFailed, derive_seed
 from vigc.model.conversation.grounding import Grounder, Grounding
 from vigc.model.conversation.policy import Policy, QformerReads
 from vigc.model.sentences import Unit, split_sentences
-from vigc.platform.records import ConfigError, Conversation, CorrectionStep, Kind, Sentence, Verdict
+from vigc.platform.records import ConfigError, Conversation, CorrectionStep, Kind, RowError, Sentence, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,7 @@ class Dialogue:
         self._complete, self._candidates, self._grounder = complete, candidates, grounder
         self.policy, self.key, self._listen = policy, key, listen
         self.steps: list[CorrectionStep] = []
+        self.question: Question | None = None  # once it is known
         self.one_shot_answer: str | None = None
         self.num_requests = self.num_tokens = 0
 
@@ -155,6 +156,8 @@ class Dialogue:
         self.tell(step)
 
     def tell(self, news: Question | CorrectionStep) -> None:
+        if isinstance(news, Question):
+            self.question = news
         if self._listen is not None:
             self._listen(news)
 
@@ -177,6 +180,22 @@ class Dialogue:
             reasons=["empty_answer"] if empty else [],
         )
         return made if self._grounder is None else await self._grounder.ground(made, prompt)
+
+    def failed(self, kind: Kind, instruction: str, failed: RequestFailed) -> Conversation:
+        """What there is of a conversation in which the model did not answer a request."""
+        known = self.question or Question("", "")
+        return Conversation(
+            kind=kind,
+            instruction=instruction,
+            question=known.question,
+            vig_answer=known.vig_answer,
+            one_shot_answer=None,
+            answer="",
+            num_tokens=self.num_tokens,
+            status=Verdict.REJECTED,
+            reasons=[failed.kind],
+            error=RowError(failed.kind, failed.message),
+        )
 
     def rejected(self, kind: Kind, instruction: str, text: str) -> Conversation:
         """VIG's output was no question with an answer; it is kept as it came, so that somebody can look at it."""

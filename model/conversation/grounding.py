@@ -21,7 +21,8 @@ from vigc.model.prompts import PromptPack
 from vigc.platform.records import ConfigError, Conversation, Sentence
 
 if TYPE_CHECKING:
-    from vigc.model.engines.base import Engine, ImageHandle
+    from vigc.model.engines.base import ImageHandle
+    from vigc.model.engines.interface import Engine
 
 
 class Grounding(StrEnum):
@@ -112,7 +113,7 @@ def make_grounder(
     Raises:
         ConfigError: objects are to be asked about, and nothing finds them.
     """
-    from vigc.model.engines.base import BLANK
+    from vigc.model.engines.interface import BLANK
 
     if method is Grounding.NONE:
         return None

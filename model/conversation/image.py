@@ -21,7 +21,7 @@ from vigc.model.prompts import PromptPack
 from vigc.platform.records import Conversation, CorrectionStep, Kind, Stop
 
 if TYPE_CHECKING:
-    from vigc.model.engines.base import Engine
+    from vigc.model.engines.interface import Engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +51,13 @@ async def talk_about(
 
     Args:
         image_id: sampling depends on it and the talk's seed.
-        pixels: uint8 RGB at the engine's image size, row by row.
+        pixels: the image in the engine's `image_form`.
         listen: called with all that is said, as it is said.
     Raises:
         Exception: whatever the engine raised first.
     """
-    import numpy as np
-
-    picture = np.frombuffer(pixels, dtype=np.uint8).reshape(engine.image_size, engine.image_size, 3)
     try:
-        async with engine.image(picture) as image, asyncio.TaskGroup() as group:
+        async with engine.image(pixels) as image, asyncio.TaskGroup() as group:
             grounder = make_grounder(talk.policy.grounding, engine, image, talk.pack, talk.find_objects)
             candidates = partial(engine.candidates, image)
             tasks = [

@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 import re
 
-from vigc.model.completion import Candidates, Complete, Completion, derive_seed
+from vigc.model.completion import Candidates, Complete, Completion, RequestFailed, derive_seed
 from vigc.model.conversation.dialogue import Dialogue, Listener, Question
 from vigc.model.conversation.grounding import Grounder
 from vigc.model.conversation.policy import Policy, PromptStyle
@@ -61,15 +61,25 @@ async def converse(
         listen: called with the question and then with each VIC step, as they are made.
     """
     dialogue = Dialogue(complete, candidates, grounder, policy, f"{seed_key}/{kind}", listen)
-    if kind is Kind.KNOWLEDGE:
-        return await _knowledge(dialogue, pack)
+    try:
+        return await (_knowledge(dialogue, pack) if kind is Kind.KNOWLEDGE else _converse(dialogue, pack, kind))
+    except RequestFailed as failed:
+        return dialogue.failed(kind, pack.vig_prompt(kind), failed)
+
+
+async def _converse(dialogue: Dialogue, pack: PromptPack, kind: Kind) -> Conversation:
+    policy = dialogue.policy
     instruction = pack.vig_prompt(kind)
     text, pair = await _vig(dialogue, pack, instruction)
     if pair is None:
         return dialogue.rejected(kind, instruction, text)
     question, vig_answer = pair
     dialogue.tell(Question(question, vig_answer))
-    prompt = pack.vic_prompt(instruction, question) if policy.prompt_style is PromptStyle.VIG else question
+    prompt = (
+        pack.vic_prompt(instruction, question, pack.kind(kind).style)
+        if policy.prompt_style is PromptStyle.VIG
+        else question
+    )
     answer = await _correct(dialogue, prompt)
     if policy.choose:
         answer = await dialogue.choose(prompt, vig_answer, answer)
@@ -92,9 +102,16 @@ async def answer_question(
     dialogue = Dialogue(complete, candidates, grounder, policy, f"{seed_key}/{kind}/{question}", listen)
     dialogue.tell(Question(question, ""))
     instruction = pack.vig_prompt(kind)
-    prompt = pack.vic_prompt(instruction, question) if policy.prompt_style is PromptStyle.VIG else question
-    answer = await _correct(dialogue, prompt)
-    return await dialogue.conversation(kind, instruction, question, "", answer, prompt)
+    prompt = (
+        pack.vic_prompt(instruction, question, pack.kind(kind).style)
+        if policy.prompt_style is PromptStyle.VIG
+        else question
+    )
+    try:
+        answer = await _correct(dialogue, prompt)
+        return await dialogue.conversation(kind, instruction, question, "", answer, prompt)
+    except RequestFailed as failed:
+        return dialogue.failed(kind, instruction, failed)
 
 
 async def _vig(
@@ -172,7 +189,7 @@ async def _knowledge(dialogue: Dialogue, pack: PromptPack) -> Conversation:
     rng = random.Random(derive_seed(dialogue.key, "first word"))
     word = rng.choices(list(words), list(words.values()))[0] if words else ""
     instruction = pack.vig_prompt(Kind.KNOWLEDGE, word)
-    text, pair = await _vig(dialogue, pack, instruction, f"{pack.question_tag} {word}" if word else "")
+    text, pair = await _vig(dialogue, pack, instruction, pack.begun(word))
     if pair is None:
         return dialogue.rejected(Kind.KNOWLEDGE, instruction, text)
     question, vig_answer = pair

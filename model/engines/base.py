@@ -1,7 +1,5 @@
-"""The interface of every engine, and the thread that most live in.
-
-An engine has one network, and most step it in a thread of their own; callers are coroutines of any event loop (Ray
-Data's, Serve's, a test's), answered through `call_soon_threadsafe`. A caller that is cancelled frees what it held.
+"""Engines that have a network in this process: most step it in a thread of their own, and answer callers of any event
+loop through `call_soon_threadsafe`.
 """
 
 from __future__ import annotations
@@ -10,11 +8,11 @@ import asyncio
 import itertools
 import queue
 import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any, Final, Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -22,22 +20,10 @@ from torch import Tensor
 
 from vigc.model.completion import Completion, Request, ScoredToken
 from vigc.model.cores import num_cores
-from vigc.model.engines.scoring import ScoreRequest
+from vigc.model.engines.interface import BLANK, Blank, Engine
+from vigc.model.engines.scoring import Score
 from vigc.model.network import Network
-from vigc.platform.records import ConfigError, ModelError
-
-
-class EngineLost(ModelError):
-    """The process that the engine depends on has died; it can answer nothing any more."""
-
-
-class Blank:
-    """An image that shows nothing: every pixel has the mean colour."""
-
-    order = -1
-
-
-BLANK: Final = Blank()
+from vigc.platform.records import ConfigError, ImageForm, ModelError
 
 
 class ImageHandle:
@@ -51,15 +37,12 @@ class ImageHandle:
         self.memory: Tensor | None = None  # what the engine keeps of it
 
 
-Work = TypeVar("Work")
-
-
 @dataclass(eq=False)
-class EngineJob(Generic[Work]):
+class Job:
     """One piece of work for the engine's thread, and where its answer goes."""
 
     image: ImageHandle | Blank
-    work: Work  # a Request, ScoreRequest or Encode, or what `prepared` made of it
+    work: Any  # a Request, Score, or Encode
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -80,49 +63,27 @@ class Encode:
     """Work: vision features of an image."""
 
 
-# Wakes the engine's thread: something was cancelled or closed.
-WAKE_UP: Final = EngineJob[None](BLANK, None, None, None)  # type: ignore[arg-type]
+# Makes the thread look around: something was cancelled or closed.
+NUDGE: Final = Job(BLANK, None, None, None)  # type: ignore[arg-type]
 
 
-class Engine(ABC):
-    """Answers requests about images. Close it when done; it is an async-safe object that any number of coroutines may
-    use at once.
-    """
+class NetworkEngine(Engine):
+    """An engine with a network in this process."""
 
     def __init__(self, network: Network, *, num_slots: int) -> None:
+        super().__init__(num_slots=num_slots)
         self.network = network
-        self.num_slots = num_slots
         self.image_size = network.image_size
-        self._num_under_way = 0
-
-    @property
-    @abstractmethod
-    def is_alive(self) -> bool:
-        """Whether it can answer."""
-
-    @property
-    def num_under_way(self) -> int:
-        """Continuations that it was asked for and has not given yet."""
-        return self._num_under_way
-
-    @property
-    def num_in_use(self) -> int:
-        """Slots in which something is being decoded now."""
-        return min(self.num_under_way, self.num_slots)
-
-    @property
-    def num_waiting(self) -> int:
-        """Continuations that wait for a slot now."""
-        return max(0, self.num_under_way - self.num_in_use)
+        self.image_form = ImageForm(side=network.image_size)
 
     @asynccontextmanager
-    async def image(self, pixels: np.ndarray) -> AsyncIterator[ImageHandle]:
-        """Holds an image open: uint8 (size, size, 3). Waits while the engine already holds features of 2 x num_slots
-        images.
-
-        Raises:
-            ValueError: pixels of another shape or type.
+    async def image(self, data: bytes | np.ndarray) -> AsyncIterator[ImageHandle]:
         """
+        Args:
+            data: uint8 (image_size, image_size, 3), or its bytes, row by row.
+        """
+        size = self.image_size
+        pixels = np.frombuffer(data, np.uint8).reshape(size, size, 3) if isinstance(data, bytes) else data
         if pixels.dtype != np.uint8 or pixels.shape != (self.image_size, self.image_size, 3):
             raise ValueError(
                 f"The engine wants uint8 pixels of {self.image_size} x {self.image_size} x 3, not "
@@ -135,12 +96,7 @@ class Engine(ABC):
         finally:
             self.release(handle)
 
-    async def complete(self, image: ImageHandle | Blank, request: Request) -> Completion:
-        """One continuation (the first of `request.n`)."""
-        return (await self.candidates(image, replace(request, n=1)))[0]
-
     async def candidates(self, image: ImageHandle | Blank, request: Request) -> list[Completion]:
-        """`request.n` continuations; each has a seed of its own, so they differ when sampling."""
         self.check(request)
         completions: list[Completion] = await self.submit(image, request)
         return completions
@@ -148,38 +104,29 @@ class Engine(ABC):
     async def score(
         self, image: ImageHandle | Blank, prompt: str, text: str, *, qformer_text: str | None = None
     ) -> list[ScoredToken]:
-        """How likely each token of `text` is behind `prompt`, which the text joins without a seam; the Q-Former reads
-        the prompt unless `qformer_text` is given.
-        """
         result: list[ScoredToken] = await self.submit(
-            image, ScoreRequest(prompt if qformer_text is None else qformer_text, prompt, text)
+            image, Score(prompt if qformer_text is None else qformer_text, prompt, text)
         )
         return result
 
-    @abstractmethod
-    def close(self) -> None:
-        """Ends what it has running; what still waits fails."""
-
-    def check(self, request: Request) -> None:
-        """Raises ConfigError for a request this engine cannot answer."""
-        if request.n < 1 or request.max_tokens < 1:
-            raise ConfigError("A request needs n and max_tokens of at least 1.")
+    def num_prompt_tokens(self, prompt: str) -> int | None:
+        return self.network.num_queries + len(self.network.prompt_ids(prompt))
 
     @abstractmethod
     async def submit(self, image: ImageHandle | Blank, work: Any) -> Any:
-        """Has a piece of work done for an image; see `EngineJob`."""
+        """Has a piece of work done for an image; see `Job`."""
 
     def release(self, handle: ImageHandle) -> None:
         handle.memory = None
 
 
-class ThreadedEngine(Engine):
+class ThreadedEngine(NetworkEngine):
     """An engine that steps in a thread of its own."""
 
     def __init__(self, network: Network, *, num_slots: int, num_threads: int | None = None) -> None:
         super().__init__(network, num_slots=num_slots)
         self._num_threads = num_threads or num_cores()
-        self._inbox: queue.SimpleQueue[EngineJob[Any] | None] = queue.SimpleQueue()  # None ends the thread
+        self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()  # None ends the thread
         self._closed = False
         self._thread = threading.Thread(target=self._guard, name=type(self).__name__, daemon=True)
         self._thread.start()
@@ -200,7 +147,7 @@ class ThreadedEngine(Engine):
         if self._closed:
             raise ModelError("The engine is closed.")
         loop = asyncio.get_running_loop()
-        job = EngineJob(image, ready, loop, loop.create_future())
+        job = Job(image, ready, loop, loop.create_future())
         number = work.n if isinstance(work, Request) else 0
         self._num_under_way += number
         self._inbox.put(job)
@@ -208,7 +155,7 @@ class ThreadedEngine(Engine):
             return await job.future
         except asyncio.CancelledError:
             job.cancelled.set()
-            self._inbox.put(WAKE_UP)
+            self._inbox.put(NUDGE)
             raise
         finally:
             self._num_under_way -= number
@@ -236,7 +183,7 @@ class BatchingEngine(ThreadedEngine):
         Args:
             block: wait until something comes.
         """
-        is_woken = False
+        was_nudged = False
         while True:
             try:
                 job = self._inbox.get(block=block)
@@ -245,15 +192,15 @@ class BatchingEngine(ThreadedEngine):
             if job is None:
                 return False
             block = False
-            if job is WAKE_UP:
-                is_woken = True
+            if job is NUDGE:
+                was_nudged = True
             else:
                 self._enqueue(job)
-        if is_woken:
+        if was_nudged:
             self._drop_cancelled()
         return True
 
-    def _attempt(self, jobs: Sequence[EngineJob[Any]], work: Callable[[], object]) -> None:
+    def _attempt(self, jobs: Sequence[Job], work: Callable[[], object]) -> None:
         """Runs work for these jobs. If it fails they get the error, and the engine goes on."""
         try:
             work()
@@ -264,11 +211,11 @@ class BatchingEngine(ThreadedEngine):
                 job.fail(error if is_ours else ModelError(f"The engine failed: {type(error).__name__}: {error}"))
 
     @abstractmethod
-    def _enqueue(self, job: EngineJob[Any]) -> None:
+    def _enqueue(self, job: Job) -> None:
         """Puts a job into the queue of its kind."""
 
     @abstractmethod
-    def _drop(self, jobs: set[EngineJob[Any]]) -> None:
+    def _drop(self, jobs: set[Job]) -> None:
         """Stops all work for these jobs and forgets them."""
 
     @abstractmethod

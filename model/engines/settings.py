@@ -6,11 +6,32 @@ It is decided once, before anything heavy starts, and handed on whole to the pro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vigc.model.completion import CPU_SLOTS, GPU_SLOTS
+from vigc.model.prompts import ChatPhrases
 
-ENGINES = ("continuous", "reference", "vllm")
+ENGINES = ("continuous", "reference", "vllm", "endpoint")
+
+
+MAX_PIXELS = 1_048_576  # of an image that is sent, where nobody says: 1024 x 1024, more than most models look at
+PATIENCE_S = 900.0
+TIMEOUT_S = 600.0
+MAX_CONCURRENCY = 512
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSettings:
+    """One model of one server."""
+
+    url: str  # up to and with /v1
+    model: str  # its name there
+    key_env: str = ""  # the environment variable that holds the key; "": the server wants none
+    concurrency: int | None = None  # requests under way; None: it is found while the run goes on
+    max_pixels: int = MAX_PIXELS  # of an image; larger ones are made smaller before they are sent
+    patience_s: float = PATIENCE_S  # how long a server that does not answer is waited for
+    timeout_s: float = TIMEOUT_S  # for one request
+    phrases: ChatPhrases = field(default_factory=ChatPhrases)  # how it is told to go on and what to leave out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,9 +47,13 @@ class EngineSettings:
     num_threads: int | None = None  # None: all cores
     vllm_python: str | None = None  # of the environment that vLLM is installed in; None: see vllm/environment.py
 
+    endpoint: EndpointSettings | None = None  # where the engine is endpoint
+
     @property
     def most_slots(self) -> int:
         """What the engine may have at most: as many conversations are kept in supply."""
         if self.engine == "reference":
             return 1
+        if self.endpoint is not None:
+            return self.num_slots or self.endpoint.concurrency or MAX_CONCURRENCY
         return self.num_slots or (GPU_SLOTS if self.device.startswith("cuda") else CPU_SLOTS)

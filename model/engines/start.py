@@ -12,10 +12,22 @@ from vigc.model.engines.settings import ENGINES, EngineSettings
 from vigc.platform.records import ConfigError
 
 if TYPE_CHECKING:
-    from vigc.model.engines.base import Engine
+    from vigc.model.engines.base import NetworkEngine
+    from vigc.model.engines.interface import Engine
 
 
 def start_engine(settings: EngineSettings) -> Engine:
+    """The engine that the settings name. Raises as `start_network_engine`, or as `EndpointEngine`."""
+    if settings.engine == "endpoint":
+        from vigc.model.engines.endpoint.engine import EndpointEngine
+
+        if settings.endpoint is None:
+            raise ConfigError("The endpoint engine needs an endpoint.")
+        return EndpointEngine(settings.endpoint, num_slots=settings.num_slots)
+    return start_network_engine(settings)
+
+
+def start_network_engine(settings: EngineSettings) -> NetworkEngine:
     """Loads the model and starts the engine around it.
 
     Raises:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from string import Formatter
 
 import yaml
 
 from vigc.platform.records import ConfigError, Kind
 
 DEFAULT = Path(__file__).with_name("default.yaml")
+CHAT = Path(__file__).with_name("chat.yaml")  # for models that follow instructions in a chat
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ class KindPrompts:
 
     instruction: str
     paraphrases: tuple[str, ...] = ()
+    style: str = ""  # how its answers are to be, where a question is asked without the instruction
     first_words: dict[str, int] = field(default_factory=dict)
 
 
@@ -46,6 +49,20 @@ class PresencePrompt:
 
 
 @dataclass(frozen=True, slots=True)
+class ChatPhrases:
+    """How a chat model is told what other models are made to do: to go on with an answer, and to leave words out."""
+
+    go_on: str = "{prompt}\nThe answer so far: {answer}\nWrite only what follows in this answer."
+    avoid: str = "Do not mention {words}."
+
+    def continuing(self, prompt: str, answer: str) -> str:
+        return self.go_on.format(prompt=prompt, answer=answer)
+
+    def avoiding(self, prompt: str, words: Sequence[str]) -> str:
+        return f"{prompt}\n{self.avoid.format(words=', '.join(words))}" if words else prompt
+
+
+@dataclass(frozen=True, slots=True)
 class PromptPack:
     """All prompts of one run."""
 
@@ -55,6 +72,11 @@ class PromptPack:
     short_answer: str  # holds {question}
     kinds: dict[Kind, KindPrompts]
     presence: PresencePrompt = PresencePrompt()
+    correction: str = ""  # what VIC reads, with {question} and {style}; "": instruction and question with the tags
+    first_word: str = (
+        ""  # an {instruction} whose question is to begin with {word}; "": the question is begun in the prompt
+    )
+    chat: ChatPhrases = ChatPhrases()
 
     @property
     def hash(self) -> str:
@@ -62,12 +84,24 @@ class PromptPack:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def vig_prompt(self, kind: Kind, first_word: str = "") -> str:
-        """What VIG reads. With a first word the question is already begun (the knowledge route, facts §1.3)."""
+        """What VIG reads. With a first word the question is already begun, or is asked to begin with it (the knowledge
+        route, facts §1.3).
+        """
         instruction = self.kind(kind).instruction
-        return f"{instruction} {self.question_tag} {first_word}" if first_word else instruction
+        if not first_word:
+            return instruction
+        if self.first_word:
+            return self.first_word.format(instruction=instruction, word=first_word)
+        return f"{instruction} {self.begun(first_word)}"
 
-    def vic_prompt(self, instruction: str, question: str) -> str:
+    def begun(self, first_word: str) -> str:
+        """What of VIG's output stands in its prompt already."""
+        return f"{self.question_tag} {first_word}" if first_word and not self.first_word else ""
+
+    def vic_prompt(self, instruction: str, question: str, style: str = "") -> str:
         """What VIC reads before the answer so far; an empty instruction leaves the bare tagged question."""
+        if self.correction:
+            return self.correction.format(question=question, style=style).strip()
         return f"{instruction} {self.question_tag} {question} {self.answer_tag}".strip()
 
     def kind(self, kind: Kind) -> KindPrompts:
@@ -101,6 +135,9 @@ def load_pack(path: str | Path | None = None) -> PromptPack:
     return _Reader(file).pack(root)
 
 
+_TEMPLATES = {"correction": ("question", "style"), "first_word": ("instruction", "word")}
+
+
 class _Reader:
     """Walks the YAML nodes, which know their lines."""
 
@@ -115,9 +152,12 @@ class _Reader:
         fields = self.mapping(
             root,
             "the pack",
-            {"name", "question_tag", "answer_tag", "short_answer", "presence", "kinds"},
-            optional={"short_answer", "presence"},
+            {"name", "question_tag", "answer_tag", "short_answer", "presence", "kinds", *_TEMPLATES, "chat"},
+            optional={"short_answer", "presence", *_TEMPLATES, "chat"},
         )
+        templates = {
+            name: self.template(fields[name], name, *_TEMPLATES[name]) for name in _TEMPLATES if name in fields
+        }
         short_node = fields.get("short_answer")
         short = (
             self.text(short_node, "short_answer") if short_node is not None else "Question: {question} Short answer:"
@@ -136,7 +176,30 @@ class _Reader:
             short_answer=short,
             kinds=kinds,
             presence=self.presence(fields.get("presence")),
+            chat=self.chat(fields.get("chat")),
+            **templates,
         )
+
+    def chat(self, node: yaml.Node | None) -> ChatPhrases:
+        if node is None:
+            return ChatPhrases()
+        fields = self.mapping(node, "chat", {"go_on", "avoid"})
+        return ChatPhrases(
+            self.template(fields["go_on"], "chat.go_on", "prompt", "answer"),
+            self.template(fields["avoid"], "chat.avoid", "words"),
+        )
+
+    def template(self, node: yaml.Node, what: str, *places: str) -> str:
+        """A text that holds {place} for each of the places and no others."""
+        text = self.text(node, what)
+        try:
+            found = {name for _, name, _, _ in Formatter().parse(text) if name is not None}
+        except ValueError as error:
+            raise self.fail(node, f"{what}: {error}; write {{{{ and }}}} for braces of the text.") from error
+        if found != set(places):
+            wanted = " and ".join(f"{{{place}}}" for place in places)
+            raise self.fail(node, f"{what} must hold {wanted}, and nothing else in braces.")
+        return text
 
     def presence(self, node: yaml.Node | None) -> PresencePrompt:
         if node is None:
@@ -149,8 +212,12 @@ class _Reader:
 
     def kind(self, name: str, node: yaml.Node) -> KindPrompts:
         fields = self.mapping(
-            node, name, {"instruction", "paraphrases", "first_words"}, optional={"paraphrases", "first_words"}
+            node,
+            name,
+            {"instruction", "paraphrases", "style", "first_words"},
+            optional={"paraphrases", "style", "first_words"},
         )
+        style = self.text(fields["style"], f"{name}.style") if "style" in fields else ""
         paraphrases: tuple[str, ...] = ()
         if (items := fields.get("paraphrases")) is not None:
             if not isinstance(items, yaml.SequenceNode):
@@ -162,7 +229,7 @@ class _Reader:
                 if not isinstance(count, yaml.ScalarNode) or not count.value.isdigit() or int(count.value) == 0:
                     raise self.fail(count, f"{name}.first_words.{word} must be a whole number above 0.")
                 words[word] = int(count.value)
-        return KindPrompts(self.text(fields["instruction"], f"{name}.instruction"), paraphrases, words)
+        return KindPrompts(self.text(fields["instruction"], f"{name}.instruction"), paraphrases, style, words)
 
     def mapping(
         self, node: yaml.Node | None, what: str, allowed: set[str] | None, optional: set[str] | None = None

@@ -93,10 +93,10 @@ def test_the_embedded_model_ranks_by_summed_log_probability():
     from vigc.model.answering.instructblip import InstructBlipAnswerer
     from vigc.model.conversation.policy import make_policy
     from vigc.model.embedded import PATH
-    from vigc.model.engines.start import start_engine
+    from vigc.model.engines.start import start_network_engine
     from vigc.model.prompts import load_pack
 
-    engine = start_engine(EngineSettings(model=str(PATH), device="cpu", num_slots=4))
+    engine = start_network_engine(EngineSettings(model=str(PATH), device="cpu", num_slots=4))
     answerer = InstructBlipAnswerer(engine, load_pack(), make_policy("lean"))
     try:
 

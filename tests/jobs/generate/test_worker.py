@@ -13,7 +13,7 @@ from vigc.jobs.generate.worker import Worker, WorkerSettings
 from vigc.model.completion import Completion
 from vigc.model.conversation.image import Talk
 from vigc.model.conversation.policy import POLICIES
-from vigc.model.engines.base import EngineLost
+from vigc.model.engines.interface import EngineLost
 from vigc.model.engines.settings import EngineSettings
 from vigc.model.prompts import load_pack
 from vigc.platform.images.decode import DECODED
@@ -37,11 +37,11 @@ class ScriptedEngine:
         self.error, self.open, self.cancelled, self.seeds = error, 0, 0, []
 
     @asynccontextmanager
-    async def image(self, pixels):
-        assert pixels.shape == (SIZE, SIZE, 3)
+    async def image(self, data):
+        assert len(data) == SIZE * SIZE * 3
         self.open += 1
         try:
-            yield int(pixels[0, 0, 0])
+            yield data[0]
         finally:
             self.open -= 1
 

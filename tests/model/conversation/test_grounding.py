@@ -14,8 +14,8 @@ from vigc.model.completion import Completion, Request, ScoredToken
 from vigc.model.conversation.grounding import Grounder, Grounding, make_grounder
 from vigc.model.conversation.policy import POLICIES, make_policy
 from vigc.model.conversation.vigc import converse
-from vigc.model.engines.base import BLANK
 from vigc.model.engines.continuous.engine import ContinuousEngine
+from vigc.model.engines.interface import BLANK
 from vigc.model.engines.reference import ReferenceEngine
 from vigc.model.prompts import PresencePrompt, load_pack
 from vigc.model.scenes import render

@@ -19,8 +19,8 @@ from vigc.model.completion import Completion, Request
 from vigc.model.conversation.policy import QformerReads, make_policy
 from vigc.model.conversation.vigc import converse
 from vigc.model.embedded.shape import SHIPPED
-from vigc.model.engines.base import BLANK, Engine
 from vigc.model.engines.continuous.engine import ContinuousEngine
+from vigc.model.engines.interface import BLANK, Engine
 from vigc.model.engines.reference import ReferenceEngine
 from vigc.model.engines.settings import EngineSettings
 from vigc.model.engines.start import start_engine

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exactness import compare, load
 
 from vigc.model.benchmarks.embedded import generate, held_out_scenes
+from vigc.model.benchmarks.exactness import compare, load
 from vigc.model.completion import Completion, Request
 from vigc.model.conversation.policy import make_policy
-from vigc.model.engines.base import BLANK, Engine, EngineLost
 from vigc.model.engines.continuous.engine import ContinuousEngine
+from vigc.model.engines.interface import BLANK, Engine, EngineLost
 from vigc.model.engines.vllm.engine import VllmEngine
 from vigc.model.engines.vllm.environment import VARIABLE, find_python
 from vigc.model.network import Network

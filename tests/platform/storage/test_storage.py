@@ -31,13 +31,10 @@ from faulty_proxy import (
     slow_down,
     torn_answer,
 )
-from ports import free_port
-from s3_server import S3Server
-from waiting import WAIT_S, wait_until
+from s3_server import S3Server, free_ports
 
 from vigc.platform.records import ConfigError, StoreError
 from vigc.platform.storage import Entry, Folder, open_folder
-from vigc.platform.storage.retry import PATIENCE_S
 
 ODD_NAMES = [
     *("with space.txt", "hash#tag", "100%25.txt", "a+b=c&d?e", "größe.json", "📷/🖼️.txt", "new\nline", "quote'\"<x>"),
@@ -288,14 +285,14 @@ def test_links_to_nowhere_and_half_written_files_are_not_listed_and_hide_nothing
     assert [entry.name for entry in folder.files()] == ["a", "m", "z"]
 
 
-# What S3 refuses: one line, at once, never tried again.
+# What S3 refuses: one line, within ten seconds, never tried again.
 
 
 def _refusal(place: str) -> str:
     started = time.monotonic()
     with pytest.raises((StoreError, ConfigError)) as caught:
         open_folder(place)
-    assert time.monotonic() - started < PATIENCE_S / 2
+    assert time.monotonic() - started < 10
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -321,7 +318,7 @@ def test_a_name_that_no_bucket_can_have_says_so(s3_place):
 
 
 def test_a_closed_port_says_so(s3_place, monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_ports(1)[0]}")
     assert "Check AWS_ENDPOINT_URL" in _refusal(s3_place)
 
 
@@ -492,7 +489,7 @@ def test_parquet_that_may_not_be_read_is_refused_in_one_line(s3_place, monkeypat
     started = time.monotonic()
     with pytest.raises(StoreError, match=f"^{folder.uri}: .*[Cc]heck"):
         folder.open_parquet("x.parquet")
-    assert time.monotonic() - started < PATIENCE_S / 2
+    assert time.monotonic() - started < 10
 
 
 def _with_wrong_key(arrow: pa.fs.SubTreeFileSystem) -> pa.fs.S3FileSystem:
@@ -503,11 +500,11 @@ def _with_wrong_key(arrow: pa.fs.SubTreeFileSystem) -> pa.fs.S3FileSystem:
 def test_patience_ends_when_the_environment_says(s3_place, monkeypatch):
     folder = open_folder(s3_place)
     monkeypatch.setenv("VIGC_STORAGE_PATIENCE_S", "3")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_ports(1)[0]}")
     started = time.monotonic()
     with pytest.raises(StoreError, match=r"stayed so for 3 s .*the same command goes on from there"):
         folder.read("x")
-    assert 1 < time.monotonic() - started < PATIENCE_S
+    assert 1 < time.monotonic() - started < 60  # unasked it is three minutes
 
 
 @pytest.mark.slow
@@ -516,46 +513,41 @@ def test_a_server_that_is_killed_and_comes_back_stops_neither_reader_nor_writer(
     pq.write_table(TABLE, "x.parquet", filesystem=folder.arrow)
     (tmp_path / "big").write_bytes(b"b" * 10 * 2**20)
     stop = threading.Event()
-    num_written, num_read = 0, 0
 
-    def write() -> None:
-        nonlocal num_written
+    def write() -> int:
+        number = 0
         while not stop.is_set():
-            folder.write(f"small/{num_written:05}", str(num_written).encode())
+            folder.write(f"small/{number:05}", str(number).encode())
             folder.upload("big", tmp_path / "big")
-            num_written += 1
+            number += 1
+        return number
 
-    def read() -> None:
-        nonlocal num_read
+    def read() -> int:
+        number = 0
         while not stop.is_set():
             file = folder.open_parquet("x.parquet")
             assert folder.patiently(lambda file=file: file.read_row_group(0)) == TABLE
             assert folder.exists()
-            num_read += 1
-
-    def wait_for_more() -> None:
-        written, read = num_written, num_read
-        wait_until(lambda: any(loop.done() for loop in loops) or (num_written > written and num_read > read))
+            number += 1
+        return number
 
     with ThreadPoolExecutor() as pool:
         loops = [pool.submit(write), pool.submit(read)]
-        try:
-            wait_for_more()
-            s3.kill()
-            time.sleep(5)
-            assert not any(loop.done() for loop in loops)
-            s3.start()
-            wait_for_more()
-        finally:
-            stop.set()
-        for loop in loops:
-            loop.result(WAIT_S)
+        time.sleep(2)
+        s3.kill()
+        time.sleep(12)
+        assert not any(loop.done() for loop in loops)
+        s3.start()
+        time.sleep(8)
+        stop.set()
+        num_written, num_read = (loop.result(120) for loop in loops)
+    assert num_read > 1
     assert [entry.name for entry in folder.files("small")] == [f"small/{n:05}" for n in range(num_written)]
     assert [int(folder.read(f"small/{n:05}")) for n in range(num_written)] == list(range(num_written))
 
 
 @pytest.mark.slow
-def test_parquet_waits_for_a_server_that_is_down_for_a_while(s3: S3Server, s3_place, monkeypatch):
+def test_parquet_waits_for_a_server_that_is_down_for_ten_seconds(s3: S3Server, s3_place, monkeypatch):
     monkeypatch.setattr("vigc.platform.storage.s3.ARROW_ATTEMPTS", 1)
     folder = open_folder(s3_place)
     pq.write_table(TABLE, "x.parquet", filesystem=folder.arrow)
@@ -563,10 +555,10 @@ def test_parquet_waits_for_a_server_that_is_down_for_a_while(s3: S3Server, s3_pl
     try:
         with ThreadPoolExecutor() as pool:
             reading = pool.submit(lambda: folder.open_parquet("x.parquet").metadata.num_rows)
-            time.sleep(4)
+            time.sleep(10)
             assert not reading.done()
             s3.start()
-            assert reading.result(WAIT_S) == TABLE.num_rows
+            assert reading.result(60) == TABLE.num_rows
     finally:
         s3.kill()
         s3.start()

@@ -3,7 +3,7 @@
 Sums in another order give other roundings, and where the two best tokens are as good as equal, another text. So the
 texts are kept with the places at which that was so: a difference is excused there, and nowhere else.
 
-python tests/helpers/exactness.py FILE [NUM_SCENES]     # makes the texts of the embedded model
+    python -m vigc.model.benchmarks.exactness FILE [NUM_SCENES]     # makes the texts of the embedded model
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vigc.model.benchmarks.embedded import held_out_scenes
 from vigc.model.completion import Completion, Request
 from vigc.model.conversation.policy import make_policy
 from vigc.model.conversation.vigc import converse
-from vigc.model.engines.base import Engine
+from vigc.model.engines.base import NetworkEngine
 from vigc.model.engines.reference import ReferenceEngine
 from vigc.model.files.weight_files import find_weights, hash_files
 from vigc.model.network import load_network
@@ -95,7 +95,9 @@ def record(num: int) -> list[list[Said]]:
     return [[said(*one) for one in conversation] for conversation in asked]
 
 
-def compare(engine: Engine, expected: Sequence[Sequence[Said]], order: Sequence[int] | None = None) -> Comparison:
+def compare(
+    engine: NetworkEngine, expected: Sequence[Sequence[Said]], order: Sequence[int] | None = None
+) -> Comparison:
     """Has the same conversations with another engine, all at once, the images arriving in this order."""
     found = asyncio.run(_ask(engine, order or range(len(expected)), len(expected)))
     differences = [
@@ -107,7 +109,7 @@ def compare(engine: Engine, expected: Sequence[Sequence[Said]], order: Sequence[
     return Comparison(len(expected) - len(differences), excused, [one for one in differences if one.gap is None])
 
 
-async def _ask(engine: Engine, order: Sequence[int], num: int) -> list[list[tuple[int, Request, Completion]]]:
+async def _ask(engine: NetworkEngine, order: Sequence[int], num: int) -> list[list[tuple[int, Request, Completion]]]:
     """Each conversation's requests, with the number that the engine gave to the image."""
     pack, policy, scenes = load_pack(), make_policy("paper"), held_out_scenes(num, SEED)
     asked: list[list[tuple[int, Request, Completion]]] = [[] for _ in range(num)]
@@ -157,7 +159,7 @@ def load(path: Path) -> list[list[Said]]:
     """Raises ValueError where the texts are those of other weights."""
     content = json.loads(path.read_text(encoding="utf-8"))
     if content["weights"] != hash_files(find_weights(embedded.PATH)):
-        raise ValueError(f"{path} is of other weights. Make it again: python tests/helpers/exactness.py {path}")
+        raise ValueError(f"{path} is of other weights. Make it again: python -m vigc.model.benchmarks.exactness {path}")
     return [
         [Said(said["text"], [Unsure(**one) for one in said["unsure"]]) for said in conversation]
         for conversation in content["conversations"]

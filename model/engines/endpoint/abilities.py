@@ -1,0 +1,172 @@
+"""What a server can do, found out by asking once and never by believing.
+
+Servers that speak the same protocol differ: some ignore `logprobs`, some take `continue_final_message` and others begin
+the answer anew without a word. Each ability is tried with a small request, and is there when the answer shows it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import math
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+from vigc.model.completion import RequestFailed
+from vigc.model.engines.endpoint.client import Client
+from vigc.model.engines.endpoint.messages import Speech, choice_text, continued, image_part, speech_of, user_turn
+from vigc.model.engines.settings import EndpointSettings
+from vigc.platform.records import ConfigError
+
+_TEXT = "Describe this image in two sentences."
+CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
+_PRESENCE = "Is there a tree in this image? Answer with yes or no only."
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """Of one model on one server. What is missing is done another way, or refused in one line."""
+
+    server: str = ""  # what it says of itself, such as "vllm"
+    logprobs: bool = False  # of what it says, with the likeliest other tokens
+    continues: bool = False  # takes a begun answer (`continue_final_message`)
+    candidates: bool = False  # several choices for one request (`n`)
+    seed: bool = False  # sampling follows it
+    is_deterministic: bool = False  # the same greedy request had the same answer twice
+    context_length: int | None = None  # tokens, where it says so
+
+    def lines(self) -> list[tuple[str, str]]:
+        """For people: what, and whether or what instead."""
+        return [
+            ("log-probabilities", "yes" if self.logprobs else "no: yes-or-no questions are read by their words"),
+            ("continues a begun answer", "yes" if self.continues else "no: asked to go on in a new turn"),
+            ("several choices", "yes" if self.candidates else "no: asked one by one"),
+            ("seed", "yes" if self.seed else "no: sampled texts differ from run to run"),
+            (
+                "same text twice (greedy)",
+                "yes" if self.is_deterministic else "no: a digest will differ from run to run",
+            ),
+            ("context", f"{self.context_length} tokens" if self.context_length else "not said"),
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+async def find_model(client: Client, settings: EndpointSettings) -> tuple[str, dict[str, Any]]:
+    """The model's name on the server, and what the list says of it.
+
+    Raises:
+        ConfigError: the list has several, and none was named; or the named one is not in a list that has names.
+        RunError: the server does not answer.
+    """
+    try:
+        listed = (await client.get("/models")).get("data")
+    except (ConfigError, RequestFailed):
+        if not settings.model:
+            raise
+        listed = None  # some servers list nothing; whether the name is right shows when it is asked
+    models = {str(one["id"]): one for one in listed or () if isinstance(one, dict) and "id" in one}
+    if settings.model:
+        return settings.model, models.get(settings.model, {})
+    if len(models) == 1:
+        ((name, about),) = models.items()
+        return name, about
+    if not models:
+        raise ConfigError(f"{settings.url} lists no models. Name one with --endpoint-model.")
+    raise ConfigError(f"{settings.url} has several models: {', '.join(models)}. Name one with --endpoint-model.")
+
+
+async def find_abilities(client: Client, model: str, about: dict[str, Any]) -> Abilities:
+    """Some ten small requests.
+
+    Raises:
+        ConfigError: the model does not read images, or the server does not know it.
+        RunError: the server does not answer.
+    """
+    turn = [user_turn(_TEXT, [image_part(_sample())])]
+    try:
+        first = speech_of(await client.ask({"model": model, "messages": turn, "max_tokens": 24, "temperature": 0}))
+    except RequestFailed as failed:
+        raise ConfigError(
+            f"{model} did not answer a question about a small image ({failed}). A model that reads images is needed."
+        ) from failed
+    logprobs, continues, candidates, seed, again = await asyncio.gather(
+        _has_logprobs(client, model),
+        _continues(client, model, turn, first),
+        _has_candidates(client, model, turn),
+        _has_seed(client, model, turn),
+        _try(client, {"model": model, "messages": turn, "max_tokens": 24, "temperature": 0}),
+    )
+    length = about.get("max_model_len") or about.get("context_length")
+    return Abilities(
+        server=str(about.get("owned_by") or ""),
+        logprobs=logprobs,
+        continues=continues,
+        candidates=candidates,
+        seed=seed,
+        is_deterministic=again is not None and speech_of(again).text == first.text,
+        context_length=length if isinstance(length, int) else None,
+    )
+
+
+@cache
+def _sample() -> bytes:
+    """A sun over a meadow; large enough for servers that want some patches."""
+    image = Image.new("RGB", (224, 224), (150, 190, 230))
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((0, 150, 224, 224), fill=(70, 140, 60))
+    draw.ellipse((140, 20, 200, 80), fill=(250, 210, 70))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+async def _try(client: Client, body: dict[str, Any]) -> dict[str, Any] | None:
+    """The answer, or None where the server does not take such a request."""
+    try:
+        return await client.ask(body)
+    except RequestFailed:
+        return None
+
+
+async def _has_logprobs(client: Client, model: str) -> bool:
+    turn = [user_turn(_PRESENCE, [image_part(_sample())])]
+    body = {"model": model, "messages": turn, "max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": 20}
+    found = await _try(client, body)
+    if found is None:
+        return False
+    speech = speech_of(found)
+    return bool(speech.alternatives) and all(math.isfinite(value) for value in speech.alternatives[0].values())
+
+
+async def _continues(client: Client, model: str, turn: list[dict[str, Any]], first: Speech) -> bool:
+    """A greedy answer, begun with the first half of itself, goes on with the other half; one that begins anew does not.
+
+    An answer of one repeated word cannot tell, and counts as no.
+    """
+    words = first.text.split(" ")
+    begun = " ".join(words[: max(1, len(words) // 2)]).rstrip()
+    rest = first.text[len(begun) :].strip()
+    if not begun or not rest or first.text.strip().startswith(rest[:12]):
+        return False
+    found = await _try(
+        client, {"model": model, "messages": continued(turn, begun), "max_tokens": 12, "temperature": 0, **CONTINUE}
+    )
+    said = choice_text(found).strip() if found is not None else ""
+    return bool(said) and (rest.startswith(said[:12]) or said.startswith(rest[:12]))
+
+
+async def _has_candidates(client: Client, model: str, turn: list[dict[str, Any]]) -> bool:
+    found = await _try(client, {"model": model, "messages": turn, "max_tokens": 2, "temperature": 1, "n": 2})
+    return found is not None and len(found["choices"]) == 2
+
+
+async def _has_seed(client: Client, model: str, turn: list[dict[str, Any]]) -> bool:
+    body = {"model": model, "messages": turn, "max_tokens": 16, "temperature": 1, "top_p": 1}
+    same, again, other = await asyncio.gather(*(_try(client, {**body, "seed": seed}) for seed in (7, 7, 8)))
+    texts = [choice_text(one) if one is not None else None for one in (same, again, other)]
+    return texts[0] is not None and texts[0] == texts[1] and texts[0] != texts[2]

@@ -1,0 +1,278 @@
+"""The engine behind a server: what it finds out, what it asks, and that no fault of the server's becomes an image's."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from PIL import Image
+from vision_server import VisionServer, sentences_about, words_of
+
+from vigc.model.completion import Request, RequestFailed
+from vigc.model.conversation.image import Talk, talk_about
+from vigc.model.conversation.policy import make_policy
+from vigc.model.engines.endpoint.abilities import find_abilities, find_model
+from vigc.model.engines.endpoint.address import clean_url
+from vigc.model.engines.endpoint.client import Client
+from vigc.model.engines.endpoint.engine import EndpointEngine
+from vigc.model.engines.endpoint.limit import ConcurrencyLimit
+from vigc.model.engines.settings import EndpointSettings
+from vigc.model.prompts import CHAT, load_pack
+from vigc.model.sentences import Unit
+from vigc.platform.records import ConfigError, Kind, RunError, Stop, Verdict
+
+PACK = load_pack(CHAT)
+
+
+def picture(shade: int = 100) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (32, 24), (shade % 256, 3 * shade % 256, 90)).save(file, "PNG")
+    return file.getvalue()
+
+
+def settings(server: VisionServer, **changes: Any) -> EndpointSettings:
+    return EndpointSettings(**{"url": server.url, "model": "tiny-vision", "patience_s": 60, **changes})
+
+
+def with_engine(use: Callable[[EndpointEngine], Awaitable[Any]], server: VisionServer, **changes: Any) -> Any:
+    async def run() -> Any:
+        engine = EndpointEngine(settings(server, **changes))
+        try:
+            return await use(engine)
+        finally:
+            await engine.aclose()
+
+    return asyncio.run(run())
+
+
+def abilities_of(server: VisionServer) -> Any:
+    async def run() -> Any:
+        client = Client(settings(server, model=""))
+        try:
+            return await find_abilities(client, *await find_model(client, settings(server, model="")))
+        finally:
+            await client.close()
+
+    return asyncio.run(run())
+
+
+def test_what_a_server_can_is_found_by_asking() -> None:
+    with VisionServer() as server:
+        found = abilities_of(server)
+    assert (found.logprobs, found.continues, found.candidates, found.seed) == (True, True, True, True)
+    assert found.is_deterministic
+    assert found.context_length == 4096
+
+
+def test_a_server_that_ignores_what_it_is_asked_is_not_believed() -> None:
+    with VisionServer(logprobs=False, continues=False, candidates=False) as server:
+        found = abilities_of(server)
+    assert (found.logprobs, found.continues, found.candidates) == (False, False, False)
+
+
+def test_a_server_that_begins_the_answer_anew_does_not_continue_it() -> None:
+    class Anew(VisionServer):
+        def _choice(self, body: dict[str, Any], index: int) -> dict[str, Any]:
+            return super()._choice({**body, "continue_final_message": False}, index)
+
+    with Anew() as server:
+        assert not abilities_of(server).continues
+
+
+def test_several_models_want_a_name_and_a_wrong_name_is_one_clear_error() -> None:
+    with VisionServer(models=("one", "two")) as server:
+        with pytest.raises(ConfigError, match="several models: one, two. Name one with --endpoint-model"):
+            abilities_of(server)
+        with pytest.raises(ConfigError, match="knows no model 'three'"):
+            with_engine(describe, server, model="three")
+
+
+def test_a_refused_key_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with VisionServer(key="right") as server:
+        monkeypatch.setenv("MY_KEY", "wrong")
+        with pytest.raises(ConfigError, match="refuses the key .* in MY_KEY"):
+            with_engine(describe, server, key_env="MY_KEY")
+        monkeypatch.setenv("MY_KEY", "right")
+        assert with_engine(describe, server, key_env="MY_KEY")
+    monkeypatch.delenv("MY_KEY")
+    with pytest.raises(ConfigError, match="this environment variable is not set"):
+        Client(EndpointSettings("http://127.0.0.1:1/v1", "m", key_env="MY_KEY"))
+
+
+def test_addresses() -> None:
+    assert clean_url("http://host:8000/v1/") == "http://host:8000/v1"
+    assert clean_url("https://host/v1/chat/completions") == "https://host/v1"
+    with pytest.raises(ConfigError, match="is an address such as"):
+        clean_url("ftp://host")
+
+
+async def describe(engine: EndpointEngine) -> list[Any]:
+    talk = Talk(PACK, make_policy("paper"), (Kind.DETAIL, Kind.CONVERSATION), seed=0)
+    return await talk_about(engine, "a.jpg", picture(), talk)
+
+
+def test_a_conversation_takes_two_requests_and_has_every_sentence() -> None:
+    with VisionServer() as server:
+        detail, short = with_engine(describe, server)
+        asked = [body for body in server.bodies if "flowing sentences" in words_of(body)]
+    assert detail.answer == sentences_about(picture(), 5)
+    assert [step.kept for step in detail.steps] == [f"{one}." for one in detail.answer[:-1].split(". ")]
+    assert detail.vig_answer == sentences_about(picture(), 2)
+    assert detail.status is Verdict.KEPT
+    assert short.question == detail.question
+    assert len(asked) == 2  # VIG's and VIC's
+
+
+def test_an_answer_that_the_token_limit_cuts_is_continued_with_and_without_the_servers_help() -> None:
+    async def whole(engine: EndpointEngine) -> str:
+        async with engine.image(picture()) as image:
+            said = ""
+            while True:
+                piece = await engine.complete(image, Request("", "Describe.", said, Unit.WHOLE, max_tokens=7))
+                said += piece.text
+                if piece.stop is not Stop.LENGTH:
+                    return said
+
+    def go_on(body: dict[str, Any]) -> str:
+        begun = words_of(body).partition("begins like this:\n")[2].partition("\n\n")[0]
+        from vision_server import image_of
+
+        return sentences_about(image_of(body), 5)[len(begun) :]
+
+    with VisionServer() as server:
+        assert with_engine(whole, server) == sentences_about(picture(), 5)
+    with VisionServer(continues=False, answer=go_on) as server:
+        found = with_engine(whole, server, phrases=PACK.chat)
+        assert not found.startswith(" ")
+        assert found.split() == sentences_about(picture(), 5).split()
+
+
+def test_yes_or_no_by_log_probabilities_or_by_words() -> None:
+    thing = sentences_about(picture(), 3).split()[4].strip(".")
+
+    async def beliefs(engine: EndpointEngine) -> list[float]:
+        async with engine.image(picture()) as image:
+            found = []
+            for name in (thing, "giraffe"):
+                yes, no = [await engine.score(image, f"Is there a {name}?", word) for word in (" yes", " no")]
+                found.append(yes[0].logprob - no[0].logprob)
+            return found
+
+    with VisionServer() as server:
+        there, absent = with_engine(beliefs, server)
+        assert (there, absent) == pytest.approx((2.3, -2.3))
+    with VisionServer(logprobs=False) as server:
+        there, absent = with_engine(beliefs, server)
+        assert there > 4 > -4 > absent
+
+
+def test_candidates_differ_in_one_request_or_in_several() -> None:
+    async def four(engine: EndpointEngine) -> list[str]:
+        async with engine.image(picture()) as image:
+            request = Request("", "Describe.", until=Unit.SENTENCE, temperature=0.7, seed=5, n=4)
+            return [one.text for one in await engine.candidates(image, request)]
+
+    for can in (True, False):
+        with VisionServer(candidates=can) as server:
+            texts = with_engine(four, server)
+            assert len(set(texts)) == 4, texts
+            assert sum(body.get("n") == 4 for body in server.bodies) == can
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "kind"),
+    [
+        (400, "This model's maximum context length is 4096 tokens", "too_long"),
+        (400, "The response was filtered: content_filter", "refused"),
+        (400, "cannot identify image file", "image_unreadable"),
+        (422, "bad field", "bad_request"),
+    ],
+)
+def test_what_is_wrong_with_a_request_is_that_requests(status: int, message: str, kind: str) -> None:
+    import vision_server
+
+    class Refusing(VisionServer):
+        def _complete(self, handler: Any) -> None:
+            if self.counts["answered"] < 10:
+                super()._complete(handler)
+            else:
+                handler.rfile.read(int(handler.headers["Content-Length"]))
+                vision_server._send(handler, status, {"error": {"message": message}})
+
+    async def one(engine: EndpointEngine) -> None:
+        async with engine.image(picture()) as image:
+            while True:
+                await engine.complete(image, Request("", "Describe."))
+
+    with Refusing() as server, pytest.raises(RequestFailed) as failed:
+        with_engine(one, server)
+    assert failed.value.kind == kind
+    assert message in failed.value.message
+
+
+def test_a_dead_server_ends_the_run_after_its_patience_and_says_what_to_do() -> None:
+    with VisionServer() as server:
+        pass
+    with pytest.raises(RunError, match="gave no answer for .* run the same command"):
+        with_engine(describe, server, patience_s=1)
+
+
+def test_no_fault_of_the_server_becomes_an_images() -> None:
+    """A third of the answers are broken in some way, and for two seconds there is none at all."""
+    num = 60
+
+    async def all_images(engine: EndpointEngine) -> list[Any]:
+        talk = Talk(PACK, make_policy("paper"), (Kind.DETAIL,), seed=0)
+        about = (talk_about(engine, f"{number}.png", picture(number), talk) for number in range(num))
+        return [spoken for (spoken,) in await asyncio.gather(*about)]
+
+    with VisionServer(fault_rate=0.33, outage_at=60, outage_s=2.0) as server:
+        # The abilities are asked for on a server that is well; afterwards nothing is.
+        spoken = with_engine(all_images, server, timeout_s=1.0)
+        counts = server.counts
+    assert [one.answer for one in spoken] == [sentences_about(picture(number), 5) for number in range(num)]
+    assert counts["outage"]
+    assert len(counts) > 10, counts
+
+
+def test_the_limit_finds_what_a_server_takes() -> None:
+    async def many(engine: EndpointEngine) -> int:
+        async with engine.image(picture()) as image:
+            requests = [Request("", f"Describe {number}.") for number in range(400)]
+            await asyncio.gather(*(engine.complete(image, one) for one in requests))
+            return engine.concurrency
+
+    with VisionServer(latency_s=0.01, most_at_once=24) as server:
+        concurrency = with_engine(many, server)
+        assert 4 <= concurrency <= 48
+        assert server.counts["full"] < 200  # of more than 600 requests
+
+
+def test_a_fixed_limit_is_never_passed() -> None:
+    async def many(engine: EndpointEngine) -> None:
+        async with engine.image(picture()) as image:
+            await asyncio.gather(*(engine.complete(image, Request("", f"{n}")) for n in range(50)))
+
+    with VisionServer(latency_s=0.005) as server:
+        with_engine(many, server, concurrency=3)
+        assert server.most_seen_at_once <= 3
+
+
+def test_a_cancelled_wait_gives_its_place_back() -> None:
+    async def run() -> None:
+        limit = ConcurrencyLimit(fixed=1)
+        async with limit.place():
+            waiting = [asyncio.ensure_future(_take(limit)) for _ in range(3)]
+            await asyncio.sleep(0)
+            waiting[0].cancel()
+        await asyncio.gather(*waiting[1:])
+        assert limit.num_taken == 0
+
+    async def _take(limit: ConcurrencyLimit) -> None:
+        async with limit.place():
+            await asyncio.sleep(0)
+
+    asyncio.run(run())
