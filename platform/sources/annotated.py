@@ -7,6 +7,7 @@ what would.
 from __future__ import annotations
 
 import json
+from math import isfinite
 from typing import Any
 
 from vigc.platform.records import ObjectBox
@@ -52,7 +53,11 @@ def _object(number: int, entry: Any) -> ObjectBox:
     category, box, is_crowd = entry.get("category"), entry.get("bbox"), entry.get("is_crowd", entry.get("iscrowd", 0))
     if not isinstance(category, str) or not is_text(category):
         raise ValueError(f"object {number} has the category {category!r} instead of a text")
-    if not isinstance(box, list) or len(box) != 4 or not all(type(one) in (int, float) for one in box):
+    if (
+        not isinstance(box, list)
+        or len(box) != 4
+        or not all(type(one) in (int, float) and isfinite(one) for one in box)
+    ):
         raise ValueError(f"object {number} has the bbox {box!r} instead of [x, y, width, height]")
     if is_crowd not in (0, 1):
         raise ValueError(f"object {number} has is_crowd {is_crowd!r} instead of true or false")

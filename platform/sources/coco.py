@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -285,7 +286,7 @@ class _CocoFile:
             raise _fault(self.path, f"annotations[{index}]", what)
         box = entry.get("bbox")
         try:
-            if not isinstance(box, list) or len(box) != 4:
+            if not isinstance(box, list) or len(box) != 4 or not isfinite(sum(box)):
                 raise TypeError
             self._box_rows.boxes.extend(box)
         except (TypeError, OverflowError) as error:

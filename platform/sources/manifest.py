@@ -142,6 +142,8 @@ class ParquetManifest(Source):
         bad = pc.or_(
             pc.fill_null(pc.not_equal(pc.list_value_length(boxes), 4), True), flat.field("category").is_null()
         ).to_numpy(zero_copy_only=False)
+        finite = pc.fill_null(pc.is_finite(boxes.flatten()), False).to_numpy(zero_copy_only=False)
+        bad[pc.list_parent_indices(boxes).to_numpy()[~finite]] = True
         if bad.any():
             entry = int(np.argmax(bad))
             row = int(pc.list_parent_indices(values)[entry].as_py())

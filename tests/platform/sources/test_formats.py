@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -183,6 +184,14 @@ def test_json_that_breaks_off_says_after_which_entry(tmp_path, content, message)
         open_source(str(tmp_path / "a.json"))
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, None, "3"])
+def test_a_box_of_what_is_no_number_is_named(tmp_path, bad):
+    boxes = [{"image_id": 1, "category_id": 1, "area": math.nan, "bbox": [1, 2, 3, one]} for one in (4, bad)]
+    path = write_json(tmp_path / "a.json", coco([{"id": 1, "file_name": "a.jpg"}], boxes))
+    with pytest.raises(InputError, match=r"a\.json: annotations\[1\] has the bbox \[1, 2, 3, .*\] instead of"):
+        open_source(str(path))
+
+
 # ---- Objects365
 
 
@@ -274,6 +283,7 @@ def test_a_folder_of_parquet_files_is_one_manifest(tmp_path):
         ({"width": "wide"}, "width", "'wide'"),
         ({"objects": [{"category": "dog", "bbox": [1, 2]}]}, "objects", r"bbox"),
         ({"objects": [{"bbox": [1, 2, 3, 4]}]}, "objects", "category"),
+        ({"objects": [{"category": "dog", "bbox": [1, 2, 3, math.nan]}]}, "objects", "bbox"),
         ({"objects": "dog"}, "objects", ""),
         ({"captions": [3]}, "captions", "3"),
     ],
@@ -296,6 +306,13 @@ def test_a_bad_row_of_a_text_manifest_is_named_with_line_and_column(tmp_path, ki
         ([{"uri": "a", "objects": "dog"}], "row 0, column 'objects'"),
         (
             [{"uri": "a", "objects": None}, {"uri": "b", "objects": [{"category": "x", "bbox": [1.0]}]}],
+            "row 1, column 'objects': .*bbox",
+        ),
+        (
+            [
+                {"uri": "a", "objects": None},
+                {"uri": "b", "objects": [{"category": "x", "bbox": [1.0, 2, 3, math.inf]}]},
+            ],
             "row 1, column 'objects': .*bbox",
         ),
         ([{"uri": "a", "captions": [1]}, {"uri": "b", "captions": None}], None),
