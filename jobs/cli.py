@@ -76,7 +76,7 @@ class DoctorConfig(PrintsJson):
 
 def doctor(config: DoctorConfig) -> None:
     """Say what this machine has, what is missing, and how to get it."""
-    from vigc.jobs.doctor import State, diagnose
+    from vigc.jobs.doctor import CheckState, diagnose
 
     checks = []
     for check in diagnose(with_ray=config.ray):
@@ -88,7 +88,7 @@ def doctor(config: DoctorConfig) -> None:
         print_json(
             {check.name: {"state": check.state.value, "found": check.found, "remedy": check.remedy} for check in checks}
         )
-    if any(check.state is State.MISSING for check in checks):
+    if any(check.state is CheckState.MISSING for check in checks):
         raise typer.Exit(NOT_OK)
 
 

@@ -28,21 +28,21 @@ MIN_MEMORY_BYTES = 4 * GIB
 INSTALL = "Install it again: `make setup`, or `pip install -e .` in the repository."
 
 
-class State(StrEnum):
+class CheckState(StrEnum):
     OK = "ok"
     NOTE = "note"  # works, but worth knowing
     MISSING = "missing"
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class MachineCheck:
     name: str
-    state: State
+    state: CheckState
     found: str
     remedy: str = ""
 
 
-def diagnose(*, with_ray: bool = False) -> Iterator[Check]:
+def diagnose(*, with_ray: bool = False) -> Iterator[MachineCheck]:
     """The checks one after another, as they finish.
 
     Args:
@@ -50,14 +50,14 @@ def diagnose(*, with_ray: bool = False) -> Iterator[Check]:
     """
     yield _python()
     found = versions()
-    yield Check("vigc", State.OK, str(found["vigc"]))
+    yield MachineCheck("vigc", CheckState.OK, str(found["vigc"]))
     for name in PACKAGES:
         yield (
-            Check(name, State.OK, str(found[name]))
+            MachineCheck(name, CheckState.OK, str(found[name]))
             if found[name]
-            else Check(name, State.MISSING, "not installed", INSTALL)
+            else MachineCheck(name, CheckState.MISSING, "not installed", INSTALL)
         )
-    yield Check("cores", State.OK, str(num_cores()))
+    yield MachineCheck("cores", CheckState.OK, str(num_cores()))
     yield _memory()
     yield _disk(Path.cwd())
     yield _shared_memory()
@@ -67,75 +67,79 @@ def diagnose(*, with_ray: bool = False) -> Iterator[Check]:
         yield _ray()
 
 
-def _python() -> Check:
-    return Check("python", State.OK, f"{'.'.join(map(str, sys.version_info[:3]))}, {sys.executable}")
+def _python() -> MachineCheck:
+    return MachineCheck("python", CheckState.OK, f"{'.'.join(map(str, sys.version_info[:3]))}, {sys.executable}")
 
 
-def _memory() -> Check:
+def _memory() -> MachineCheck:
     total = memory_bytes()
     if total is None:
-        return Check("memory", State.NOTE, "unknown")
+        return MachineCheck("memory", CheckState.NOTE, "unknown")
     few = total < MIN_MEMORY_BYTES
-    return Check(
+    return MachineCheck(
         "memory",
-        State.NOTE if few else State.OK,
+        CheckState.NOTE if few else CheckState.OK,
         f"{total / GIB:.1f} GiB",
         "4 GiB or more are comfortable." if few else "",
     )
 
 
-def _disk(folder: Path) -> Check:
+def _disk(folder: Path) -> MachineCheck:
     free = shutil.disk_usage(folder).free
     few = free < MIN_DISK_BYTES
-    return Check(
+    return MachineCheck(
         "disk",
-        State.NOTE if few else State.OK,
+        CheckState.NOTE if few else CheckState.OK,
         f"{free / GIB:.1f} GiB free at {folder}",
         "Free some space before a large run." if few else "",
     )
 
 
-def _shared_memory() -> Check:
+def _shared_memory() -> MachineCheck:
     folder = Path("/dev/shm")
     if not folder.is_dir():
-        return Check("/dev/shm", State.NOTE, "not there", "Ray then keeps its objects on disk, which is slower.")
+        return MachineCheck(
+            "/dev/shm", CheckState.NOTE, "not there", "Ray then keeps its objects on disk, which is slower."
+        )
     total = shutil.disk_usage(folder).total
     few = total < OBJECT_STORE_BYTES
     remedy = (
         "Ray then keeps its objects on disk, which is slower. In a container: docker run --shm-size=1g." if few else ""
     )
-    return Check("/dev/shm", State.NOTE if few else State.OK, f"{total / GIB:.2f} GiB", remedy)
+    return MachineCheck("/dev/shm", CheckState.NOTE if few else CheckState.OK, f"{total / GIB:.2f} GiB", remedy)
 
 
-def _devices() -> Check:
+def _devices() -> MachineCheck:
     if installed("torch") is None:
-        return Check("device", State.MISSING, "torch is not installed", INSTALL)
+        return MachineCheck("device", CheckState.MISSING, "torch is not installed", INSTALL)
     torch = import_module("torch")
     if torch.cuda.is_available():
         gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-        return Check("device", State.OK, "; ".join(f"{gpu.name}, {gpu.total_memory / GIB:.0f} GiB" for gpu in gpus))
+        return MachineCheck(
+            "device", CheckState.OK, "; ".join(f"{gpu.name}, {gpu.total_memory / GIB:.0f} GiB" for gpu in gpus)
+        )
     if num_gpus():
-        return Check(
+        return MachineCheck(
             "device",
-            State.NOTE,
+            CheckState.NOTE,
             f"cpu; torch {torch.__version__} cannot use the GPU",
             "Install a torch built for CUDA, and its driver.",
         )
-    return Check("device", State.OK, "cpu (no NVIDIA GPU)")
+    return MachineCheck("device", CheckState.OK, "cpu (no NVIDIA GPU)")
 
 
-def _embedded_model() -> Check:
+def _embedded_model() -> MachineCheck:
     try:
         model = identify(None)
     except VigcError as error:
-        return Check("embedded model", State.MISSING, str(error), INSTALL)
+        return MachineCheck("embedded model", CheckState.MISSING, str(error), INSTALL)
     size = sum(file[1] for file in model.files)
-    return Check("embedded model", State.OK, f"{size / 2**20:.1f} MiB, sha256 {model.weights}")
+    return MachineCheck("embedded model", CheckState.OK, f"{size / 2**20:.1f} MiB, sha256 {model.weights}")
 
 
-def _ray() -> Check:
+def _ray() -> MachineCheck:
     if installed("ray") is None:
-        return Check("ray starts", State.MISSING, "ray is not installed", INSTALL)
+        return MachineCheck("ray starts", CheckState.MISSING, "ray is not installed", INSTALL)
     from vigc.platform.pipeline.ray_session import ray_session
 
     ray = import_module("ray")
@@ -146,9 +150,11 @@ def _ray() -> Check:
                 ray.get(ray.remote(_say_pid).remote(), timeout=60)
         except (VigcError, ray.exceptions.RayError) as error:
             remedy = "Ray needs free ports on this machine, and room in its temporary folder (RAY_TMPDIR)."
-            return Check("ray starts", State.MISSING, str(error), remedy)
+            return MachineCheck("ray starts", CheckState.MISSING, str(error), remedy)
     where = os.environ.get("RAY_ADDRESS")
-    return Check("ray starts", State.OK, f"{'at ' + where if where else 'here'}, in {time.monotonic() - started:.1f} s")
+    return MachineCheck(
+        "ray starts", CheckState.OK, f"{'at ' + where if where else 'here'}, in {time.monotonic() - started:.1f} s"
+    )
 
 
 def _say_pid() -> int:

@@ -75,7 +75,7 @@ class Prices:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class MachinePlan:
     """So many machines of one type, and what a run takes on them; each pair is (likeliest, at the slow end)."""
 
     machine: Machine
@@ -125,7 +125,7 @@ def carried_over(rate: Rate, measured_on: Gpu, to: Gpu) -> Rate:
     return rate.times(min(ratios), max(ratios))
 
 
-def shape_of(num_images: int, rate: Rate, machine: Machine, num_machines: int, startup_minutes: float) -> Shape:
+def shape_of(num_images: int, rate: Rate, machine: Machine, num_machines: int, startup_minutes: float) -> MachinePlan:
     """
     Args:
         rate: of one of the machine's GPUs.
@@ -133,12 +133,12 @@ def shape_of(num_images: int, rate: Rate, machine: Machine, num_machines: int, s
     gpu_hours = num_images / rate.middle / 3600, num_images / rate.low / 3600
     hours = [work / (machine.gpus * num_machines) + startup_minutes / 60 for work in gpu_hours]
     money = [each * num_machines * machine.per_hour for each in hours]
-    return Shape(machine, num_machines, gpu_hours, (hours[0], hours[1]), (money[0], money[1]))
+    return MachinePlan(machine, num_machines, gpu_hours, (hours[0], hours[1]), (money[0], money[1]))
 
 
 def for_deadline(
     num_images: int, rate: Rate, machine: Machine, deadline_hours: float, startup_minutes: float
-) -> Shape | None:
+) -> MachinePlan | None:
     """The fewest machines that are done in time at the slow end; None where starting up alone takes as long."""
     working_hours = deadline_hours - startup_minutes / 60
     if working_hours <= 0:
@@ -148,7 +148,7 @@ def for_deadline(
     return shape_of(num_images, rate, machine, max(1, math.ceil(needed - 1e-9)), startup_minutes)
 
 
-def cheapest(shapes: Sequence[Shape]) -> Shape | None:
+def cheapest(shapes: Sequence[MachinePlan]) -> MachinePlan | None:
     """By the money at the slow end; of equals, the one with fewer machines."""
     return min(shapes, key=lambda shape: (shape.money[1], shape.num_machines), default=None)
 

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vigc.jobs.bench.common import write_figures
-from vigc.jobs.bench.memory import MB, Sample, Watch, draw, growth, peak_bytes
+from vigc.jobs.bench.memory import MB, MemorySample, MemoryWatch, draw, growth, peak_bytes
 from vigc.jobs.terminal import make_console
 from vigc.platform.dataset.layout import Block
 from vigc.platform.dataset.ledger import commit, marker_of
@@ -121,7 +121,7 @@ def data(
     """
     console = make_console()
     figures: dict[str, Any] = {"rows_per_block": rows_per_block, "worker": "InstantWorker"}
-    runs: dict[str, list[Sample]] = {}
+    runs: dict[str, list[MemorySample]] = {}
     console.print(
         "model: InstantWorker, which answers at once; no network is run\n"
         + (
@@ -158,7 +158,7 @@ class _Measurement:
     def __init__(self, folder: Path, rows: int, rows_per_block: int, resume_at: list[int]) -> None:
         self._folder, self._rows, self._rows_per_block, self._resume_at = folder, rows, rows_per_block, resume_at
         self._out = folder / "out"
-        self.samples: list[Sample] = []
+        self.samples: list[MemorySample] = []
 
     def with_ray(self) -> dict[str, float]:
         figures = self._create()
@@ -210,12 +210,12 @@ class _Measurement:
             "verify_peak_mb": peak / MB,
         }
 
-    def _run(self, out: Path, *, until_first_commit: bool = False) -> tuple[Ran, list[Sample]]:
+    def _run(self, out: Path, *, until_first_commit: bool = False) -> tuple[Ran, list[MemorySample]]:
         child = Child(_Caller)
         try:
             child.call((_ready, ()))
             assert child.pid is not None
-            with Watch(child.pid) as watch:
+            with MemoryWatch(child.pid) as watch:
                 ran, _ = child.call((run_pass, (out, until_first_commit)))
             return ran, watch.samples
         finally:

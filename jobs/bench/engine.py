@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from vigc.jobs.bench.common import write_figures
-from vigc.jobs.bench.memory import MB, Watch, draw, resident_bytes
+from vigc.jobs.bench.memory import MB, MemoryWatch, draw, resident_bytes
 from vigc.jobs.terminal import make_console
 from vigc.model.benchmarks.speed import Settings, lines, measure, profile
 from vigc.model.files.loading import choose_device
@@ -95,7 +95,7 @@ def memory(*, num: int, slots: int | None, threads: int | None, plot: Path | Non
 
     began = time.monotonic()
     try:
-        with Watch(os.getpid()) as watch:
+        with MemoryWatch(os.getpid()) as watch:
             asyncio.run(_many(engine, num, note))
     finally:
         engine.close()

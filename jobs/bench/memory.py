@@ -19,7 +19,7 @@ LABELS = {"driver": "driver", "worker": "largest worker", "ray": "largest of Ray
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class MemorySample:
     """Of one moment, in bytes."""
 
     at: float  # time.monotonic's seconds
@@ -28,16 +28,16 @@ class Sample:
     ray: int  # the largest of Ray's own servers
 
 
-class Watch:
+class MemoryWatch:
     """Samples a process and its descendants as the block begins, once a second from a thread, and as it ends."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._sample_on, name="memory", daemon=True)
-        self.samples: list[Sample] = []
+        self.samples: list[MemorySample] = []
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> MemoryWatch:
         self._sample()
         self._thread.start()
         return self
@@ -59,10 +59,10 @@ class Watch:
         for pid, is_server in _descendants(self._pid):
             kind = "ray" if is_server else "worker"
             largest[kind] = max(largest[kind], resident_bytes(pid) or 0)
-        self.samples.append(Sample(time.monotonic(), driver, **largest))
+        self.samples.append(MemorySample(time.monotonic(), driver, **largest))
 
 
-def growth(samples: list[Sample], first_at: float, last_at: float, share: float) -> dict[str, float]:
+def growth(samples: list[MemorySample], first_at: float, last_at: float, share: float) -> dict[str, float]:
     """In MB: peaks, and what was added from when `share` of the time was over to the end."""
     figures: dict[str, float] = {}
     early, late = (_last_before(samples, first_at + part * (last_at - first_at)) for part in (share, 1.0))
@@ -72,9 +72,9 @@ def growth(samples: list[Sample], first_at: float, last_at: float, share: float)
     return figures
 
 
-def _last_before(samples: list[Sample], at: float) -> Sample:
+def _last_before(samples: list[MemorySample], at: float) -> MemorySample:
     """Not the nearest, since right after the last commit the workers are gone."""
-    return max((one for one in samples if one.at <= at), key=lambda one: one.at, default=Sample(at, 0, 0, 0))
+    return max((one for one in samples if one.at <= at), key=lambda one: one.at, default=MemorySample(at, 0, 0, 0))
 
 
 def resident_bytes(pid: int) -> int | None:
@@ -125,7 +125,7 @@ def _title(pid: int) -> str:
         return ""
 
 
-def draw(runs: dict[str, list[Sample]]) -> str:
+def draw(runs: dict[str, list[MemorySample]]) -> str:
     """An SVG with a panel for each run: its title and its samples."""
     panels = [_panel(title, samples, i * WIDTH) for i, (title, samples) in enumerate(runs.items())]
     width = len(runs) * WIDTH
@@ -135,7 +135,7 @@ def draw(runs: dict[str, list[Sample]]) -> str:
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>{background}{"".join(panels)}</svg>\n'
 
 
-def _panel(title: str, samples: list[Sample], offset: int) -> str:
+def _panel(title: str, samples: list[MemorySample], offset: int) -> str:
     first, last = samples[0].at, samples[-1].at
     step = 100
     top = max(max(one.driver, one.worker, one.ray) for one in samples) / MB

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from vigc.jobs.bench.common import write_figures
 from vigc.jobs.generate.config import GenerateConfig
-from vigc.jobs.plan.probe import Probed, probe
+from vigc.jobs.plan.probe import ProbeResult, probe
 from vigc.jobs.scenes import make_scenes
 from vigc.jobs.terminal import make_console
 
@@ -25,8 +25,8 @@ IMAGES_PER_S = 60  # more than the embedded model makes on any CPU, so that imag
 def plan(*, short_s: float, long_s: float, rounds: int, json_file: Path | None) -> None:
     """Alternates `rounds` probes of each length over rendered scenes with the embedded model."""
     console = make_console()
-    short: list[Probed] = []
-    long: list[Probed] = []
+    short: list[ProbeResult] = []
+    long: list[ProbeResult] = []
     with tempfile.TemporaryDirectory(prefix="vigc-bench-") as folder:
         scenes = Path(folder) / "scenes"
         make_scenes(scenes, num=min(20_000, int(IMAGES_PER_S * long_s)), seed=SEED)

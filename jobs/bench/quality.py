@@ -54,7 +54,7 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class QualityResult:
     chair: Chair
     accuracy: float | None  # of answers to gold questions
     images_per_s: float | None
@@ -163,13 +163,13 @@ def _by_blank() -> Policy:
 
 def _outcomes(
     engine: NetworkEngine, pack: PromptPack, finder: ObjectFinder, scenes: list[Scene], asked: list[Scene], steps: Steps
-) -> dict[str, tuple[str, Outcome]]:
+) -> dict[str, tuple[str, QualityResult]]:
     """By name: label and outcome of every way."""
     from vigc.model.benchmarks.embedded import generate, score_questions
     from vigc.platform.quality.chair import chair
 
     present = [{thing.category for thing in scene.objects} for scene in scenes]
-    outcomes: dict[str, tuple[str, Outcome]] = {}
+    outcomes: dict[str, tuple[str, QualityResult]] = {}
     rows: dict[Policy, tuple[list[tuple[str, str]], float]] = {}
     for way in _ways():
         if way.policy not in rows:
@@ -187,11 +187,11 @@ def _outcomes(
         found = chair(
             ((pair[0 if way.is_vig else 1], there) for pair, there in zip(texts, present, strict=True)), finder
         )
-        outcomes[way.name] = way.label, Outcome(found, accuracy, None if way.is_vig else rate)
+        outcomes[way.name] = way.label, QualityResult(found, accuracy, None if way.is_vig else rate)
     return outcomes
 
 
-def _figures(outcomes: dict[str, tuple[str, Outcome]]) -> dict[str, float | None]:
+def _figures(outcomes: dict[str, tuple[str, QualityResult]]) -> dict[str, float | None]:
     """One flat object; `best` repeats the figures of BEST."""
     figures: dict[str, float | None] = {}
     for name, (_, outcome) in [*outcomes.items(), ("best", outcomes[BEST])]:
@@ -306,7 +306,7 @@ def _labels(file: Path) -> Iterable[tuple[str, str, set[str]]]:
             ) from error
 
 
-def _print_ways(title: str, outcomes: dict[str, tuple[str, Outcome]]) -> None:
+def _print_ways(title: str, outcomes: dict[str, tuple[str, QualityResult]]) -> None:
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
     headings = ("descriptions", "absent named", "of all named", "present named", "words", "right", "img/s")
     for number, heading in enumerate(headings):

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vigc.jobs.bench.common import write_figures
-from vigc.jobs.bench.memory import Watch, draw, growth
+from vigc.jobs.bench.memory import MemoryWatch, draw, growth
 from vigc.jobs.serve.run import make_settings
 from vigc.jobs.terminal import make_console
 from vigc.platform.records import ConfigError, Kind, RunError
@@ -90,7 +90,7 @@ def serve(
     flags = {"max_ongoing": max_ongoing, "max_queued": max_queued, "replicas": replicas}
     num_replicas = make_settings(flags).replica_range[1]
     limit = num_replicas * max_ongoing + max_queued
-    with _service(console, flags) as (url, pid), Watch(pid) as watch:
+    with _service(console, flags) as (url, pid), MemoryWatch(pid) as watch:
         load = _Load(url, kind)
         asyncio.run(load.level(4, 3.0))  # warms up
         levels = []

@@ -80,10 +80,10 @@ def filter_(config: FilterConfig) -> None:
     """
     from vigc.jobs.dataset.filter import as_json, run_filter
     from vigc.jobs.dataset.tables import evaluation_lines, filter_table, hallucination_tables
-    from vigc.jobs.dataset.verify import Meter
+    from vigc.jobs.dataset.verify import ProgressBar
 
     console = make_console(quiet=config.json_)
-    meter = Meter(console)
+    meter = ProgressBar(console)
     with meter.shown("images and rows"):
         found = run_filter(
             config.data,
@@ -128,10 +128,10 @@ def _words(file: Path | None) -> tuple[str, ...]:
 
 def verify(config: VerifyConfig) -> None:
     """Prove that every image that was asked for has exactly one complete row, and no file is torn or left over."""
-    from vigc.jobs.dataset.verify import Meter, as_json, in_words, run_verify, table_of
+    from vigc.jobs.dataset.verify import ProgressBar, as_json, in_words, run_verify, table_of
 
     console = make_console(quiet=config.json_)
-    found = run_verify(config.data, images=config.images, sample=config.sample, meter=Meter(console))
+    found = run_verify(config.data, images=config.images, sample=config.sample, meter=ProgressBar(console))
     if config.json_:
         print_json(as_json(found))
     else:
@@ -193,9 +193,9 @@ def pope(config: PopeConfig) -> None:
     what is there.
     """
     from vigc.jobs.dataset.pope import run_pope
-    from vigc.jobs.dataset.verify import Meter
+    from vigc.jobs.dataset.verify import ProgressBar
 
-    meter = Meter(make_console(quiet=config.json_))
+    meter = ProgressBar(make_console(quiet=config.json_))
     with meter.shown("images"):
         made = run_pope(config, on_progress=meter.report)
     if config.json_:

@@ -9,7 +9,7 @@ from itertools import islice
 from vigc.jobs.dataset.config import ExportConfig
 from vigc.platform.dataset.store import Store
 from vigc.platform.exports import FORMATS, Options, Per, export
-from vigc.platform.exports.validate import NOTES, Checks, validate
+from vigc.platform.exports.validate import NOTES, ValidateOptions, validate
 from vigc.platform.records import ConfigError, StoreError
 from vigc.platform.storage import open_file
 
@@ -18,14 +18,14 @@ CHECKED = ("llava", "sharegpt", "openai", "huggingface", "preference")
 
 
 @dataclass(frozen=True)
-class Written:
+class ExportResult:
     place: str
     num_examples: int
     left_out: dict[str, int]
     image_folder: str | None  # what the file's image paths are relative to
 
 
-def run_export(config: ExportConfig, on_progress: Callable[[int], None] | None = None) -> Written:
+def run_export(config: ExportConfig, on_progress: Callable[[int], None] | None = None) -> ExportResult:
     """Writes the place that is named, by default DATA/exports/FORMAT with the format's suffix.
 
     Raises:
@@ -43,11 +43,11 @@ def run_export(config: ExportConfig, on_progress: Callable[[int], None] | None =
     image_folder = _image_folder(store)
     if config.check and done.num_examples:
         _check(target, image_folder)
-    return Written(target, done.num_examples, done.left_out, image_folder)
+    return ExportResult(target, done.num_examples, done.left_out, image_folder)
 
 
 def _check(target: str, image_folder: str | None) -> None:
-    found = validate(target, Checks(folder=image_folder)).found
+    found = validate(target, ValidateOptions(folder=image_folder)).found
     problems = [
         f"row {one.rows[0]}{f' and {one.num - 1} more' if one.num > 1 else ''}: {one.example}."
         for rule, one in found.items()

@@ -19,7 +19,7 @@ ALL = "all"
 
 
 @dataclass(frozen=True)
-class Probed:
+class PopeFiles:
     files: dict[str, str]  # split -> file
     num_probes: int  # in each
     num_images: int
@@ -27,7 +27,7 @@ class Probed:
     vocabulary: str
 
 
-def run_pope(config: PopeConfig, on_progress: Callable[[int, int], None] | None = None) -> Probed:
+def run_pope(config: PopeConfig, on_progress: Callable[[int, int], None] | None = None) -> PopeFiles:
     """Writes a file for one split, or for each of them one with its name before the suffix.
 
     Raises:
@@ -64,7 +64,7 @@ def run_pope(config: PopeConfig, on_progress: Callable[[int, int], None] | None 
         with folder.new_text(file) as text:
             write_probes(probes, text)
         files[name] = f"{folder}/{file}"
-    return Probed(files, len(next(iter(made.probes.values()))), made.num_images, made.num_eligible, vocabulary.name)
+    return PopeFiles(files, len(next(iter(made.probes.values()))), made.num_images, made.num_eligible, vocabulary.name)
 
 
 def _named(out: str, split: str) -> str:

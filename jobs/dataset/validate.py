@@ -9,7 +9,7 @@ from typing import IO
 
 from vigc.jobs.dataset.config import ValidateConfig
 from vigc.jobs.dataset.filter import read_evaluation
-from vigc.platform.exports.validate import NOTES, Checks, EvaluationImages, Rule, Validation, validate
+from vigc.platform.exports.validate import NOTES, EvaluationImages, Rule, ValidateOptions, Validation, validate
 from vigc.platform.exports.validate.rules import MEANINGS
 from vigc.platform.records import ModelError
 from vigc.platform.storage import open_file
@@ -23,7 +23,7 @@ def run_validate(config: ValidateConfig, on_progress: Callable[[int], None] | No
     Raises:
         VigcError: the file, or what it is compared with, cannot be used.
     """
-    checks = Checks(
+    checks = ValidateOptions(
         folder=config.images,
         num_open=config.num_open,
         count_tokens=None if config.tokenizer is None else token_counter(config.tokenizer),

@@ -30,7 +30,7 @@ class Verified:
         return self.rows.ok and (self.images is None or self.images.ok)
 
 
-def run_verify(out: str, *, images: bool, sample: int | None, meter: Meter) -> Verified:
+def run_verify(out: str, *, images: bool, sample: int | None, meter: ProgressBar) -> Verified:
     """
     Args:
         images: also read the source images again, or `sample` of them.
@@ -45,7 +45,7 @@ def run_verify(out: str, *, images: bool, sample: int | None, meter: Meter) -> V
         return Verified(rows, verify_images(Store(out), sample, meter.report))
 
 
-class Meter:
+class ProgressBar:
     """A bar with rate and time left; only on a terminal, and only for what takes its time."""
 
     def __init__(self, console: Console) -> None:

@@ -146,9 +146,9 @@ def evaluate(
         tracking=None if tracking == NOT_TRACKED else tracking,
         overwrite=overwrite,
     )
-    from vigc.jobs.dataset.verify import Meter
+    from vigc.jobs.dataset.verify import ProgressBar
 
-    meter = Meter(console)
+    meter = ProgressBar(console)
     try:
         with meter.shown("images"):
             done = job.run_evaluate(config, on_progress=lambda now: meter.report(now.done, now.total))

@@ -288,7 +288,7 @@ def _ask(
     from vigc.model.engines.settings import EngineSettings
     from vigc.model.prompts import load_pack
     from vigc.model.weights.identity import identify
-    from vigc.platform.evaluation.endpoint import EndpointSettings
+    from vigc.platform.evaluation.endpoint import ChatEndpoint
     from vigc.platform.evaluation.pictures import whole_pictures
     from vigc.platform.images.decode import decode_batch
     from vigc.platform.pipeline import run as pipeline
@@ -304,7 +304,7 @@ def _ask(
     if kind == "endpoint":
         is_long = any(item.style in (AnswerStyle.DETAIL, AnswerStyle.REASONING) for item in items)
         limit = config.max_tokens or (1024 if is_long else 512)
-        endpoint = EndpointSettings(config.model, str(config.endpoint_model), limit)
+        endpoint = ChatEndpoint(config.model, str(config.endpoint_model), limit)
     settings = EvaluateSettings(
         folder=folder,
         engine=EngineSettings(
@@ -339,7 +339,7 @@ def _judge(
     folder: Folder, answered: Answered, rules: Any, options: dict[str, Any], config: JudgeConfig
 ) -> tuple[str, dict[str, str]]:
     """The judge's name, and its replies by case; none where nothing has to be judged, or MMBench has no judge."""
-    from vigc.platform.evaluation.endpoint import Endpoint, EndpointSettings
+    from vigc.platform.evaluation.endpoint import ChatEndpoint, Endpoint
     from vigc.platform.evaluation.folder import JUDGEMENTS_FILE
     from vigc.platform.evaluation.judging import Judgements
 
@@ -360,7 +360,7 @@ def _judge(
         cases = rules.cases(answered, options)
         if config.url is None:
             return await judgements.of(cases, None)
-        endpoint = Endpoint(EndpointSettings(config.url, name, max_tokens=1024, temperature=0.2))
+        endpoint = Endpoint(ChatEndpoint(config.url, name, max_tokens=1024, temperature=0.2))
         try:
             return await judgements.of(cases, endpoint.ask)
         finally:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vigc.model.conversation.policy import Policy
 from vigc.model.engines.settings import EngineSettings
 from vigc.model.prompts import PromptPack
-from vigc.platform.evaluation.endpoint import Declined, Endpoint, EndpointSettings
+from vigc.platform.evaluation.endpoint import ChatEndpoint, Declined, Endpoint
 from vigc.platform.evaluation.items import Item, Reply
 from vigc.platform.records import AnswerStyle, ConfigError, RowStatus, RunError
 from vigc.platform.storage import Folder
@@ -40,7 +40,7 @@ class EvaluateSettings:
     policy: Policy
     template: str | None
     max_tokens: int | None
-    endpoint: EndpointSettings | None
+    endpoint: ChatEndpoint | None
 
 
 class EvaluateWorker:

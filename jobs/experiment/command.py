@@ -12,10 +12,11 @@ from vigc.platform.records import ConfigError
 from vigc.platform.tracking import NOT_TRACKED
 
 if TYPE_CHECKING:
-    from rich.table import Table as Shown
+    from rich.table import Table
 
     from vigc.jobs.experiment.run import Benchmark
-    from vigc.jobs.experiment.tables import Estimate, Table
+    from vigc.jobs.experiment.tables import Comparison
+    from vigc.platform.quality.chair import Estimate
 
 EXPERIMENT_EXAMPLES = help_end(
     "vigc experiment --out experiment                 # on scenes, with a tiny model: some hours on two cores",
@@ -119,11 +120,11 @@ def experiment(
     console.print(f"Page: {done.out / 'report.html'}", soft_wrap=True)
 
 
-def shown(table: Table, arms: tuple[str, ...]) -> Shown:
+def shown(table: Comparison, arms: tuple[str, ...]) -> Table:
     """The comparison on a terminal: the base data's figures, and how far each arm is from them."""
-    from rich.table import Table as Shown
+    from rich.table import Table
 
-    made = Shown(box=None, pad_edge=False)
+    made = Table(box=None, pad_edge=False)
     for name in ("figure", "number", *arms):
         made.add_column(name, justify="left" if name == "figure" else "right")
     first, *others = arms

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vigc.jobs.evaluate.run import EvaluateConfig, run_evaluate
-from vigc.jobs.experiment.tables import Table, compare
+from vigc.jobs.experiment.tables import Comparison, compare
 from vigc.jobs.machine import num_gpus
 from vigc.jobs.train.run import CPUS_BESIDE_WORKERS, prepare_environment
 from vigc.model.training.recipe import Recipe
@@ -101,7 +101,7 @@ class ExperimentConfig:
 @dataclass(frozen=True)
 class Done:
     out: Path
-    table: Table
+    table: Comparison
 
 
 OnNote = Callable[[str], None]

@@ -18,6 +18,7 @@ import numpy as np
 from vigc.platform.evaluation import benchmark
 from vigc.platform.evaluation.folder import existing_pass, read_items, read_replies
 from vigc.platform.evaluation.items import Figure
+from vigc.platform.quality.chair import Estimate
 from vigc.platform.storage import open_folder
 
 if TYPE_CHECKING:
@@ -28,21 +29,7 @@ LEVEL = (2.5, 97.5)
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
-    """A value with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def is_clear(self) -> bool:
-        """As a difference: whether the interval leaves 0 out."""
-        return self.low > 0 or self.high < 0
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
+class ComparisonRow:
     """One figure of one benchmark, of all of it (part "") or of one kind of question."""
 
     benchmark: str
@@ -55,9 +42,9 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class Comparison:
     seeds: tuple[int, ...]
-    rows: list[Row]
+    rows: list[ComparisonRow]
 
     def as_json(self) -> dict[str, Any]:
         return {"seeds": list(self.seeds), "rows": [asdict(row) for row in self.rows]}
@@ -65,7 +52,7 @@ class Table:
 
 def compare(
     runs: Path, arms: Sequence[str], seeds: Sequence[int], benchmarks: Sequence[str], random_seed: int = 0
-) -> Table:
+) -> Comparison:
     """Of finished runs in RUNS/ARM-SEED/evaluation/N-BENCHMARK; the first arm is what others are compared with."""
     rows = []
     for number, name in enumerate(benchmarks):
@@ -78,7 +65,7 @@ def compare(
             found = {run: of[key] for run, of in figures.items() if key in of}
             if len(found) == len(figures):
                 rows.append(_row(name, key, found, arms, seeds, random_seed))
-    return Table(tuple(seeds), rows)
+    return Comparison(tuple(seeds), rows)
 
 
 def _figures(evaluation: Path) -> dict[tuple[str, str], Figure]:
@@ -97,7 +84,7 @@ def _row(
     arms: Sequence[str],
     seeds: Sequence[int],
     random_seed: int,
-) -> Row:
+) -> ComparisonRow:
     images = sorted({row[0] for figure in found.values() for row in figure.rows})
     # (arms, seeds, images, 2): what stands above and below the line of the ratio.
     sums = np.array([[_sums(found[arm, seed], images) for seed in seeds] for arm in arms])
@@ -111,7 +98,7 @@ def _row(
         drawn[turn] = _ratios(np.einsum("asik,i->ask", sums[:, chosen], weights)).mean(axis=1)
     drawn = drawn[~np.isnan(drawn).any(axis=1)]  # a draw with nothing below has no ratio
     first = found[arms[0], seeds[0]]
-    return Row(
+    return ComparisonRow(
         benchmark=name,
         measure=key[0],
         part=key[1],

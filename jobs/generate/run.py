@@ -15,7 +15,7 @@ from typing import Any
 
 from vigc.jobs.generate.config import GenerateConfig, Mode
 from vigc.jobs.generate.plan import Plan, make_plan, runs_of
-from vigc.jobs.generate.tracking import Watch
+from vigc.jobs.generate.tracking import RunTracker
 from vigc.jobs.generate.worker import Worker, WorkerSettings
 from vigc.jobs.machine import git_commit, versions
 from vigc.model.cores import num_cores
@@ -86,7 +86,7 @@ def run_generate(
         on_plan(plan, pass_)
     num_before, seconds = pass_.remaining(), 0.0
     note = _provenance(plan)
-    watch = Watch(plan, pass_, note, runs_of(pass_), on_note)
+    watch = RunTracker(plan, pass_, note, runs_of(pass_), on_note)
     try:
         seconds = _run(plan, pass_, num_before, note, watch, on_progress)
     except BaseException as error:
@@ -128,7 +128,7 @@ def _run(
     pass_: Pass,
     num_remaining: int,
     note: dict[str, Any],
-    watch: Watch,
+    watch: RunTracker,
     on_progress: Callable[[Progress], None],
 ) -> float:
     """Runs the pipeline; where images remain, the run notes what it was and, at its end, how far it came."""

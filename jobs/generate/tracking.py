@@ -41,7 +41,7 @@ TRACK_S = 10.0  # between figures for MLflow
 PAID_S = 10.0  # between looks at what the cluster has
 
 
-class Watch:
+class RunTracker:
     """Of one run. `report` is what `pipeline.run` calls about once a second, from a thread of its own.
 
     Args:

@@ -17,7 +17,7 @@ from vigc.model.conversation.grounding import Grounding
 from vigc.model.conversation.image import Talk, talk_about
 from vigc.model.engines.settings import EngineSettings
 from vigc.model.engines.start import start_engine
-from vigc.platform.pipeline.metrics import Load
+from vigc.platform.pipeline.metrics import EngineLoad
 from vigc.platform.records import ConfigError, RowStatus
 from vigc.platform.vocabulary import Vocabulary
 
@@ -47,9 +47,9 @@ class Worker:
             self._talk = replace(settings.talk, find_objects=ObjectFinder(settings.vocabulary).named)
         self._engine = start_engine(settings.engine)
 
-    def load(self) -> Load:
+    def load(self) -> EngineLoad:
         """How busy the engine is at this moment."""
-        return Load(self._engine.num_slots, self._engine.num_in_use, self._engine.num_waiting)
+        return EngineLoad(self._engine.num_slots, self._engine.num_in_use, self._engine.num_waiting)
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
         import pyarrow as pa

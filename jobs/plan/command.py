@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from vigc.jobs.generate.config import GenerateConfig
-    from vigc.platform.planning import Gpu, Prices, Rate, Shape
+    from vigc.platform.planning import Gpu, MachinePlan, Prices, Rate
 
 PLAN_EXAMPLES = help_end(
     "vigc plan generate s3://bucket/photos --out s3://bucket/data --model my_model",
@@ -192,7 +192,7 @@ def _shapes(
     names: str | None,
     num_machines: int,
     deadline_hours: float | None,
-) -> list[Shape]:
+) -> list[MachinePlan]:
     from vigc.platform.planning import carried_over, for_deadline, shape_of
 
     known = {each.name: each for each in table.machines}
@@ -209,7 +209,7 @@ def _shapes(
     return shapes
 
 
-def _as_json(shape: Shape) -> dict[str, Any]:
+def _as_json(shape: MachinePlan) -> dict[str, Any]:
     return {
         "machine": shape.machine.name,
         "num_machines": shape.num_machines,
@@ -220,7 +220,7 @@ def _as_json(shape: Shape) -> dict[str, Any]:
     }
 
 
-def _say(console: Console, answer: dict[str, Any], rate: Rate, shapes: list[Shape], table: Prices) -> None:
+def _say(console: Console, answer: dict[str, Any], rate: Rate, shapes: list[MachinePlan], table: Prices) -> None:
     from rich.table import Table
 
     of_what = f"of one {answer['gpu']}" if answer["gpu"] else "of this machine's CPUs"
@@ -257,7 +257,9 @@ def _say(console: Console, answer: dict[str, Any], rate: Rate, shapes: list[Shap
     )
 
 
-def _say_deadline(console: Console, best: Shape | None, deadline: str | None, table: Prices, *, has_gpu: bool) -> None:
+def _say_deadline(
+    console: Console, best: MachinePlan | None, deadline: str | None, table: Prices, *, has_gpu: bool
+) -> None:
     if deadline is None:
         return
     if best is not None:

@@ -32,7 +32,7 @@ MAX_SAMPLE = 20_000  # images; more than any probe gets through
 
 
 @dataclass(frozen=True)
-class Probed:
+class ProbeResult:
     """What a probe found."""
 
     rate: Rate  # of one actor
@@ -43,7 +43,9 @@ class Probed:
     plan: Plan
 
 
-def probe(config: GenerateConfig, seconds: float, *, on_progress: Callable[[Progress], None] | None = None) -> Probed:
+def probe(
+    config: GenerateConfig, seconds: float, *, on_progress: Callable[[Progress], None] | None = None
+) -> ProbeResult:
     """Runs one actor for so long, from when its engine is full, or until the images of the source are done.
 
     Where images take so long that so few seconds hold none, it goes on until there are enough for a rate.
@@ -61,7 +63,7 @@ def probe(config: GenerateConfig, seconds: float, *, on_progress: Callable[[Prog
             rows_per_block=min(rows_per_block(num_images_of(sample)), max(1, plan.engine.most_slots // 8)),
             vocabulary=plan.vocabulary,
         )
-        watch = _Watch(seconds, plan.engine.most_slots, on_progress)
+        watch = _ProbeProgress(seconds, plan.engine.most_slots, on_progress)
         try:
             pipeline.run(
                 pass_,
@@ -83,7 +85,7 @@ def probe(config: GenerateConfig, seconds: float, *, on_progress: Callable[[Prog
         if not sizes:
             raise InputError("No image was done. Give the probe more --probe-seconds.")
         counted = watch.counted()
-        return Probed(
+        return ProbeResult(
             rate=rate_of(watch.points, watch.skip),
             num_images=counted[-1][1] - counted[0][1],
             seconds=counted[-1][0] - counted[0][0],
@@ -99,7 +101,7 @@ def num_images_of(source: Source) -> int:
     return sum(table.num_rows for table in source.tables()) if known is None else known
 
 
-class _Watch:
+class _ProbeProgress:
     """Notes how many images are done when, and ends the run when that is enough."""
 
     def __init__(self, seconds: float, num_slots: int, on_progress: Callable[[Progress], None] | None) -> None:

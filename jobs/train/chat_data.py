@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from vigc.jobs.train.data import MakeRows, Records
+from vigc.jobs.train.data import MakeRows, TrainingData
 from vigc.model.training.recipe import Recipe
 from vigc.platform.instructions import Instructions
 from vigc.platform.records import InputError, Kind, RowError
@@ -36,7 +36,7 @@ _TURN = pa.struct(
 CHATS = pa.schema([("image", pa.string()), ("turns", pa.list_(_TURN))])
 
 
-def read_chats(sets: Iterable[Instructions], *, max_turns: int) -> Records:
+def read_chats(sets: Iterable[Instructions], *, max_turns: int) -> TrainingData:
     """Raises InputError for a set without records."""
     tables, described = [], []
     for instructions in sets:
@@ -65,7 +65,7 @@ def read_chats(sets: Iterable[Instructions], *, max_turns: int) -> Records:
             raise InputError(f"Nothing to learn from: {instructions.describe()}.")
         tables.append(pa.Table.from_pylist(chats, schema=CHATS))
         described.append(f"{instructions.describe()}: {num:,} questions about {len(chats):,} pictures")
-    return Records(pa.concat_tables(tables), tuple(table.num_rows for table in tables), tuple(described))
+    return TrainingData(pa.concat_tables(tables), tuple(table.num_rows for table in tables), tuple(described))
 
 
 class MakeChatRows(MakeRows):

@@ -44,7 +44,7 @@ ROWS_PER_BLOCK = 256
 
 
 @dataclass(frozen=True)
-class Records:
+class TrainingData:
     """All sets of a run, one after the other."""
 
     table: pa.Table  # RECORDS
@@ -75,7 +75,7 @@ class Scenes:
         return {"scenes": VERSION}
 
 
-def read_records(sets: Iterable[Instructions]) -> Records:
+def read_records(sets: Iterable[Instructions]) -> TrainingData:
     """Raises InputError for a set without records."""
     tables, described = [], []
     for instructions in sets:
@@ -84,7 +84,7 @@ def read_records(sets: Iterable[Instructions]) -> Records:
             raise InputError(f"Nothing to learn from: {instructions.describe()}.")
         tables.append(pa.Table.from_pylist(rows, schema=RECORDS))
         described.append(f"{instructions.describe()}: {len(rows):,} questions")
-    return Records(pa.concat_tables(tables), tuple(table.num_rows for table in tables), tuple(described))
+    return TrainingData(pa.concat_tables(tables), tuple(table.num_rows for table in tables), tuple(described))
 
 
 def make_order(recipe: Recipe, set_sizes: tuple[int, ...]) -> NDArray[np.int64]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from vigc.jobs.machine import num_gpus
 from vigc.jobs.train.chat_data import read_chats
-from vigc.jobs.train.data import Records, Scenes, make_order, read_records
+from vigc.jobs.train.data import Scenes, TrainingData, make_order, read_records
 from vigc.model.prompts import PromptPack, load_pack
 from vigc.model.training.recipe import ON_DATA, Recipe
 from vigc.model.weights.identity import ModelIdentity, identify
@@ -27,8 +27,8 @@ class TrainPlan:
     out: Path
     model: ModelIdentity
     pack: PromptPack
-    data: Records | Scenes
-    validation: Records | None
+    data: TrainingData | Scenes
+    validation: TrainingData | None
     order: Any  # numpy, the entry at each position, which for scenes is the scene's number
     num_workers: int
     fewest_workers: int  # the run goes on with as many as there are machines for, between the two
@@ -76,7 +76,7 @@ def make_plan(
     _require_workers(recipe, fewest, num_workers)
     pack = load_pack(prompts)
     read = partial(read_chats, max_turns=recipe.max_turns) if recipe.objective == "chat" else read_records
-    learnt: Records | Scenes = Scenes()
+    learnt: TrainingData | Scenes = Scenes()
     order: Any = range((recipe.num_updates or 0) * recipe.batch_size)
     if not on_scenes:
         learnt = read(open_instructions(path, images=images, kind=kind, choice=choice) for path in data)

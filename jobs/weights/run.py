@@ -20,7 +20,7 @@ from vigc.model.weights.trainee import load_trainee
 
 
 @dataclass(frozen=True)
-class Written:
+class WeightsResult:
     """What a command made."""
 
     out: Path
@@ -29,7 +29,7 @@ class Written:
 
 def merge_checkpoint(
     checkpoint: str | Path, out: str | Path, *, base: str | None = None, dtype: str | None = None
-) -> Written:
+) -> WeightsResult:
     """A whole model: the base with what was trained put in, adapters added to the weights they adapt.
 
     Args:
@@ -43,7 +43,7 @@ def merge_checkpoint(
     source = base or read_about(checkpoint).base
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     merged = merge(load_trainee(source, device="cpu", dtype=STORED), checkpoint, out, dtype=dtype)
-    return Written(Path(merged.name), {"base": source, "checkpoint": str(checkpoint)})
+    return WeightsResult(Path(merged.name), {"base": source, "checkpoint": str(checkpoint)})
 
 
 def is_merged(checkpoint: Path, out: Path) -> bool:
@@ -56,7 +56,7 @@ def is_merged(checkpoint: Path, out: Path) -> bool:
 
 def import_lavis(
     file: str, out: str, *, base: str, ln_vision: str | None, qformer: str | None, dtype: str | None
-) -> Written:
+) -> WeightsResult:
     """A whole model: the base with the weights of a LAVIS file in place of its own.
 
     Raises:
@@ -68,10 +68,10 @@ def import_lavis(
     network = load_lavis(_load(base), file, Fallback(ln_vision, qformer))
     made_of = {"base": base, "lavis": file}
     saved = save_network(network, out, made_of | {"lavis_sha256": sha256}, dtype=dtype)
-    return Written(Path(saved.name), made_of)
+    return WeightsResult(Path(saved.name), made_of)
 
 
-def export_lavis(model: str, out: str, *, with_ln_vision: bool, with_frozen: bool) -> tuple[Written, int]:
+def export_lavis(model: str, out: str, *, with_ln_vision: bool, with_frozen: bool) -> tuple[WeightsResult, int]:
     """A file that LAVIS loads, and the number of tensors in it.
 
     Raises:
@@ -80,7 +80,7 @@ def export_lavis(model: str, out: str, *, with_ln_vision: bool, with_frozen: boo
     require_free(out)
     network = _load(model)
     keys = write_lavis(out, network, with_ln_vision=with_ln_vision, with_frozen=with_frozen)
-    return Written(Path(out).absolute(), {"model": model}), len(keys)
+    return WeightsResult(Path(out).absolute(), {"model": model}), len(keys)
 
 
 def _load(model: str) -> Network:

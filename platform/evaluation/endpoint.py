@@ -23,7 +23,7 @@ class Declined(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class EndpointSettings:
+class ChatEndpoint:
     url: str  # up to and with /v1
     model: str
     max_tokens: int = 512
@@ -34,7 +34,7 @@ class EndpointSettings:
 class Endpoint:
     """A client. Its calls share connections; close it when done."""
 
-    def __init__(self, settings: EndpointSettings) -> None:
+    def __init__(self, settings: ChatEndpoint) -> None:
         """Raises ConfigError: the client's package is not installed."""
         try:
             from openai import AsyncOpenAI

@@ -17,7 +17,7 @@ from vigc.platform.exports import huggingface, llava, openai, parquet, preferenc
 from vigc.platform.exports.card import card
 from vigc.platform.exports.examples import Example, alone, joined
 from vigc.platform.exports.json_files import write_lines, write_list
-from vigc.platform.exports.pictures import Picture, with_pictures
+from vigc.platform.exports.pictures import ImageFile, with_pictures
 from vigc.platform.exports.preference import Per, with_pairs
 from vigc.platform.records import ConfigError
 from vigc.platform.storage import NewFolder, open_file
@@ -61,7 +61,7 @@ class _Export:
                 self.on_progress(num)
             yield example
 
-    def pictured(self) -> Iterator[tuple[Example, Picture]]:
+    def pictured(self) -> Iterator[tuple[Example, ImageFile]]:
         return with_pictures(self.examples(), self.left_out)
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vigc.platform.exports.examples import Example
-from vigc.platform.exports.pictures import Picture
+from vigc.platform.exports.pictures import ImageFile
 from vigc.platform.storage import NewFolder
 
 SHARD_BYTES = 512 * 2**20
@@ -53,7 +53,7 @@ ALONE: Columns = {
 Row = Mapping[str, Any]
 
 
-def row_of(example: Example, picture: Picture, multi_turn: bool) -> dict[str, Any]:
+def row_of(example: Example, picture: ImageFile, multi_turn: bool) -> dict[str, Any]:
     row = {
         "images": [image(example, picture)],
         "messages": [message for number, turn in enumerate(example.turns) for message in spoken(*turn, number == 0)],
@@ -73,7 +73,7 @@ def row_of(example: Example, picture: Picture, multi_turn: bool) -> dict[str, An
     }
 
 
-def image(example: Example, picture: Picture) -> dict[str, Any]:
+def image(example: Example, picture: ImageFile) -> dict[str, Any]:
     return {"bytes": picture.data, "path": example.image_id.rpartition("/")[2]}
 
 
@@ -147,7 +147,11 @@ def _feature(type_: pa.DataType) -> Any:
 
 
 def write(
-    pictured: Iterable[tuple[Example, Picture]], folder: NewFolder, *, multi_turn: bool, shard_bytes: int = SHARD_BYTES
+    pictured: Iterable[tuple[Example, ImageFile]],
+    folder: NewFolder,
+    *,
+    multi_turn: bool,
+    shard_bytes: int = SHARD_BYTES,
 ) -> int:
     """Returns how many examples were written."""
     rows = (row_of(*one, multi_turn) for one in pictured)

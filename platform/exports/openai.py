@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vigc.platform.exports.examples import Example
-from vigc.platform.exports.pictures import Picture
+from vigc.platform.exports.pictures import ImageFile
 from vigc.platform.images.refused import scheme_of
 
 
@@ -33,5 +33,5 @@ def address(uri: str) -> str:
     return uri if scheme_of(uri) else Path(uri).absolute().as_uri()
 
 
-def data_url(picture: Picture) -> str:
+def data_url(picture: ImageFile) -> str:
     return f"data:{picture.media_type};base64,{base64.b64encode(picture.data).decode()}"

@@ -29,13 +29,13 @@ _TYPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class ImageFile:
     data: bytes
     ending: str  # of a file name, without the dot
     media_type: str
 
 
-def with_pictures(examples: Iterable[Example], left_out: Counter[str]) -> Iterator[tuple[Example, Picture]]:
+def with_pictures(examples: Iterable[Example], left_out: Counter[str]) -> Iterator[tuple[Example, ImageFile]]:
     """Every example with its picture, which is fetched once for neighbours that share it."""
     stream = iter(examples)
     while some := list(islice(stream, AT_ONCE)):
@@ -49,8 +49,8 @@ def with_pictures(examples: Iterable[Example], left_out: Counter[str]) -> Iterat
             yield from ((example, picture) for example in group)
 
 
-def _picture(data: bytes) -> Picture:
+def _picture(data: bytes) -> ImageFile:
     ending, media_type = next(
         (kind for magic, kind in _TYPES.items() if data.startswith(magic)), ("jpg", "application/octet-stream")
     )
-    return Picture(data, ending, media_type)
+    return ImageFile(data, ending, media_type)

@@ -23,7 +23,7 @@ import pyarrow as pa
 from vigc.platform.exports import huggingface
 from vigc.platform.exports.examples import Example, clean, question_of
 from vigc.platform.exports.huggingface import IMAGE_ID, MESSAGES, PICTURE, Columns
-from vigc.platform.exports.pictures import Picture
+from vigc.platform.exports.pictures import ImageFile
 from vigc.platform.storage import NewFolder
 
 MIN_GAIN = 0.5  # nats per token
@@ -114,7 +114,7 @@ def _by_sentence(final: Sentences, vig: Sentences) -> Iterator[Pair]:
                 yield Pair(chosen, rejected, because, vig[untrue]["objects_absent"])
 
 
-def rows(pictured: Iterable[tuple[Example, Picture]], per: Per) -> Iterator[dict[str, Any]]:
+def rows(pictured: Iterable[tuple[Example, ImageFile]], per: Per) -> Iterator[dict[str, Any]]:
     """In COLUMNS."""
     for example, picture in pictured:
         for conversation in example.conversations:
@@ -137,7 +137,7 @@ def rows(pictured: Iterable[tuple[Example, Picture]], per: Per) -> Iterator[dict
 
 
 def write(
-    pictured: Iterable[tuple[Example, Picture]],
+    pictured: Iterable[tuple[Example, ImageFile]],
     folder: NewFolder,
     *,
     per: Per,

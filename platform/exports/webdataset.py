@@ -16,13 +16,13 @@ from typing import Any
 
 from vigc.platform.exports import llava
 from vigc.platform.exports.examples import Example
-from vigc.platform.exports.pictures import Picture
+from vigc.platform.exports.pictures import ImageFile
 from vigc.platform.storage import NewFolder
 
 SHARD_BYTES = 512 * 2**20
 
 
-def write(pictured: Iterable[tuple[Example, Picture]], folder: NewFolder, shard_bytes: int = SHARD_BYTES) -> int:
+def write(pictured: Iterable[tuple[Example, ImageFile]], folder: NewFolder, shard_bytes: int = SHARD_BYTES) -> int:
     """Returns how many examples were written; a shard ends with the example that makes it `shard_bytes` or more."""
     num, num_shards, num_bytes = 0, 0, 0
     with ExitStack() as open_shard:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import ray.data
 
     from vigc.platform.pipeline.stages import Measure, StopFlag
-    from vigc.platform.pipeline.stall import Watch
+    from vigc.platform.pipeline.stall import StallDetector
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class Graph:
     max_retries: int  # how often a block is given to another process after one died with it
 
     def dataset(
-        self, pass_: Pass, remaining: list[tuple[int, list[int]]], stop: StopFlag, watch: Watch
+        self, pass_: Pass, remaining: list[tuple[int, list[int]]], stop: StopFlag, watch: StallDetector
     ) -> ray.data.Dataset:
         """What makes these blocks of these shards, one row of stages.COMMITTED for each."""
         import ray.data
 
-        from vigc.platform.pipeline.stages import Blocks, Commit, Decode, Talk
+        from vigc.platform.pipeline.stages import Blocks, CommitStage, DecodeStage, GenerateStage
 
         context = ray.data.DataContext.get_current().copy()
         context.raise_original_map_exception = True
@@ -56,7 +56,7 @@ class Graph:
         resources: dict[str, Any] = {"num_cpus": CPUS_PER_ACTOR}
         if self.gpus_per_actor:
             resources = {"num_gpus": self.gpus_per_actor, "num_cpus": 0}
-        decode = Decode(pass_.folder, pass_.layout, self.decode, self.image_size, self.max_pixels, stop)
+        decode = DecodeStage(pass_.folder, pass_.layout, self.decode, self.image_size, self.max_pixels, stop)
         one: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
         with ray.data.DataContext.current(context), warnings.catch_warnings():
             # Ray 2.60 warns of a dictionary that it makes itself out of num_cpus.
@@ -68,7 +68,7 @@ class Graph:
                 )
                 .map_batches(decode, **one, num_cpus=CPUS_TO_DECODE, max_retries=self.max_retries)
                 .map_batches(
-                    Talk,
+                    GenerateStage,
                     fn_constructor_args=(self.worker, self.worker_args, stop, pass_.number, pass_.folder.uri),
                     **one,
                     compute=ray.data.ActorPoolStrategy(
@@ -79,7 +79,7 @@ class Graph:
                     **resources,
                 )
                 .map_batches(
-                    Commit(pass_.folder, stop, self.measure),
+                    CommitStage(pass_.folder, stop, self.measure),
                     **one,
                     num_cpus=CPUS_TO_COMMIT,
                     max_retries=self.max_retries,

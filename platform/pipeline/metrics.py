@@ -92,7 +92,7 @@ class Meters:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class EngineLoad:
     """How busy an actor's engine is."""
 
     num_slots: int
@@ -113,7 +113,7 @@ def keep_telling(run: str, read: Callable[[], Mapping[Metric, float]]) -> None:
     threading.Thread(target=tell, name="metrics", daemon=True).start()
 
 
-def of_load(load: Load | None, num_images: int) -> dict[Metric, float]:
+def of_load(load: EngineLoad | None, num_images: int) -> dict[Metric, float]:
     """
     Args:
         load: None where there is no engine at the moment.

@@ -35,7 +35,7 @@ from vigc.platform.pipeline.capacity import (
 from vigc.platform.pipeline.graph import Graph
 from vigc.platform.pipeline.progress import Counter, Progress, reported, tally_before
 from vigc.platform.pipeline.ray_session import ray_session
-from vigc.platform.pipeline.stall import Stuck, Watch
+from vigc.platform.pipeline.stall import StallDetector, Stalled
 from vigc.platform.pipeline.stopping import stoppable
 from vigc.platform.records import ConfigError, RunError, VigcError
 from vigc.platform.storage import Folder, LocalFolder
@@ -166,7 +166,7 @@ class _Stream:
                     in_vain = 0 if self._counter.num_made > before else in_vain + 1
                     if not _is_of_machines(error) or in_vain >= MAX_STREAMS_WITHOUT_PROGRESS:
                         raise self._explained(error, logs) from error
-                    is_stuck = isinstance(_root(error), Stuck)
+                    is_stuck = isinstance(_root(error), Stalled)
                     what = _root(error) if is_stuck else f"Processes or machines failed ({_first_line(_root(error))})"
                     now = self._counter.read()
                     _log.warning(
@@ -197,7 +197,7 @@ class _Stream:
     ) -> None:
         from vigc.platform.pipeline.stages import committed_of
 
-        watch = Watch(stop, Need(graph.min_actors, graph.gpus_per_actor), self._stuck_after_s)
+        watch = StallDetector(stop, Need(graph.min_actors, graph.gpus_per_actor), self._stuck_after_s)
         dataset = graph.dataset(self._pass, remaining, stop, watch)
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             if self._lost.is_set():
@@ -224,7 +224,7 @@ class _Stream:
             return cause
         if isinstance(cause, OSError) and cause.errno in DISK_FULL:
             return store_error(str(self._pass.folder), cause)
-        if isinstance(cause, Stuck):
+        if isinstance(cause, Stalled):
             what = f"{cause}, again and again"
         elif isinstance(cause, ExecutionTimeoutError):
             what = f"Nothing was finished for too long: {cause}"
@@ -241,7 +241,7 @@ def _is_of_machines(error: BaseException) -> bool:
     from ray.exceptions import RayError, RayTaskError
 
     cause = _root(error)
-    return isinstance(cause, RayError | ExecutionTimeoutError | Stuck) and not isinstance(cause, RayTaskError)
+    return isinstance(cause, RayError | ExecutionTimeoutError | Stalled) and not isinstance(cause, RayTaskError)
 
 
 def _first_line(error: BaseException) -> str:

@@ -29,7 +29,7 @@ from vigc.platform.dataset.passes import read_block
 from vigc.platform.dataset.tally import Tally
 from vigc.platform.images.decode import ERROR_KINDS
 from vigc.platform.images.isolation import Child, ChildDied
-from vigc.platform.pipeline.metrics import Load, Metric, keep_telling, of_load
+from vigc.platform.pipeline.metrics import EngineLoad, Metric, keep_telling, of_load
 from vigc.platform.records import RowStatus, RunError
 from vigc.platform.schema import ROW
 from vigc.platform.storage import Folder
@@ -145,7 +145,7 @@ _answers: dict[tuple[int, bytes], tuple[float, bool]] = {}
 
 
 @dataclass(frozen=True)
-class Decode:
+class DecodeStage:
     """Fetches a block's images and makes pixels of them, in a task on any CPU worker."""
 
     folder: Folder  # the pass's
@@ -164,7 +164,7 @@ class Decode:
             return _unit(block, to_bytes(self.decode(records, self.image_size, self.max_pixels)))
 
 
-class Talk:
+class GenerateStage:
     """The actor. The worker lives in a process of its own: whatever kills that does not take the blocks along.
 
     Images that were under way when it died run again one at a time, with nothing else beside them. The one that kills
@@ -252,7 +252,7 @@ class WorkerHost:
     def __init__(self, worker: type, worker_args: tuple[Any, ...]) -> None:
         self._worker = worker(*worker_args)
 
-    async def __call__(self, payload: bytes | None) -> bytes | Load | None:
+    async def __call__(self, payload: bytes | None) -> bytes | EngineLoad | None:
         """Rows for images; for None, how busy the worker is, where it can tell."""
         if payload is None:
             return self._worker.load() if hasattr(self._worker, "load") else None
@@ -308,7 +308,7 @@ class _Crowd:
 
 
 @dataclass(frozen=True)
-class Commit:
+class CommitStage:
     """Measures a block's rows and puts them on storage, in a task on any CPU worker."""
 
     folder: Folder  # the pass's

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 LOOK_S = 5.0
 
 
-class Stuck(Exception):
+class Stalled(Exception):
     """Nobody was at work for too long, and nothing was missing for it."""
 
 
-class Watch:
-    """Looks at one stream of blocks; `look` is called often, from Ray Data's own thread, and raises Stuck there.
+class StallDetector:
+    """Looks at one stream of blocks; `look` is called often, from Ray Data's own thread, and raises Stalled there.
 
     Args:
         need: what the cluster must have for someone to be at work; while it has less and may grow, nobody is stuck.
@@ -67,7 +67,7 @@ class Watch:
     def _decide(self) -> None:
         size = size_of_cluster()
         if self._need.fits(size) or not grows_by_itself():
-            raise Stuck(f"Nobody was at work for {in_words(self._stuck_after_s)} on a cluster with {size}")
+            raise Stalled(f"Nobody was at work for {in_words(self._stuck_after_s)} on a cluster with {size}")
         if not self._says_waiting:
             self._says_waiting = True
             logging.getLogger(__name__).warning(

@@ -25,11 +25,16 @@ _LEVEL = (2.5, 97.5)  # percentiles: a 95 % interval
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure with the ends of its 95 % interval."""
+    """A value with the ends of its 95 % interval."""
 
     value: float
     low: float
     high: float
+
+    @property
+    def is_clear(self) -> bool:
+        """As a difference: whether the interval leaves 0 out."""
+        return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True, slots=True)

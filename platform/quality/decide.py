@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from vigc.platform.dataset.store import Store
 from vigc.platform.quality.corpus import Conversations, CorpusFilter, Mask, corpus_filters
-from vigc.platform.quality.filters import Filter, Talk, filters_for, words_of
+from vigc.platform.quality.filters import Filter, JudgedConversation, filters_for, words_of
 from vigc.platform.quality.questions import Embed, form_of, same_questions
 from vigc.platform.quality.settings import FilterSettings
 from vigc.platform.quality.similar_images import Hashes, hashes_of, near_duplicates, nearest
@@ -204,7 +204,7 @@ class _Held:
             self.opening.append(self.openings.setdefault(first, len(self.openings)))
             self.says.append(_SAYS.get(talk.answer.partition(" ")[0].strip(",.!").lower(), 0))
 
-    def _judge(self, talk: Talk) -> int:
+    def _judge(self, talk: JudgedConversation) -> int:
         bits = 0
         for place, one in enumerate(self.filters):
             found = one.rejects(talk)
@@ -266,7 +266,7 @@ def _matches(held: _Held, evaluation: Evaluation, max_distance: int) -> dict[int
     return {known[number]: (evaluation.image_ids[other], distance) for number, other, distance in near}
 
 
-def _talks(rows: pa.RecordBatch) -> Iterator[tuple[int, Talk]]:
+def _talks(rows: pa.RecordBatch) -> Iterator[tuple[int, JudgedConversation]]:
     """The conversations that the model brought to an end, each with the number of its row."""
     lists = rows["conversations"]
     parents, spoken = pc.list_parent_indices(lists), lists.flatten()
@@ -275,7 +275,7 @@ def _talks(rows: pa.RecordBatch) -> Iterator[tuple[int, Talk]]:
     texts = (spoken.field(name).to_pylist() for name in ("kind", "question", "answer"))
     measured = (_is_cut(spoken.field("steps")), *_of_sentences(spoken.field("sentences")))
     for row, *values in zip(parents.to_pylist(), *texts, *measured, strict=True):
-        yield row, Talk(*values)
+        yield row, JudgedConversation(*values)
 
 
 def _is_cut(steps: pa.ListArray) -> list[bool]:

@@ -25,7 +25,7 @@ _END = re.compile(r"[.!?…。！？][\"'”’)\]]*$")
 
 
 @dataclass(frozen=True, slots=True)
-class Talk:
+class JudgedConversation:
     """What filters look at of one conversation."""
 
     kind: str
@@ -45,7 +45,7 @@ class Filter(ABC):
         """What it rejects, in words."""
 
     @abstractmethod
-    def rejects(self, talk: Talk) -> bool | None:
+    def rejects(self, talk: JudgedConversation) -> bool | None:
         """None: it cannot tell."""
 
 
@@ -53,7 +53,7 @@ class Empty(Filter):
     name = "empty"
     rule = "no question or no answer"
 
-    def rejects(self, talk: Talk) -> bool:
+    def rejects(self, talk: JudgedConversation) -> bool:
         return not talk.answer.strip() or not talk.question.strip()
 
 
@@ -61,7 +61,7 @@ class Truncated(Filter):
     name = "truncated"
     rule = "the answer was cut by the token limit, or has no end"
 
-    def rejects(self, talk: Talk) -> bool:
+    def rejects(self, talk: JudgedConversation) -> bool:
         answer = talk.answer.strip()
         has_end = talk.kind == Kind.KNOWLEDGE or bool(_END.search(answer))
         return bool(answer) and (talk.is_cut or (not has_end and len(answer.split()) >= MIN_UNMARKED_WORDS))
@@ -71,7 +71,7 @@ class NoQuestion(Filter):
     name = "no_question"
     rule = "the question has no question mark; descriptions may be asked for without"
 
-    def rejects(self, talk: Talk) -> bool | None:
+    def rejects(self, talk: JudgedConversation) -> bool | None:
         return None if talk.kind == Kind.DETAIL else "?" not in talk.question and "？" not in talk.question
 
 
@@ -85,7 +85,7 @@ class Length(Filter):
     def rule(self) -> str:
         return f"fewer than {self.least} or more than {self.most} words in the answer"
 
-    def rejects(self, talk: Talk) -> bool:
+    def rejects(self, talk: JudgedConversation) -> bool:
         return not self.least <= len(talk.answer.split()) <= self.most
 
 
@@ -98,7 +98,7 @@ class Repetitive(Filter):
     def rule(self) -> str:
         return f"more than {self.most:.0%} of the answer's sequences of {NGRAM} words were there before"
 
-    def rejects(self, talk: Talk) -> bool:
+    def rejects(self, talk: JudgedConversation) -> bool:
         words = words_of(talk.answer)
         num = len(words) - NGRAM + 1
         if num < NGRAM:
@@ -110,7 +110,7 @@ class QuestionRepeated(Filter):
     name = "question_repeated"
     rule = "the answer holds the question"
 
-    def rejects(self, talk: Talk) -> bool:
+    def rejects(self, talk: JudgedConversation) -> bool:
         question = words_of(talk.question)
         if len(question) < MIN_QUESTION_WORDS:
             return False
@@ -126,7 +126,7 @@ class Absent(Filter):
     def rule(self) -> str:
         return f"the answer names more than {self.most} objects that are not there"
 
-    def rejects(self, talk: Talk) -> bool | None:
+    def rejects(self, talk: JudgedConversation) -> bool | None:
         return None if talk.num_absent is None else talk.num_absent > self.most
 
 
@@ -139,7 +139,7 @@ class LowGrounding(Filter):
     def rule(self) -> str:
         return f"a sentence is grounded by less than {self.least:g}"
 
-    def rejects(self, talk: Talk) -> bool | None:
+    def rejects(self, talk: JudgedConversation) -> bool | None:
         return None if talk.grounding is None else talk.grounding < self.least
 
 
@@ -155,7 +155,7 @@ class Disallowed(Filter):
     def rule(self) -> str:
         return f"one of {self._num} words in question or answer"
 
-    def rejects(self, talk: Talk) -> bool:
+    def rejects(self, talk: JudgedConversation) -> bool:
         return bool(self._pattern.search(talk.question) or self._pattern.search(talk.answer))
 
 
@@ -175,7 +175,7 @@ class Language(Filter):
     def rule(self) -> str:
         return f"another language than {self._language}"
 
-    def rejects(self, talk: Talk) -> bool | None:
+    def rejects(self, talk: JudgedConversation) -> bool | None:
         text = f"{talk.question} {talk.answer}"
         if len(text.split()) < MIN_LANGUAGE_WORDS and text.isascii():
             return None

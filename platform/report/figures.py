@@ -54,7 +54,7 @@ def funnel(summary: Summary) -> list[Step]:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class Interval:
     """A value and its interval, in percent of the strip."""
 
     at: float
@@ -68,12 +68,12 @@ class Strip:
     answer: str
     label: str
     found: Mapping[str, float] | None
-    mark: Mark | None
+    mark: Interval | None
     is_first: bool  # of its kind
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
+class MetricChart:
     title: str
     note: str
     is_share: bool
@@ -88,7 +88,7 @@ METRICS = (
 )
 
 
-def metrics(summary: Summary) -> list[Metric]:
+def metrics(summary: Summary) -> list[MetricChart]:
     """Nothing where hallucination was not measured."""
     found = summary["hallucination"]
     if found is None or not found["kinds"]:
@@ -108,7 +108,7 @@ def metrics(summary: Summary) -> list[Metric]:
             for n, (kind, answer, value) in enumerate(rows)
         ]
         scale = f"{note}{' · ' if note else ''}0 to {f'{top:.0%}' if is_share else f'{top:.0f}'}"
-        made.append(Metric(title, scale, is_share, strips))
+        made.append(MetricChart(title, scale, is_share, strips))
     return made
 
 
@@ -121,11 +121,11 @@ def _differs(answers: Mapping[str, Any]) -> bool:
     return "kept" in answers and "vic" in answers and answers["kept"]["num_texts"] != answers["vic"]["num_texts"]
 
 
-def _mark(value: Mapping[str, float] | None, top: float) -> Mark | None:
+def _mark(value: Mapping[str, float] | None, top: float) -> Interval | None:
     if value is None:
         return None
     at, low, high = (100 * min(value[name] / top, 1.0) for name in ("value", "low", "high"))
-    return Mark(min(at, 99.0), low, max(high - low, 0.5))
+    return Interval(min(at, 99.0), low, max(high - low, 0.5))
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ GROUNDED = 1.0  # nats from which on a sentence has no tint
 
 
 @dataclass(frozen=True, slots=True)
-class Box:
+class BoxOutline:
     category: str
     x: float  # percent of the picture's width and height
     y: float
@@ -78,7 +78,7 @@ class Card:
     height: int | None
     picture: str | None  # a data URL
     error: str | None  # why there is no picture
-    boxes: list[Box]
+    boxes: list[BoxOutline]
     objects: list[tuple[str, int]]  # what is there, and how often
     conversations: list[ConversationView]
 
@@ -148,7 +148,7 @@ def _turned(views: list[ConversationView], image_id: str) -> list[ConversationVi
     return [*views[first:], *views[:first]]
 
 
-def _boxes(row: Mapping[str, Any]) -> list[Box]:
+def _boxes(row: Mapping[str, Any]) -> list[BoxOutline]:
     width, height = row["width"], row["height"]
     if not width or not height:
         return []
@@ -158,7 +158,7 @@ def _boxes(row: Mapping[str, Any]) -> list[Box]:
         x, y, across, down = (
             round(100 * v / side, 2) for v, side in zip(one["bbox"], (width, height) * 2, strict=True)
         )
-        boxes.append(Box(one["category"], x, y, across, down, colours[one["category"]] % NUM_COLOURS))
+        boxes.append(BoxOutline(one["category"], x, y, across, down, colours[one["category"]] % NUM_COLOURS))
     return boxes
 
 

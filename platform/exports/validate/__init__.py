@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vigc.platform.exports.validate.pictures import EvaluationImages, address_of, open_all
-from vigc.platform.exports.validate.reading import Picture, Record, read
+from vigc.platform.exports.validate.reading import ImageReference, Record, read
 from vigc.platform.exports.validate.rules import NOTES, Rule, faults
 
-__all__ = ["NOTES", "Checks", "EvaluationImages", "Found", "Rule", "Validation", "validate"]
+__all__ = ["NOTES", "EvaluationImages", "Found", "Rule", "ValidateOptions", "Validation", "validate"]
 
 RECORDS_AT_ONCE = 256
 NUM_EXAMPLES = 20  # rows that are named for a rule
@@ -56,7 +56,7 @@ class Validation:
 
 
 @dataclass(frozen=True, slots=True)
-class Checks:
+class ValidateOptions:
     """What to look at beside the texts."""
 
     folder: str | None = None  # that relative image paths start from; None: those are not looked for
@@ -69,12 +69,12 @@ class Checks:
 
 def validate(
     place: str,
-    checks: Checks | None = None,
+    checks: ValidateOptions | None = None,
     on_finding: OnFinding | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Validation:
     """Reads the whole file. Raises InputError where it cannot be read."""
-    run = _Run(checks or Checks(), on_finding)
+    run = _Run(checks or ValidateOptions(), on_finding)
     records = read(place)
     while some := list(islice(records, RECORDS_AT_ONCE)):
         run.take(some)
@@ -85,7 +85,7 @@ def validate(
 
 
 class _Run:
-    def __init__(self, checks: Checks, on_finding: OnFinding | None) -> None:
+    def __init__(self, checks: ValidateOptions, on_finding: OnFinding | None) -> None:
         self.checks, self.on_finding = checks, on_finding
         self.result = Validation()
         self._ids, self._contents = _Repeats(), _Repeats()
@@ -154,7 +154,7 @@ class _Run:
             if self.checks.max_tokens is not None and total > self.checks.max_tokens:
                 self.note(record.row, Rule.TOO_LONG, f"{total} tokens")
 
-    def _not_opened(self, records: list[Record]) -> Iterator[tuple[int, Picture]]:
+    def _not_opened(self, records: list[Record]) -> Iterator[tuple[int, ImageReference]]:
         for record in records:
             for picture in record.pictures:
                 if picture.is_inline:
@@ -163,7 +163,7 @@ class _Run:
                     self._opened.add(known)
                     yield record.row, picture
 
-    def _open(self, pictures: Iterable[tuple[int, Picture]]) -> None:
+    def _open(self, pictures: Iterable[tuple[int, ImageReference]]) -> None:
         evaluation = self.checks.evaluation
         for row, opened in open_all(pictures, self.checks.folder):
             self.result.num_opened += 1
@@ -181,10 +181,10 @@ class _Drawn:
 
     def __init__(self, num: int) -> None:
         self._num = num
-        self._kept: dict[int, tuple[int, Picture]] = {}
+        self._kept: dict[int, tuple[int, ImageReference]] = {}
         self._worst = -1
 
-    def offer(self, row: int, picture: Picture) -> None:
+    def offer(self, row: int, picture: ImageReference) -> None:
         if not self._num:
             return
         key = _hash(f"{row} {picture.name}")
@@ -195,7 +195,7 @@ class _Drawn:
         self._kept[key] = (row, picture)
         self._worst = max(self._kept)
 
-    def all(self) -> list[tuple[int, Picture]]:
+    def all(self) -> list[tuple[int, ImageReference]]:
         return sorted(self._kept.values(), key=lambda one: one[0])
 
 

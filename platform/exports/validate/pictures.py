@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vigc.platform.exports.validate.reading import Picture
+from vigc.platform.exports.validate.reading import ImageReference
 from vigc.platform.images.decode import decode_batch
 from vigc.platform.quality.settings import FilterSettings
 from vigc.platform.quality.similar_images import Hashes, hashes_of, nearest
@@ -38,7 +38,7 @@ class Opened:
     phash: str | None
 
 
-def address_of(picture: Picture, folder: str | None) -> str | None:
+def address_of(picture: ImageReference, folder: str | None) -> str | None:
     """Where a picture lies; None where the file holds it, or does not say enough."""
     if picture.is_inline or picture.name is None:
         return None
@@ -47,7 +47,7 @@ def address_of(picture: Picture, folder: str | None) -> str | None:
     return None if folder is None else f"{folder.rstrip('/')}/{picture.name}"
 
 
-def open_all(pictures: Iterable[tuple[int, Picture]], folder: str | None) -> Iterator[tuple[int, Opened]]:
+def open_all(pictures: Iterable[tuple[int, ImageReference]], folder: str | None) -> Iterator[tuple[int, Opened]]:
     """What came of each, with the row that it is of; those that no address is known of are left aside."""
     stream = iter(pictures)
     while some := list(islice(stream, AT_ONCE)):
@@ -57,7 +57,7 @@ def open_all(pictures: Iterable[tuple[int, Picture]], folder: str | None) -> Ite
             yield from zip((row for row, _ in known), _opened([uri for _, uri in known]), strict=True)
 
 
-def _place(picture: Picture, folder: str | None, scratch: Path) -> str | None:
+def _place(picture: ImageReference, folder: str | None, scratch: Path) -> str | None:
     if not picture.is_inline:
         return address_of(picture, folder)
     data = picture.data

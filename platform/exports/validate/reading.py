@@ -34,7 +34,7 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class ImageReference:
     name: str | None  # a path or an address, as the file has it
     data: bytes | None = None  # where the file holds the picture itself
 
@@ -47,7 +47,7 @@ class Picture:
 class Record:
     row: int  # from 0
     id: str | None = None
-    pictures: list[Picture] = field(default_factory=list)
+    pictures: list[ImageReference] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
     rejected: list[Turn] | None = None  # of a preference pair, in place of the last turns
     fault: str | None = None  # why the rest could not be read
@@ -188,7 +188,7 @@ def _without_marks(text: str) -> str:
     return text.replace(IMAGE_TOKEN, "").strip()
 
 
-def _pictures(values: Mapping[str, Any]) -> list[Picture]:
+def _pictures(values: Mapping[str, Any]) -> list[ImageReference]:
     found: list[Any] = []
     for name in ("image", "images"):
         value = values.get(name)
@@ -197,20 +197,20 @@ def _pictures(values: Mapping[str, Any]) -> list[Picture]:
     return [_picture(one) for one in found]
 
 
-def _picture(value: Any) -> Picture:
+def _picture(value: Any) -> ImageReference:
     if isinstance(value, str):
-        return Picture(value)
+        return ImageReference(value)
     if isinstance(value, Mapping):
         data = value.get("bytes")
         name = value.get("path") or value.get("url") or value.get("image")
         if isinstance(data, bytes):
-            return Picture(None if name is None else str(name), data)
+            return ImageReference(None if name is None else str(name), data)
         if isinstance(name, str):
-            return Picture(name)
+            return ImageReference(name)
     raise _Odd(f"an image is {type(value).__name__}, neither a path nor bytes")
 
 
-def _inline(turns: Any) -> Iterator[Picture]:
+def _inline(turns: Any) -> Iterator[ImageReference]:
     """Images that stand in the turns: OpenAI's `image_url`, Qwen's `image`."""
     for turn in turns:
         content = turn.get("content") if isinstance(turn, Mapping) else None
@@ -220,4 +220,4 @@ def _inline(turns: Any) -> Iterator[Picture]:
             where = part.get("image_url", part.get("image") if part.get("type") == "image" else None)
             where = where.get("url") if isinstance(where, Mapping) else where
             if isinstance(where, str) and where:
-                yield Picture(where)
+                yield ImageReference(where)

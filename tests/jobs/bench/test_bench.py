@@ -20,7 +20,7 @@ from vigc.jobs.bench.data import (
     write_manifest,
 )
 from vigc.jobs.bench.decode import draw_photographs
-from vigc.jobs.bench.memory import MB, Sample, Watch, draw, growth
+from vigc.jobs.bench.memory import MB, MemorySample, MemoryWatch, draw, growth
 from vigc.model.engines.meter import PARTS
 from vigc.platform.dataset.layout import Block
 from vigc.platform.dataset.ledger import commit
@@ -46,7 +46,7 @@ def test_a_run_of_two_commits_has_one_rate():
 
 
 def test_growth_is_counted_from_a_fifth_of_the_run_to_its_last_commit():
-    samples = [Sample(float(at), (100 + at) * MB, 50 * MB, (90 - at) * MB) for at in range(30)]
+    samples = [MemorySample(float(at), (100 + at) * MB, 50 * MB, (90 - at) * MB) for at in range(30)]
     found = growth(samples, 10.0, 20.9, 0.2)
     assert (found["driver_growth_mb"], found["worker_growth_mb"], found["ray_growth_mb"]) == (8.0, 0.0, -8.0)
     assert (found["driver_peak_mb"], found["worker_peak_mb"], found["ray_peak_mb"]) == (129.0, 50.0, 90.0)
@@ -67,7 +67,7 @@ def test_a_process_that_takes_memory_is_seen_to():
     child = Child(Hoarder)
     try:
         child.call(1)
-        with Watch(child.pid) as watch:
+        with MemoryWatch(child.pid) as watch:
             child.call(200)
     finally:
         child.stop()
@@ -77,7 +77,7 @@ def test_a_process_that_takes_memory_is_seen_to():
 
 def test_a_process_is_looked_at_again_and_again_while_the_block_runs(monkeypatch):
     monkeypatch.setattr("vigc.jobs.bench.memory.INTERVAL_S", 0.01)
-    with Watch(os.getpid()) as watch:
+    with MemoryWatch(os.getpid()) as watch:
         wait_until(lambda: len(watch.samples) >= 4)  # the first is of the beginning
 
 
@@ -85,7 +85,7 @@ def test_a_process_that_ends_meanwhile_keeps_the_samples_it_has():
     child = Child(Hoarder)
     try:
         child.call(1)
-        with Watch(child.pid) as watch:
+        with MemoryWatch(child.pid) as watch:
             child.stop()
     finally:
         child.stop()
@@ -94,7 +94,7 @@ def test_a_process_that_ends_meanwhile_keeps_the_samples_it_has():
 
 
 def test_the_picture_has_a_line_for_each_series_of_each_run():
-    samples = [Sample(float(at), at * MB, at * MB, at * MB) for at in range(5)]
+    samples = [MemorySample(float(at), at * MB, at * MB, at * MB) for at in range(5)]
     assert len(re.findall("<polyline", draw({"a": samples, "b": samples}))) == 6
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from source_files import serving
 from waiting import WAIT_S
 
-from vigc.jobs.dataset.verify import Meter
+from vigc.jobs.dataset.verify import ProgressBar
 from vigc.platform.dataset.store import Store
 from vigc.platform.dataset.verify_images import verify_images
 from vigc.platform.records import ImageRecord, Kind
@@ -158,7 +158,7 @@ def test_pictures_that_lie_elsewhere_are_fetched_by_several_at_once(pictures, tm
 def test_a_terminal_shows_rate_and_time_left_of_what_takes_its_time(monkeypatch, is_terminal, after_s, shown):
     monkeypatch.setattr("vigc.jobs.dataset.verify.SECONDS_WITHOUT_BAR", after_s)
     said = io.StringIO()
-    meter = Meter(Console(file=said, force_terminal=is_terminal, width=100))
+    meter = ProgressBar(Console(file=said, force_terminal=is_terminal, width=100))
 
     with meter.shown("rows"):
         for done in (100, 200):

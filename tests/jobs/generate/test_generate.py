@@ -17,7 +17,7 @@ from waiting import WAIT_S, wait_until
 from vigc.platform.dataset.digest import digest
 from vigc.platform.dataset.store import Store
 from vigc.platform.dataset.verify import verify
-from vigc.platform.exports.validate import Checks, validate
+from vigc.platform.exports.validate import ValidateOptions, validate
 
 pytestmark = pytest.mark.slow
 KINDS = ("--kinds", "conversation,detail")
@@ -120,7 +120,7 @@ def test_the_llava_export_of_a_run_is_valid(vigc_here, undisturbed, pictures, tm
 
     assert result.code == 0, result.err
     assert str(pictures) in result.out
-    assert validate(str(tmp_path / "train.json"), Checks(folder=str(pictures))).is_ok
+    assert validate(str(tmp_path / "train.json"), ValidateOptions(folder=str(pictures))).is_ok
     summary = json.loads((out / "summary.json").read_text())
     assert len(json.loads((tmp_path / "train.json").read_text())) == summary["num_kept"]
 

@@ -8,7 +8,7 @@ import json
 import pytest
 from chat_server import ChatServer
 
-from vigc.platform.evaluation.endpoint import Declined, Endpoint, EndpointSettings
+from vigc.platform.evaluation.endpoint import ChatEndpoint, Declined, Endpoint
 from vigc.platform.evaluation.judging import Case, Judgements
 from vigc.platform.records import ConfigError, InputError, RunError
 
@@ -21,7 +21,7 @@ def server():
 
 def ask(server, text="hello", picture=None, patience_s=20.0):
     async def run():
-        endpoint = Endpoint(EndpointSettings(server.url, "some", patience_s=patience_s))
+        endpoint = Endpoint(ChatEndpoint(server.url, "some", patience_s=patience_s))
         try:
             return await endpoint.ask(text, picture)
         finally:

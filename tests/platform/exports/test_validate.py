@@ -10,7 +10,7 @@ from PIL import Image
 
 from vigc.jobs.dataset.filter import read_evaluation
 from vigc.platform.exports import Options, export
-from vigc.platform.exports.validate import Checks, EvaluationImages, Rule, validate
+from vigc.platform.exports.validate import EvaluationImages, Rule, ValidateOptions, validate
 from vigc.platform.records import InputError
 
 HUMAN, GPT = {"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "That."}
@@ -125,13 +125,13 @@ def test_images_are_looked_for_and_opened(tmp_path):
     rows = [{**LLAVA, "id": name, "image": name} for name in ("good.png", "broken.png", "gone.png")]
     folder = str(tmp_path / "images")
 
-    by_name = found(tmp_path, *rows, checks=Checks(folder=folder))
+    by_name = found(tmp_path, *rows, checks=ValidateOptions(folder=folder))
     assert {rule: one.rows for rule, one in by_name.found.items()} == {Rule.MISSING: [2]}
     for num_open in (None, 10):
-        opened = found(tmp_path, *rows, checks=Checks(folder=folder, num_open=num_open))
+        opened = found(tmp_path, *rows, checks=ValidateOptions(folder=folder, num_open=num_open))
         assert {rule: one.rows for rule, one in opened.found.items()} == {Rule.MISSING: [2], Rule.BROKEN: [1]}
         assert opened.num_opened == 3
-    assert found(tmp_path, *rows, checks=Checks(folder=folder, num_open=1)).num_opened == 1
+    assert found(tmp_path, *rows, checks=ValidateOptions(folder=folder, num_open=1)).num_opened == 1
 
 
 def test_evaluation_images_are_found_by_name_and_by_looks(tmp_path):
@@ -144,16 +144,18 @@ def test_evaluation_images_are_found_by_name_and_by_looks(tmp_path):
     checks = {"folder": str(tmp_path / "images"), "num_open": None}
 
     by_looks = EvaluationImages(hashes=read_evaluation(str(tmp_path / "evaluation")).hashes)
-    assert found(tmp_path, *rows, checks=Checks(**checks, evaluation=by_looks)).found[Rule.EVALUATION].rows == [0]
+    assert found(tmp_path, *rows, checks=ValidateOptions(**checks, evaluation=by_looks)).found[
+        Rule.EVALUATION
+    ].rows == [0]
     by_name = EvaluationImages(str(tmp_path / "ids.txt"))
-    assert found(tmp_path, *rows, checks=Checks(evaluation=by_name)).found[Rule.EVALUATION].rows == [1]
+    assert found(tmp_path, *rows, checks=ValidateOptions(evaluation=by_name)).found[Rule.EVALUATION].rows == [1]
 
 
 @pytest.mark.parametrize("options", [{"format": "openai", "options": Options(embed=True)}, {"format": "preference"}])
 def test_pictures_that_lie_in_the_file_are_opened(tmp_path, options):
     target = tmp_path / ("x.jsonl" if options["format"] == "openai" else "x")
     export(measured_dataset(tmp_path), out=target, **options)
-    result = validate(str(target), Checks(num_open=None))
+    result = validate(str(target), ValidateOptions(num_open=None))
     assert (result.is_ok, result.num_rows, result.num_opened) == (True, 3, 3)
 
 

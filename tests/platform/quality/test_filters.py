@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from vigc.platform.quality.decide import known_filters
-from vigc.platform.quality.filters import Filter, Talk, filters_for
+from vigc.platform.quality.filters import Filter, JudgedConversation, filters_for
 from vigc.platform.quality.settings import FilterSettings
 from vigc.platform.records import ConfigError, Kind
 
@@ -19,8 +19,12 @@ EVERY = {
 }
 
 
-def talk(answer: str, question: str = "What is the man doing?", kind: str = Kind.CONVERSATION, **known: object) -> Talk:
-    return Talk(kind, question, answer, **({"is_cut": False, "num_absent": None, "grounding": None} | known))
+def talk(
+    answer: str, question: str = "What is the man doing?", kind: str = Kind.CONVERSATION, **known: object
+) -> JudgedConversation:
+    return JudgedConversation(
+        kind, question, answer, **({"is_cut": False, "num_absent": None, "grounding": None} | known)
+    )
 
 
 def test_all_filters_are_here() -> None:
@@ -53,7 +57,9 @@ def test_all_filters_are_here() -> None:
         ("language", talk("两只狗在草地上玩耍。", question="这是什么？"), talk("Pizza.", question="Was?")),
     ],
 )  # fmt: skip
-def test_a_filter_rejects_what_it_is_for_and_leaves_what_is_like_it(name: str, rejected: Talk, left: Talk) -> None:
+def test_a_filter_rejects_what_it_is_for_and_leaves_what_is_like_it(
+    name: str, rejected: JudgedConversation, left: JudgedConversation
+) -> None:
     assert EVERY[name].rejects(rejected) is True
     assert not EVERY[name].rejects(left)
 
@@ -67,7 +73,7 @@ def test_a_filter_rejects_what_it_is_for_and_leaves_what_is_like_it(name: str, r
         ("language", talk("Pizza.", question="Was?")),
     ],
 )
-def test_what_cannot_be_told_is_not_judged(name: str, unknown: Talk) -> None:
+def test_what_cannot_be_told_is_not_judged(name: str, unknown: JudgedConversation) -> None:
     assert EVERY[name].rejects(unknown) is None
 
 
