@@ -22,22 +22,21 @@ from starlette.types import ASGIApp
 from vigc.model.prompts import load_pack
 from vigc.model.weights.identity import find_model, identify
 from vigc.platform.records import ConfigError
-from vigc.serve import jsonl as batch
+from vigc.serve import jsonl
+from vigc.serve.conversations import ConversationService
 from vigc.serve.errors import unavailable
-from vigc.serve.gateway import Services, make_app
+from vigc.serve.gateway import make_app
 from vigc.serve.images import ImageLoader
 from vigc.serve.metrics import RayMetrics
 from vigc.serve.middleware import AllowedHosts, ApiKeys, RequestMiddleware, protects
-from vigc.serve.openai import ChatService
 from vigc.serve.replica import EngineReplica
 from vigc.serve.replica_client import ReplicaClient
-from vigc.serve.rows import RowService
 from vigc.serve.settings import KEYS_VARIABLE, ServeSettings
 from vigc.serve.validation import check, find_objects
 
 PROTECTED = ("/v1", "/metrics")
 READY_S = 5.0
-MAX_OPEN = 1000  # requests of a gateway; the queue that is spoken of lies behind it
+MAX_OPEN = 1000  # requests of a gateway; the queue of max_queued comes after it
 CPUS_OF_A_REPLICA, CPUS_OF_A_GATEWAY = 0.5, 0.25
 
 
@@ -105,19 +104,12 @@ class Gateway:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         settings, metrics = self._settings, RayMetrics()
-        ask = ReplicaClient(self._replica.options(stream=True).talk, settings.answer_timeout_s)
+        ask = ReplicaClient(self._replica.options(stream=True).converse, settings.answer_timeout_s, metrics)
+        conversations = ConversationService(settings, load_pack(settings.prompts), find_objects(settings), ask)
         model = find_model(settings.model)
-        rows = RowService(settings, load_pack(settings.prompts), find_objects(settings), ask)
-        parts = Services(
-            model=model,
-            rows=rows,
-            chat=ChatService(rows, model.name, ask),
-            pictures=ImageLoader(settings, model.image_size),
-            metrics=metrics,
-            ready=self._ready,
-            weights=lambda: self._weights,
-        )
-        return with_middleware(make_app(parts), settings, self._keys, metrics)
+        images = ImageLoader(settings, model.image_size)
+        app = make_app(model, conversations, images, self._ready, lambda: self._weights)
+        return with_middleware(app, settings, self._keys, metrics)
 
     async def _ready(self) -> dict[str, Any]:
         from ray.serve.exceptions import BackPressureError
@@ -135,11 +127,10 @@ class Gateway:
 
 
 def with_middleware(app: ASGIApp, settings: ServeSettings, keys: ApiKeys, metrics: Any) -> ASGIApp:
-    """The application as strangers meet it."""
+    """The application with all that is checked before and after it."""
 
-    def max_body_bytes(content_type: str) -> int:
-        is_batch = content_type.partition(";")[0].strip().lower() in batch.TYPES
-        return settings.max_batch_bytes if is_batch else settings.max_body_bytes
+    def max_body_bytes(type_: str) -> int:
+        return settings.max_batch_bytes if type_ in jsonl.TYPES else settings.max_body_bytes
 
     inner: ASGIApp = RequestMiddleware(
         app,

@@ -1,15 +1,23 @@
-"""What goes wrong with a request, in the form of OpenAI's API: {"error": {message, type, param, code}}."""
+"""What goes wrong with a request, in the format of OpenAI's API: {"error": {message, type, param, code}}.
+
+Code raises ApiError wherever it is; `as_response` makes the answer of it and of whatever else was raised.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
+from fastapi import HTTPException, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
 INVALID, DENIED, SERVER = "invalid_request_error", "authentication_error", "server_error"
 RETRY_AFTER_S = 1
+_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
 class ErrorBody(BaseModel):
@@ -27,7 +35,23 @@ class ErrorAnswer(BaseModel):
     error: ErrorBody
 
 
-class ApiError(Exception):
+# For the OpenAPI document of every route.
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    "4XX": {
+        "model": ErrorAnswer,
+        "description": "The request cannot be answered as it is. 400: a value is wrong. 401: a key is needed, or is "
+        "not known. 404: there is no such thing here. 408: the body did not arrive in time. 413: too many bytes or "
+        "pixels. 415: the body has another type.",
+    },
+    "5XX": {
+        "model": ErrorAnswer,
+        "description": "The service cannot answer now. 500: it failed, and its log has the reason. 503: the queue is "
+        "full, or no replica answers; Retry-After says when to try again. 504: the answer took too long.",
+    },
+}
+
+
+class ApiError(HTTPException):
     """Raised anywhere while a request is answered; becomes the answer."""
 
     def __init__(
@@ -40,18 +64,37 @@ class ApiError(Exception):
         type_: str | None = None,
         retry_after_s: float | None = None,
     ) -> None:
-        super().__init__(message)
-        self.status = status
+        headers = None if retry_after_s is None else {"Retry-After": str(math.ceil(retry_after_s))}
+        super().__init__(status, message, headers)
         type_ = type_ or (SERVER if status >= 500 else INVALID)
         self.body = ErrorBody(message=message, type=type_, param=param, code=code)
-        self.headers = {} if retry_after_s is None else {"Retry-After": str(math.ceil(retry_after_s))}
+
+    def __str__(self) -> str:
+        return self.body.message
 
     @property
     def content(self) -> dict[str, Any]:
         return {"error": self.body.model_dump()}
 
     def response(self) -> JSONResponse:
-        return JSONResponse(self.content, self.status, self.headers)
+        return JSONResponse(self.content, self.status_code, self.headers)
+
+
+async def as_response(http: Request, error: Exception) -> JSONResponse:
+    """The answer to a request that raised this; the one exception handler of the application."""
+    match error:
+        case ApiError():
+            http.state.log = {**getattr(http.state, "log", {}), "outcome": error.body.code}
+            return error.response()
+        case RequestValidationError():
+            return invalid(error.errors()).response()
+        case StarletteHTTPException():
+            code = _CODES.get(error.status_code, "invalid_request")
+            response = ApiError(error.status_code, str(error.detail), code=code).response()
+            response.headers.update(error.headers or {})
+            return response
+        case _:
+            return internal().response()
 
 
 def wrong(message: str, param: str | None = None, code: str = "invalid_value") -> ApiError:
@@ -77,15 +120,21 @@ def unavailable(message: str) -> ApiError:
 
 
 def internal() -> ApiError:
-    """What is said of a fault of ours; the log has the rest."""
+    """A fault of the service. The client learns no more; the log has the reason."""
     return ApiError(500, "The service failed; its log has the reason.", code="internal_error")
 
 
-def invalid(error: ValidationError) -> ApiError:
-    """The first thing that is wrong with a body, in words. What was sent is not repeated."""
-    found = error.errors(include_url=False, include_context=False, include_input=False)
-    first = found[0]
-    place = ".".join(map(str, first["loc"]))
-    more = f" ({len(found) - 1} more problems)" if len(found) > 1 else ""
-    message = f"{place}: {first['msg']}{more}" if place else f"The body is wrong: {first['msg']}{more}"
-    return wrong(message, place or None, str(first["type"]))
+def invalid(problems: Sequence[Any]) -> ApiError:
+    """The first problem that pydantic found in a body, in words. The value that was sent is not repeated.
+
+    Args:
+        problems: as `ValidationError.errors()` gives them, or FastAPI's, whose places begin with "body".
+    """
+    first = problems[0]
+    is_json = first["type"] != "json_invalid"
+    # Without FastAPI's "body" and its number of a character, and without pydantic's names of a union's branches.
+    parts = [str(part) for part in first["loc"] if part != "body" and (is_json or isinstance(part, str))]
+    place = ".".join(part for part in parts if "[" not in part)
+    message = first["msg"] if is_json else f"Invalid JSON: {first['ctx']['error']}"
+    more = f" ({len(problems) - 1} more problems)" if len(problems) > 1 else ""
+    return wrong(f"{place or 'The body is wrong'}: {message}{more}", place or None, str(first["type"]))

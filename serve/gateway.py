@@ -1,7 +1,8 @@
-"""The HTTP side: routes, and what each of them reads and answers.
+"""The routes: what the service reads and answers over HTTP.
 
-A gateway holds no model. It takes a request apart, decodes the picture, asks a replica, and names objects in what comes
-back. `make_app` needs nothing of Ray, so its routes are tested without.
+FastAPI reads requests with the models in schema/ and writes /openapi.json from them. A gateway holds no model: it
+decodes the image, asks a replica, and names objects in the answer. `make_app` needs nothing of Ray, so its routes are
+tested without.
 """
 
 from __future__ import annotations
@@ -11,119 +12,136 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Form, Request, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
+from pydantic import ValidationError
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
+from starlette.routing import Match
+from starlette.types import Scope
 
 import vigc
 from vigc.model.conversation.grounding import Grounding
-from vigc.model.conversation.policy import POLICIES, Policy
+from vigc.model.conversation.policy import POLICIES
 from vigc.model.weights.identity import ModelPlace
-from vigc.platform.records import Conversation, CorrectionStep, Kind
-from vigc.platform.schema import to_dict
-from vigc.serve import bodies
-from vigc.serve import jsonl as batch
-from vigc.serve import openapi as documents
-from vigc.serve.errors import ApiError, internal, wrong
-from vigc.serve.images import ImageLoader, RequestImage
-from vigc.serve.messages import KindEvent, Started
-from vigc.serve.metrics import Metrics, scrape
-from vigc.serve.openai import ChatRequest, ChatService, model_of
-from vigc.serve.rows import RowService, ServerSentEvent, VigcRequest, check_picture, last
+from vigc.platform.records import Kind
+from vigc.serve import jsonl
+from vigc.serve.chat import ChatService
+from vigc.serve.conversations import ConversationService, ServerSentEvent
+from vigc.serve.errors import RESPONSES, ApiError, as_response, internal, invalid, too_large
+from vigc.serve.images import ImageLoader
+from vigc.serve.metrics import scrape
+from vigc.serve.middleware import media_type
 from vigc.serve.samples import samples
+from vigc.serve.schema.openai import ChatRequest, VigcCompletion, VigcModel, VigcModels
+from vigc.serve.schema.vigc import VigcForm, VigcRequest, VigcRow
 
 log = logging.getLogger("ray.serve")
 PAGE = Path(__file__).with_name("page")
+FORM = "multipart/form-data"
 Item = TypeVar("Item")
 STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+REFERENCE = "#/components/schemas/{model}"
+STREAMED = {"text/event-stream": {"schema": {"type": "string"}}}
 
 
-@dataclass(frozen=True)
-class Services:
-    """What the routes are made of."""
+def make_app(
+    model: ModelPlace,
+    conversations: ConversationService,
+    images: ImageLoader,
+    ready: Callable[[], Awaitable[dict[str, Any]]],
+    weights: Callable[[], str | None],
+) -> FastAPI:
+    """All routes, without the middleware.
 
-    model: ModelPlace
-    rows: RowService
-    chat: ChatService
-    pictures: ImageLoader
-    metrics: Metrics
-    ready: Callable[[], Awaitable[dict[str, Any]]]  # raises ApiError while no replica is
-    weights: Callable[[], str | None]  # the hash of the model's, once it is known
-
-
-def make_app(parts: Services) -> FastAPI:
-    """All routes. Without the middleware: see app.py."""
-    app = FastAPI(title="vigc", version=vigc.__version__, docs_url=None, redoc_url=None, openapi_url=None)
-    for error in (ApiError, HTTPException, RequestValidationError, MultiPartException, Exception):
-        app.add_exception_handler(error, _as_answer)
-    _add_page(app, parts)
-    _add_state(app, parts)
-    _add_vigc(app, parts)
-    _add_chat(app, parts)
-    documented = documents.openapi(app)
-
-    @app.get("/openapi.json", include_in_schema=False)
-    async def openapi() -> JSONResponse:
-        return JSONResponse(documented)
-
+    Args:
+        ready: the load of a replica; raises ApiError while none answers.
+        weights: the hash of the model's weights, once it is known.
+    """
+    key = HTTPBearer(auto_error=False, description="Needed only where VIGC_API_KEYS is set.")
+    app = FastAPI(
+        title="vigc",
+        version=vigc.__version__,
+        docs_url=None,
+        redoc_url=None,
+        responses=RESPONSES,
+        dependencies=[Security(key)],
+        strict_content_type=False,
+    )
+    for error in (HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(error, as_response)
+    _add_page(app, conversations.settings.samples)
+    _add_state(app, ready)
+    _add_models(app, model, conversations, weights)
+    _add_vigc(app, conversations, images)
+    _add_chat(app, ChatService(conversations, model.name), images)
     return app
 
 
-def _add_page(app: FastAPI, parts: Services) -> None:
+def _add_page(app: FastAPI, has_samples: bool) -> None:
+    shown = samples() if has_samples else {}
+
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
 
     app.mount("/page", _Fresh(directory=PAGE), name="page")
 
-    @app.get("/samples", **documents.SAMPLES)
-    async def list_samples() -> dict[str, Any]:
-        shown = samples().values() if parts.rows.settings.samples else ()
-        return {"samples": [one.about() for one in shown]}
+    @app.get("/samples")
+    async def list_samples() -> dict[str, list[dict[str, Any]]]:
+        """Rendered scenes to try, with boxes around all objects in them."""
+        return {"samples": [one.about() for one in shown.values()]}
 
-    @app.get("/samples/{sample_id}.jpg", **documents.SAMPLE)
+    @app.get(
+        "/samples/{sample_id}.jpg",
+        response_class=Response,
+        responses={200: {"content": {"image/jpeg": {"schema": {}}}}},
+    )
     async def sample(sample_id: str) -> Response:
-        found = samples().get(sample_id) if parts.rows.settings.samples else None
-        if found is None:
+        """The image of a sample."""
+        if sample_id not in shown:
             raise ApiError(404, "There is no such sample; GET /samples lists them.", code="not_found")
-        return Response(found.jpeg, media_type="image/jpeg", headers={"Cache-Control": "max-age=3600"})
+        headers = {"Cache-Control": "max-age=3600"}
+        return Response(shown[sample_id].jpeg, media_type="image/jpeg", headers=headers)
 
 
-def _add_state(app: FastAPI, parts: Services) -> None:
-    created = int(time.time())
-
-    @app.get("/healthz", **documents.HEALTH)
+def _add_state(app: FastAPI, ready: Callable[[], Awaitable[dict[str, Any]]]) -> None:
+    @app.get("/healthz")
     async def healthz() -> dict[str, str]:
+        """Whether the gateway is alive."""
         return {"status": "ok"}
 
-    @app.get("/readyz", **documents.READY)
+    @app.get("/readyz")
     async def readyz() -> dict[str, Any]:
-        return {"status": "ready", **await parts.ready()}
+        """Whether a replica of the model can answer."""
+        return {"status": "ready", **await ready()}
 
-    @app.get("/metrics", **documents.METRICS)
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> PlainTextResponse:
+        """Metrics for Prometheus, of all nodes, some seconds late."""
         return PlainTextResponse(await scrape(), media_type="text/plain; version=0.0.4")
 
-    def can_follow(policy: Policy) -> bool:
-        has_beams = parts.rows.settings.engine == "reference"
-        asks = policy.grounding is Grounding.ASKED
-        return (policy.num_beams == 1 or has_beams) and not (asks and parts.rows.objects is None)
 
-    def model() -> dict[str, Any]:
-        settings, pack, objects = parts.rows.settings, parts.rows.pack, parts.rows.objects
+def _add_models(
+    app: FastAPI, model: ModelPlace, conversations: ConversationService, weights: Callable[[], str | None]
+) -> None:
+    created = int(time.time())
+    settings, pack, objects = conversations.settings, conversations.pack, conversations.objects
+
+    def entry() -> VigcModel:
         about = {
-            "weights": parts.weights(),
-            "image_size": parts.model.image_size,
+            "weights": weights(),
+            "image_size": model.image_size,
             "prompts": {"name": pack.name, "hash": pack.hash},
             "kinds": [str(kind) for kind in Kind if kind in pack.kinds],
-            "policies": [name for name, policy in POLICIES.items() if can_follow(policy)],
+            "policies": [name for name, policy in POLICIES.items() if conversations.can_follow(policy)],
             "policy": settings.policy,
             "groundings": [method for method in Grounding if objects is not None or method is not Grounding.ASKED],
             "grounding": settings.grounding,
@@ -134,103 +152,143 @@ def _add_state(app: FastAPI, parts: Services) -> None:
             "fetches_images": bool(settings.allow_hosts),
             "vigc": vigc.__version__,
         }
-        return model_of(parts.model.name, created, about)
+        return VigcModel(id=model.name, created=created, object="model", owned_by="vigc", vigc=about)
 
-    @app.get("/v1/models", **documents.MODELS)
-    async def list_models() -> dict[str, Any]:
-        return {"object": "list", "data": [model()]}
+    @app.get("/v1/models")
+    async def list_models() -> VigcModels:
+        """The model, as OpenAI lists models."""
+        return VigcModels(object="list", data=[entry()])
 
-    @app.get("/v1/models/{model_id:path}", **documents.MODEL)
-    async def get_model(model_id: str) -> dict[str, Any]:
-        if model_id != parts.model.name:
+    @app.get("/v1/models/{model_id:path}")
+    async def get_model(model_id: str) -> VigcModel:
+        """The model, and under `vigc` what it can be asked."""
+        if model_id != model.name:
             raise ApiError(404, f"The model {model_id!r} is not here.", param="model", code="model_not_found")
-        return model()
+        return entry()
 
 
-def _add_vigc(app: FastAPI, parts: Services) -> None:
-    rows = parts.rows
+async def _only_json(http: Request) -> None:
+    if media_type(http.headers) not in ("application/json", ""):
+        raise ApiError(415, "The body must be application/json.", code="unsupported_media_type")
 
-    async def events_of(
-        request: VigcRequest, picture: RequestImage, request_id: str
-    ) -> AsyncGenerator[ServerSentEvent, None]:
-        watch = parts.metrics.watch()
-        async with aclosing(rows.events(request, picture, request_id)) as events:
-            async for event in events:
-                if event.name == "step":
-                    watch.said()
-                elif event.name == "row":
-                    watch.done(sum(one["num_tokens"] for one in event.data["conversations"]))
-                yield event
 
-    async def line_of_batch(line: bytes, request_id: str) -> dict[str, Any]:
-        """Its row; that of a picture that cannot be decoded says why."""
-        request = bodies.parsed(line, VigcRequest)
-        rows.check(request)
-        picture = await parts.pictures.at(request.image)
-        if picture.decoded.error_kind is not None:
-            failed: dict[str, Any] = to_dict(rows.failed(request, picture))
-            return failed
+def _for_bodies_of(*media_types: str) -> type[APIRoute]:
+    """A route that is taken only by bodies of these types, so that one path can have several routes."""
 
-        async def row() -> dict[str, Any]:
-            return (await last(events_of(request, picture, request_id))).data
+    class Route(APIRoute):
+        def matches(self, scope: Scope) -> tuple[Match, Scope]:
+            is_meant = scope["type"] == "http" and media_type(Headers(scope=scope)) in media_types
+            return super().matches(scope) if is_meant else (Match.NONE, {})
 
-        return await batch.patiently(row, rows.settings.answer_timeout_s)
+    return Route
 
-    @app.post("/v1/vigc", **documents.VIGC)
-    async def talk(http: Request) -> Response:
-        request_id: str = http.state.request_id
-        upload = None
-        match bodies.content_type(http):
-            case kind if kind in batch.TYPES:
-                lines = await bodies.read_lines(http, rows.settings.max_batch_lines)
-                made = batch.answers(lines, lambda line: line_of_batch(line, request_id))
-                return StreamingResponse(made, media_type="application/jsonl", headers=STREAM_HEADERS)
-            case "multipart/form-data":
-                request, upload = await bodies.read_form(http)
-            case _:
-                request = await bodies.read(http, VigcRequest)
-        rows.check(request)
-        picture = await (parts.pictures.at(request.image) if upload is None else parts.pictures.uploaded(*upload))
-        check_picture(picture)
-        http.state.log = {"image_id": request.image_id or picture.decoded.sha256, "kinds": list(request.kinds)}
-        events = events_of(request, picture, request_id)
+
+def _add_vigc(app: FastAPI, conversations: ConversationService, images: ImageLoader) -> None:
+    settings = conversations.settings
+
+    async def answer(http: Request, request: VigcRequest | VigcForm) -> Response:
+        policy = conversations.check(request, request.kinds, request.question, request.max_steps)
+        image = await images.load(request.image)
+        image.check()
+        http.state.log = {"image_id": request.image_id or image.decoded.sha256, "kinds": list(request.kinds)}
+        events = conversations.events(request, policy, image, http.state.request_id)
         if request.stream:
             return await _stream(events, _sse)
-        return JSONResponse((await last(events)).data)
+        return JSONResponse(await _row(events))
 
+    async def answer_line(line: bytes, request_id: str) -> dict[str, Any]:
+        try:
+            request = VigcRequest.model_validate_json(line)
+        except ValidationError as error:
+            raise invalid(error.errors()) from error
+        policy = conversations.check(request, request.kinds, request.question, request.max_steps)
+        image = await images.load(request.image)
+        if image.decoded.error_kind is not None:
+            return conversations.failed_row(request, image)
+        return await jsonl.retry_while_full(
+            lambda: _row(conversations.events(request, policy, image, request_id)), settings.answer_timeout_s
+        )
 
-def _add_chat(app: FastAPI, parts: Services) -> None:
-    chat = parts.chat
+    async def from_form(http: Request, request: Annotated[VigcForm, Form(media_type=FORM)]) -> Response:
+        return await answer(http, request)
 
-    async def watched(said: AsyncGenerator[Started | KindEvent, None]) -> AsyncGenerator[Started | KindEvent, None]:
-        watch = parts.metrics.watch()
-        async with aclosing(said):
-            async for event in said:
-                news = event.news if isinstance(event, KindEvent) else None
-                if isinstance(news, CorrectionStep):
-                    watch.said()
-                elif isinstance(news, Conversation):
-                    watch.done(news.num_tokens)
-                yield event
-
-    @app.post("/v1/chat/completions", **documents.CHAT)
-    async def complete(http: Request) -> Response:
-        request = await bodies.read(http, ChatRequest)
-        chat.check(request)
-        picture = await parts.pictures.at(request.image())
-        check_picture(picture)
-        http.state.log = {"image_id": picture.decoded.sha256, "kinds": [request.kind]}
-        said = watched(chat.said(request, picture))
+    async def from_lines(http: Request) -> Response:
+        lines = [line for line in (await http.body()).split(b"\n") if line.strip()]
+        if len(lines) > settings.max_batch_lines:
+            raise too_large(f"The batch has {len(lines)} lines; at most {settings.max_batch_lines} are taken.")
         request_id: str = http.state.request_id
+        answers = jsonl.answer_lines(lines, lambda line: answer_line(line, request_id))
+        return StreamingResponse(answers, media_type=jsonl.TYPES[0], headers=STREAM_HEADERS)
+
+    for types, endpoint in (((FORM,), from_form), (jsonl.TYPES, from_lines)):
+        app.router.add_api_route(
+            "/v1/vigc",
+            endpoint,
+            methods=["POST"],
+            route_class_override=_for_bodies_of(*types),
+            response_model=None,
+            include_in_schema=False,  # the route below describes all three
+        )
+
+    form = VigcForm.model_json_schema(ref_template=REFERENCE)
+    other_bodies = {
+        FORM: {"schema": {name: value for name, value in form.items() if name != "$defs"}},
+        jsonl.TYPES[0]: {"schema": {"$ref": REFERENCE.format(model="VigcRequest")}},
+    }
+
+    @app.post(
+        "/v1/vigc",
+        response_model=VigcRow,
+        responses={200: {"content": {**STREAMED, jsonl.TYPES[0]: {"schema": {"type": "string"}}}}},
+        dependencies=[Depends(_only_json)],
+        openapi_extra={"requestBody": {"content": other_bodies}},
+    )
+    async def make_row(http: Request, request: VigcRequest) -> Response:
+        """Make an image a row of the data set: VIG asks and answers, VIC answers again sentence by sentence.
+
+        With `stream: true` the answer is server-sent events: image, then for each kind question, step… and
+        conversation, and last row; or error. JSON Lines are answered by JSON Lines: a row for each line, in their
+        order, or {line, error}.
+        """
+        return await answer(http, request)
+
+
+def _add_chat(app: FastAPI, chat: ChatService, images: ImageLoader) -> None:
+    @app.post(
+        "/v1/chat/completions",
+        response_model=VigcCompletion,
+        responses={200: {"content": STREAMED}},
+        dependencies=[Depends(_only_json)],
+    )
+    async def complete(http: Request, request: ChatRequest) -> Response:
+        """OpenAI's chat completions: answer the newest question about the newest image.
+
+        With `stream: true` the answer is chunks as server-sent events, one for each sentence, and last [DONE].
+        """
+        policy = chat.check(request)
+        image = await images.load(request.image())
+        image.check()
+        http.state.log = {"image_id": image.decoded.sha256, "kinds": [request.kind]}
+        request_id: str = http.state.request_id
+        events = chat.events(request, policy, image)
         if request.stream:
-            return await _stream(chat.chunks(said, request, request_id), _data, end="data: [DONE]\n\n")
-        return JSONResponse(await chat.completion(said, request_id))
+            return await _stream(chat.chunks(events, request, request_id), _data, end="data: [DONE]\n\n")
+        return JSONResponse(await chat.completion(events, request_id))
+
+
+async def _row(events: AsyncGenerator[ServerSentEvent, None]) -> dict[str, Any]:
+    """The last event's data: the row, for a client that wants nothing else."""
+    row: dict[str, Any] = {}
+    async with aclosing(events):
+        async for event in events:
+            row = event.data
+    return row
 
 
 async def _stream(
     items: AsyncGenerator[Item, None], write: Callable[[Item | ApiError], str], end: str = ""
 ) -> StreamingResponse:
-    """A stream of events whose first one is there, so that what cannot be answered at all has a status of its own."""
+    """A stream of events. It waits for the first one, so that an early failure still has its HTTP status."""
     first = await anext(items)
 
     async def body() -> AsyncGenerator[str, None]:
@@ -251,7 +309,7 @@ async def _stream(
 
 
 class _Fresh(StaticFiles):
-    """Files that a browser asks for anew: modules of two versions do not go together."""
+    """Files that a browser asks for anew each time: modules of two versions do not work together."""
 
     def file_response(self, *args: Any, **options: Any) -> Response:
         response = super().file_response(*args, **options)
@@ -267,20 +325,3 @@ def _sse(event: ServerSentEvent | ApiError) -> str:
 def _data(chunk: dict[str, Any] | ApiError) -> str:
     content = chunk.content if isinstance(chunk, ApiError) else chunk
     return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
-
-
-async def _as_answer(http: Request, error: Exception) -> JSONResponse:
-    if isinstance(error, ApiError):
-        http.state.log = {**getattr(http.state, "log", {}), "outcome": error.body.code}
-        return error.response()
-    if isinstance(error, MultiPartException):
-        return wrong(f"The form cannot be read: {error.message}").response()
-    if isinstance(error, HTTPException):
-        codes = {404: "not_found", 405: "method_not_allowed"}
-        code = codes.get(error.status_code, "invalid_request")
-        answer = ApiError(error.status_code, str(error.detail), code=code).response()
-        answer.headers.update(error.headers or {})
-        return answer
-    if isinstance(error, RequestValidationError):
-        return wrong(str(error.errors()[0]["msg"])).response()
-    return internal().response()

@@ -1,4 +1,4 @@
-"""A batch: JSON Lines in, JSON Lines out. Each line gets its line, in their order, whatever happens to it."""
+"""A batch: JSON Lines in, JSON Lines out. Each line is answered by one line, in the same order, also when it fails."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ log = logging.getLogger("ray.serve")
 Answer = Callable[[bytes], Awaitable[dict[str, Any]]]
 
 
-async def answers(lines: list[bytes], answer: Answer) -> AsyncGenerator[str, None]:
-    """Some are under way at once; leaving the iterator early leaves them."""
+async def answer_lines(lines: list[bytes], answer: Answer) -> AsyncGenerator[str, None]:
+    """The answers, of which AT_ONCE are made at once. Leaving the iterator early cancels them."""
     under_way: deque[asyncio.Task[dict[str, Any]]] = deque()
     waiting = deque(enumerate(lines, 1))
     try:
@@ -46,12 +46,12 @@ async def _answered(answer: Answer, number: int, line: bytes) -> dict[str, Any]:
         return {"line": number, **internal().content}
 
 
-async def patiently(make: Callable[[], Awaitable[dict[str, Any]]], for_s: float) -> dict[str, Any]:
-    """What is made, also where the queue is full at first: who sends a batch waits for it anyway."""
-    give_up = time.monotonic() + for_s
+async def retry_while_full(answer: Callable[[], Awaitable[dict[str, Any]]], timeout_s: float) -> dict[str, Any]:
+    """The answer, tried again while the queue is full: the sender of a batch waits for all of it anyway."""
+    give_up = time.monotonic() + timeout_s
     while True:
         try:
-            return await make()
+            return await answer()
         except ApiError as error:
             if error.body.code != "overloaded" or time.monotonic() > give_up:
                 raise

@@ -1,4 +1,4 @@
-"""What the gateway and an engine's replica say to each other."""
+"""What the gateway and an engine's replica send to each other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vigc.platform.records import Kind
 
 @dataclass(frozen=True, slots=True)
 class ReplicaTask:
-    """One image to be talked about."""
+    """One image, and what a replica is asked about it."""
 
     image_id: str
     pixels: bytes  # uint8 RGB at the model's image size, row by row
@@ -22,7 +22,7 @@ class ReplicaTask:
     seed: int
     question: str | None
     max_tokens: int | None
-    wants_steps: bool  # else each kind is told when it is over, which costs less
+    wants_steps: bool  # False: each kind sends only its Conversation, which costs less
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +34,18 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class KindEvent:
-    """Something was said; each kind ends with its Conversation."""
+    """An event of one kind's conversation; the last one is the Conversation."""
 
     kind: Kind
-    news: News
+    event: News
 
 
 class Fault(StrEnum):
-    """Whose fault it is that there is no answer."""
+    """Why there is no answer."""
 
-    REQUEST = "request"  # it asks for what the engine cannot do
-    ENGINE = "engine"
-    REPLICA = "replica"  # it is of no use any more; another one may answer
+    REQUEST = "request"  # it asks for something that the engine cannot do
+    ENGINE = "engine"  # the engine failed, and goes on
+    REPLICA = "replica"  # the engine is lost; another replica may answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,12 @@
-"""Figures for Prometheus: told to Ray, which every node exports, and read back for /metrics from all nodes at once.
+"""Metrics for Prometheus: recorded with Ray, exported by every node, and collected from all nodes for /metrics.
 
-So /metrics says the same whichever gateway answers, some seconds late. Serve's own metrics (queues, replicas,
-latencies of each deployment) stand beside ours.
+So /metrics gives the same values whichever gateway answers, some seconds late. Ray Serve's own metrics (queues,
+replicas, latencies of each deployment) stand beside ours.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +19,7 @@ _SECONDS = [0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300]
 
 
 class Metrics:
-    """What a gateway counts. This one counts for itself alone; see RayMetrics."""
+    """What a gateway measures. This class exports nothing; see RayMetrics."""
 
     num_open = 0
 
@@ -36,39 +35,20 @@ class Metrics:
             self.opened()
 
     def opened(self) -> None:
-        """The number of open requests has changed."""
+        """Called when the number of open requests has changed."""
 
     def closed(self, route: str, status: int) -> None:
-        """A request was answered; status 0: its client left."""
-
-    def watch(self) -> RequestTimer:
-        """For a request that asks for an answer of the model."""
-        return RequestTimer(self)
+        """A request has ended; status 0: its client left before it was answered."""
 
     def first_sentence(self, seconds: float) -> None:
-        """So long after its request came the first sentence of a streamed answer."""
+        """The first sentence of a streamed answer has come, so long after its task was sent."""
 
     def answered(self, seconds: float, num_tokens: int) -> None:
-        """So long after its request an answer was complete."""
-
-
-class RequestTimer:
-    """The time of one request."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics, self._began, self._has_said = metrics, time.monotonic(), False
-
-    def said(self) -> None:
-        if not self._has_said:
-            self._has_said = True
-            self._metrics.first_sentence(time.monotonic() - self._began)
-
-    def done(self, num_tokens: int) -> None:
-        self._metrics.answered(time.monotonic() - self._began, num_tokens)
+        """An answer is complete, so long after its task was sent."""
 
 
 class RayMetrics(Metrics):
-    """The same, told to Ray."""
+    """Recorded with Ray."""
 
     def __init__(self) -> None:
         from ray.serve.metrics import Counter, Gauge, Histogram
@@ -102,7 +82,7 @@ class RayMetrics(Metrics):
 
 
 async def scrape() -> str:
-    """What all nodes export of PREFIXES, in Prometheus' text form."""
+    """The metrics of all nodes that begin with PREFIXES, in Prometheus' text format."""
     import ray
 
     nodes = [node for node in await asyncio.to_thread(ray.nodes) if node["Alive"] and node["MetricsExportPort"] > 0]
@@ -120,7 +100,7 @@ async def _export(session: aiohttp.ClientSession, host: str, port: int) -> str:
 
 
 def _merged(texts: list[str]) -> str:
-    """The lines of each figure together, with its HELP and TYPE once, as the form wants it."""
+    """The lines of each metric together, with its HELP and TYPE once, as the format wants it."""
     families: dict[str, dict[str, None]] = {}
     name = ""
     for text in texts:

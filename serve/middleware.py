@@ -112,7 +112,7 @@ class RequestMiddleware:
     """See the module.
 
     Args:
-        max_body_bytes: for the content type of a request.
+        max_body_bytes: for a media type.
         is_protected: whether a path needs a key.
     """
 
@@ -164,7 +164,7 @@ class RequestMiddleware:
             self._hosts.check(headers)
             if self._keys and self._is_protected(scope["path"]) and scope["method"] != "OPTIONS":
                 self._keys.check(headers.get("authorization", ""))
-            limit = self._max_body_bytes(headers.get("content-type", ""))
+            limit = self._max_body_bytes(media_type(headers))
             length = headers.get("content-length", "")
             if length.isdecimal() and int(length) > limit:
                 raise too_large(f"The body has {length} bytes; at most {limit} are taken.")
@@ -180,6 +180,11 @@ class RequestMiddleware:
     async def _refuse(self, error: ApiError, request: _AccessLog, scope: Scope, receive: Receive, send: Send) -> None:
         if not request.status:  # else the answer has begun, and what began it ends it
             await error.response()(scope, receive, send)
+
+
+def media_type(headers: Headers) -> str:
+    """Of a body, without parameters."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 class _AccessLog:

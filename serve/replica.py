@@ -1,7 +1,7 @@
 """A replica of the engine: one network, one engine, and many requests at once in its slots.
 
-Requests share the replica's event loop and wait in the same engine, which batches continuously: nobody waits for a
-window to fill or for a slower neighbour. A request that is cancelled frees its slot.
+All requests share the replica's event loop and one engine, which batches continuously: no request waits for a batch to
+fill, or for a slower one beside it. A request that is cancelled frees its slot.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class EngineReplica:
         self._lost: str | None = None
         self._gauging: asyncio.Task[None] | None = None
 
-    async def talk(self, task: ReplicaTask) -> AsyncIterator[ReplicaEvent | Failure]:
-        """What is said of the image, as it is said. Leaving the iterator early frees the slots."""
+    async def converse(self, task: ReplicaTask) -> AsyncIterator[ReplicaEvent | Failure]:
+        """The events of the task's conversations as they come. Leaving the iterator early frees the slots."""
         self._gauge()
         talk = Talk(
             self._pack,
@@ -51,33 +51,33 @@ class EngineReplica:
             max_tokens=task.max_tokens,
         )
         yield Started(self._num_prompt_tokens(talk))
-        said: asyncio.Queue[KindEvent | None] = asyncio.Queue()
+        events: asyncio.Queue[KindEvent | None] = asyncio.Queue()
 
-        def hear(kind: Kind, news: News) -> None:
-            if task.wants_steps or isinstance(news, Conversation):
-                said.put_nowait(KindEvent(kind, news))
+        def emit(kind: Kind, event: News) -> None:
+            if task.wants_steps or isinstance(event, Conversation):
+                events.put_nowait(KindEvent(kind, event))
 
-        work = asyncio.create_task(talk_about(self._engine, task.image_id, task.pixels, talk, hear))
-        work.add_done_callback(lambda _: said.put_nowait(None))
+        work = asyncio.create_task(talk_about(self._engine, task.image_id, task.pixels, talk, emit))
+        work.add_done_callback(lambda _: events.put_nowait(None))
         try:
-            while (news := await said.get()) is not None:
-                yield news
+            while (event := await events.get()) is not None:
+                yield event
             if (failure := self._failure(work)) is not None:
                 yield failure
         finally:
             work.cancel()
 
     async def load(self) -> dict[str, int]:
-        """What the engine has and does now."""
+        """Slots of the engine, and requests that it works on."""
         return {"slots": self._engine.num_slots, "requests": self._engine.num_under_way}
 
     async def check_health(self) -> None:
-        """Called by Serve, which replaces a replica for which this raises."""
+        """Called by Ray Serve, which replaces a replica when this raises."""
         if self._lost is not None or not self._engine.is_alive:
             raise RuntimeError(self._lost or "The engine's thread has ended.")
 
     def close(self) -> None:
-        """Ends the engine; what still waits fails."""
+        """Ends the engine; requests under way fail."""
         self._engine.close()
 
     def _failure(self, work: asyncio.Task[object]) -> Failure | None:
@@ -101,7 +101,7 @@ class EngineReplica:
         return self._engine.num_prompt_tokens(prompt)
 
     def _gauge(self) -> None:
-        """Begins to tell the engine's load to Ray, once there is an event loop."""
+        """Starts to export the engine's load; called where there is an event loop."""
         if self._gauging is None:
             self._gauging = asyncio.create_task(self._keep_gauging())
 
@@ -109,7 +109,7 @@ class EngineReplica:
         from ray.serve.metrics import Gauge
 
         slots = Gauge("vigc_engine_slots", description="Conversations that this replica can decode at once.")
-        requests = Gauge("vigc_engine_requests", description="What its engine was asked and has not answered yet.")
+        requests = Gauge("vigc_engine_requests", description="Requests that the replica's engine works on.")
         while True:
             slots.set(self._engine.num_slots)
             requests.set(self._engine.num_under_way)

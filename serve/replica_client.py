@@ -1,23 +1,26 @@
-"""A task on its way to a replica and back, whatever happens to replicas meanwhile.
+"""Sends a task to a replica and yields its events, also when replicas die meanwhile.
 
-The same task gives the same answer on every replica, so when one dies, another is asked, and what has been told already
-is not told twice. A gateway that is left by its client leaves the replica, too.
+The same task gives the same answer on every replica. So when one dies, another is asked, and the events that were
+yielded already are not yielded again. When the client leaves, the call to the replica is cancelled.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from vigc.platform.records import Conversation, CorrectionStep, Kind
 from vigc.serve.errors import ApiError, internal, overloaded, unavailable, wrong
 from vigc.serve.messages import Failure, Fault, KindEvent, ReplicaEvent, ReplicaTask
+from vigc.serve.metrics import Metrics
 
-MAX_DEATHS = 2  # as many as one picture may cost
-PAUSE_S = 0.5  # in which Serve learns that a replica is gone
+MAX_DEATHS = 2  # of replicas, for one request
+PAUSE_S = 0.5  # until Serve knows that a replica is gone
 log = logging.getLogger("ray.serve")
 
 
@@ -25,26 +28,40 @@ class ReplicaClient:
     """See the module.
 
     Args:
-        talk: `EngineReplica.talk` of a deployment handle that streams.
+        method: `EngineReplica.converse` of a deployment handle that streams.
         timeout_s: for a whole answer.
+        metrics: learn how long answers take.
     """
 
-    def __init__(self, talk: Any, timeout_s: float) -> None:
-        self._talk, self._timeout_s = talk, timeout_s
+    def __init__(self, method: Any, timeout_s: float, metrics: Metrics) -> None:
+        self._method, self._timeout_s, self._metrics = method, timeout_s, metrics
 
     async def __call__(self, task: ReplicaTask) -> AsyncGenerator[ReplicaEvent, None]:
         """
         Raises:
             ApiError: no replica can take the task or finish it, or the engine refuses it.
         """
+        began, has_step, num_tokens = time.monotonic(), False, 0
+        async with aclosing(self._events(task)) as events:
+            async for message in events:
+                event = message.event if isinstance(message, KindEvent) else None
+                if isinstance(event, CorrectionStep) and not has_step:
+                    has_step = True
+                    self._metrics.first_sentence(time.monotonic() - began)
+                elif isinstance(event, Conversation):
+                    num_tokens += event.num_tokens
+                yield message
+        self._metrics.answered(time.monotonic() - began, num_tokens)
+
+    async def _events(self, task: ReplicaTask) -> AsyncGenerator[ReplicaEvent, None]:
         from ray.exceptions import RayActorError
         from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-        told, give_up = _Told(), asyncio.get_running_loop().time() + self._timeout_s
+        replay, give_up = _Replay(), asyncio.get_running_loop().time() + self._timeout_s
         num_deaths = 0  # of replicas that had begun
         while num_deaths < MAX_DEATHS:
-            told.again()
-            answer = self._talk.remote(task)
+            replay.restart()
+            answer = self._method.remote(task)
             is_over, has_begun = False, False
             try:
                 while (event := await _next(answer, give_up)) is not None:
@@ -53,7 +70,7 @@ class ReplicaClient:
                         _refuse(event)
                         log.warning("A replica lost its engine while it answered: %s", event.message)
                         break
-                    if told.is_new(event):
+                    if replay.is_new(event):
                         yield event
                 is_over = True
                 if event is None:
@@ -74,7 +91,7 @@ class ReplicaClient:
             finally:
                 if not is_over:
                     answer.cancel()
-            num_deaths += has_begun  # one that is dead already, as Serve does not know yet, says nothing of the request
+            num_deaths += has_begun  # a replica that was dead before says nothing about the request
             await asyncio.sleep(PAUSE_S)
         raise unavailable(f"{MAX_DEATHS} replicas died one after the other while they answered this. Try again.")
 
@@ -91,20 +108,20 @@ def _refuse(failed: Failure) -> None:
         raise internal()
 
 
-class _Told:
-    """What a client has been told, kind by kind: kinds are talked about at once, in no order among themselves."""
+class _Replay:
+    """Knows which events were yielded, kind by kind: kinds are answered at once, in no order among themselves."""
 
     def __init__(self) -> None:
         self._events: dict[tuple[Kind | None, int], ReplicaEvent] = {}
         self._now: Counter[Kind | None] = Counter()
 
-    def again(self) -> None:
+    def restart(self) -> None:
         self._now.clear()
 
     def is_new(self, event: ReplicaEvent) -> bool:
         """
         Raises:
-            ApiError: a second replica says something else than the first did.
+            ApiError: a second replica answers otherwise than the first did.
         """
         kind = event.kind if isinstance(event, KindEvent) else None
         place = kind, self._now[kind]
@@ -118,7 +135,7 @@ class _Told:
 
 
 def _words(event: ReplicaEvent) -> object:
-    """What was said, without measures: their last bits go with who else is decoded at the time."""
+    """The texts of an event without its measures, whose last bits depend on the rest of the engine's batch."""
     match event:
         case KindEvent(kind, CorrectionStep() as step):
             return kind, step.text, step.kept

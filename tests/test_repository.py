@@ -68,8 +68,8 @@ ROOMS = {
         "experiment bench cli"
     ),
     "serve": (
-        "errors metrics settings messages validation middleware jsonl web replica_client images replica samples rows "
-        "bodies openai openapi gateway app"
+        "errors metrics settings messages validation middleware jsonl web replica_client images replica samples schema "
+        "conversations chat gateway app"
     ),
 }
 

@@ -14,15 +14,14 @@ from starlette.testclient import TestClient
 from vigc.model.prompts import load_pack
 from vigc.model.weights.identity import find_model
 from vigc.serve.app import with_middleware
-from vigc.serve.gateway import Services, make_app
+from vigc.serve.conversations import ConversationService
+from vigc.serve.gateway import make_app
 from vigc.serve.images import ImageLoader
 from vigc.serve.messages import Failure, ReplicaEvent, ReplicaTask
 from vigc.serve.metrics import Metrics
 from vigc.serve.middleware import ApiKeys
-from vigc.serve.openai import ChatService
 from vigc.serve.replica import EngineReplica
 from vigc.serve.replica_client import ReplicaClient
-from vigc.serve.rows import RowService
 from vigc.serve.settings import ServeSettings
 from vigc.serve.validation import find_objects
 
@@ -56,24 +55,14 @@ class Method:
 class LocalService:
     """See the module."""
 
-    def __init__(self, settings: ServeSettings, *, talk: Any = None, keys: str = "", web: Any = None) -> None:
-        self.replica = None if talk is not None else EngineReplica(settings)
+    def __init__(self, settings: ServeSettings, *, converse: Any = None, keys: str = "", web: Any = None) -> None:
+        self.replica = None if converse is not None else EngineReplica(settings)
+        ask = ReplicaClient(Method(converse or self.replica.converse), settings.answer_timeout_s, Metrics())
+        conversations = ConversationService(settings, load_pack(settings.prompts), find_objects(settings), ask)
         model = find_model(settings.model)
-        ask = ReplicaClient(Method(talk or self.replica.talk), settings.answer_timeout_s)
-        rows = RowService(settings, load_pack(settings.prompts), find_objects(settings), ask)
-        self.pictures = ImageLoader(settings, model.image_size, web)
-        self.app = make_app(
-            Services(
-                model=model,
-                rows=rows,
-                chat=ChatService(rows, model.name, ask),
-                pictures=self.pictures,
-                metrics=Metrics(),
-                ready=self._ready,
-                weights=lambda: None,
-            )
-        )
-        self.with_middleware = with_middleware(self.app, settings, ApiKeys(keys), Metrics())
+        self.images = ImageLoader(settings, model.image_size, web)
+        app = make_app(model, conversations, self.images, self._ready, lambda: None)
+        self.with_middleware = with_middleware(app, settings, ApiKeys(keys), Metrics())
         self.client = TestClient(self.with_middleware)
         self.client.__enter__()
 
@@ -82,7 +71,7 @@ class LocalService:
 
     def close(self) -> None:
         self.client.__exit__()
-        self.pictures.stop()
+        self.images.stop()
         if self.replica is not None:
             self.replica.close()
 

@@ -26,7 +26,7 @@ async def fails(task):
 
 @pytest.fixture(scope="module")
 def service():
-    made = LocalService(SETTINGS, talk=fails, keys="one, two")
+    made = LocalService(SETTINGS, converse=fails, keys="one, two")
     yield made
     made.close()
 
@@ -96,7 +96,7 @@ HERE = ["127.0.0.1", "::1", "localhost"]
 )
 def test_pages_of_others_do_not_reach_a_service_that_has_no_keys(headers, status):
     service = LocalService(
-        ServeSettings(host_names=HERE, cors_origins=["https://friend.example"], samples=False), talk=fails
+        ServeSettings(host_names=HERE, cors_origins=["https://friend.example"], samples=False), converse=fails
     )
     try:
         for path in ("/", "/v1/models", "/healthz"):
@@ -121,7 +121,7 @@ def test_every_answer_has_an_id_and_is_closed_to_scripts_of_others(client):
 
 
 def test_other_origins_may_ask_where_they_are_named():
-    service = LocalService(ServeSettings(cors_origins=["https://good.example"]), talk=fails)
+    service = LocalService(ServeSettings(cors_origins=["https://good.example"]), converse=fails)
     try:
         good, evil = ({"origin": f"https://{name}.example"} for name in ("good", "evil"))
         assert service.client.get("/healthz", headers=good).headers["access-control-allow-origin"] == good["origin"]
@@ -182,13 +182,13 @@ def test_bodies_of_many_are_held_up_to_a_limit_until_they_are_answered():
         second(4)
         with pytest.raises(ApiError) as error:
             second(1)
-        assert (error.value.status, error.value.body.code) == (503, "overloaded")
+        assert (error.value.status_code, error.value.body.code) == (503, "overloaded")
     with held.of_one() as third:
         third(10)
 
 
 def test_a_service_that_may_hold_nothing_takes_nothing():
-    service = LocalService(ServeSettings(max_held_mib=0.001), talk=fails)
+    service = LocalService(ServeSettings(max_held_mib=0.001), converse=fails)
     try:
         answer = service.client.post("/v1/vigc", content=b"x" * 2000, headers={"content-type": "application/json"})
     finally:
@@ -223,7 +223,7 @@ def test_a_fault_in_the_middle_of_a_stream_ends_it_with_an_error(uri, caplog):
         yield Started(None)
         raise RuntimeError("a fault at /secret/path")
 
-    service = LocalService(ServeSettings(), talk=begins)
+    service = LocalService(ServeSettings(), converse=begins)
     try:
         with caplog.at_level(logging.INFO, "ray.serve"):
             answer = service.client.post("/v1/vigc", json={"image": uri, "stream": True})

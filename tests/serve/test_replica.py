@@ -30,10 +30,10 @@ def task(picture):
 
 
 async def conversation_of(replica, task):
-    said = [event async for event in replica.talk(task)]
+    said = [event async for event in replica.converse(task)]
     assert isinstance(said[0], Started)
-    assert isinstance(said[-1].news, Conversation)
-    return said[-1].news
+    assert isinstance(said[-1].event, Conversation)
+    return said[-1].event
 
 
 def test_requests_that_come_together_are_decoded_together(replica, task):
@@ -51,7 +51,7 @@ def test_requests_that_come_together_are_decoded_together(replica, task):
 
 def test_who_leaves_frees_the_slots_at_once(replica, task):
     async def leave():
-        talk = replica.talk(task)
+        talk = replica.converse(task)
         async for event in talk:
             if not isinstance(event, Started):
                 break
@@ -69,16 +69,16 @@ def test_who_leaves_frees_the_slots_at_once(replica, task):
 
 def test_who_wants_no_steps_is_told_the_whole(replica, task):
     async def events(task):
-        return [event async for event in replica.talk(task)]
+        return [event async for event in replica.converse(task)]
 
     told, whole = asyncio.run(events(task)), asyncio.run(events(replace(task, wants_steps=False)))
     assert len(told) > 4
-    assert (len(whole), whole[-1].news.answer) == (2, told[-1].news.answer)
+    assert (len(whole), whole[-1].event.answer) == (2, told[-1].event.answer)
 
 
 def test_what_the_engine_cannot_do_is_the_request_s_fault(replica, task):
     async def events():
-        return [event async for event in replica.talk(replace(task, policy=make_policy("shipped")))]
+        return [event async for event in replica.converse(replace(task, policy=make_policy("shipped")))]
 
     failed = asyncio.run(events())[-1]
     assert isinstance(failed, Failure)

@@ -15,6 +15,7 @@ from vigc.model.conversation.policy import make_policy
 from vigc.platform.records import CorrectionStep, Kind, Stop
 from vigc.serve.errors import ApiError
 from vigc.serve.messages import Failure, Fault, KindEvent, ReplicaTask, Started
+from vigc.serve.metrics import Metrics
 from vigc.serve.replica_client import MAX_DEATHS, ReplicaClient
 
 TASK = ReplicaTask("a", b"", make_policy("paper"), (Kind.DETAIL, Kind.CONVERSATION), 0, None, None, True)
@@ -55,7 +56,7 @@ class Answer:
 
 def heard(replicas, timeout_s=WAIT_S):
     async def ask():
-        return [event async for event in ReplicaClient(replicas, timeout_s)(TASK)]
+        return [event async for event in ReplicaClient(replicas, timeout_s, Metrics())(TASK)]
 
     return asyncio.run(ask())
 
@@ -63,7 +64,7 @@ def heard(replicas, timeout_s=WAIT_S):
 def refusal(replicas, **more):
     with pytest.raises(ApiError) as error:
         heard(replicas, **more)
-    return error.value.status, error.value.body.code
+    return error.value.status_code, error.value.body.code
 
 
 def test_what_was_told_before_a_death_is_not_told_again():
@@ -86,7 +87,7 @@ def test_the_same_words_with_other_last_bits_are_the_same():
 
 
 def test_a_second_replica_that_says_something_else_is_an_error_and_no_muddle():
-    changed = replace(DETAIL[0], news=Question("other", ""))
+    changed = replace(DETAIL[0], event=Question("other", ""))
     assert refusal(Replicas([Started(1), DETAIL[0], ActorDiedError()], [Started(1), changed])) == (503, "unavailable")
 
 

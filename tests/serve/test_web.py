@@ -81,7 +81,7 @@ def fetch(url, *, allow=("*",), **more):
 def refusal(url, **more):
     with pytest.raises(ApiError) as error:
         fetch(url, **more)
-    assert error.value.status == 400
+    assert error.value.status_code == 400
     return error.value.body.code
 
 

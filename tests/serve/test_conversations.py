@@ -39,6 +39,11 @@ def test_a_row_has_the_schema_of_the_data_set(client, uri):
     assert (row["status"], row["width"], row["height"], row["image_id"]) == ("ok", 448, 448, row["sha256"])
 
 
+def test_the_document_names_the_columns_of_a_row(client):
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    assert list(schemas["Row"]["properties"]) == ROW.names
+
+
 @pytest.fixture(scope="module")
 def job_rows(scenes):
     """What the stages of `vigc generate` make of a folder of scenes: decode, the actor's class, objects."""
@@ -124,6 +129,38 @@ def test_a_form_with_a_file_says_the_same_as_json(client, uri, picture):
     assert by_form | {"uri": ""} == by_json
 
 
+@pytest.mark.parametrize("kinds", ["conversation, detail", '["conversation", "detail"]', ["conversation", "detail"]])
+def test_a_form_has_its_kinds_with_commas_as_json_or_repeated(client, uri, kinds):
+    objects = [{"category": "cup", "bbox": [0, 0, 10, 10]}]
+    form = {"kinds": kinds, "objects": json.dumps(objects), "captions": '["A, B"]', "policy": "lean"}
+    row = client.post("/v1/vigc", data=form, files={"image": (None, uri)}).json()
+
+    assert [spoken["kind"] for spoken in row["conversations"]] == ["conversation", "detail"]
+    assert (row["objects"][0]["category"], row["captions"]) == ("cup", ["A, B"])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "param"),
+    [
+        ("kinds", "poem", "kinds.0"),
+        ("kinds", "[" * 100_000, "kinds"),
+        ("objects", "cup", "objects"),
+        ("objects", "[" * 100_000, "objects"),
+        ("objects", '[{"category": "cup"}]', "objects.0.bbox"),
+        ("captions", "a cup", "captions"),
+        ("colour", "blue", "colour"),
+        ("seed", "-1", "seed"),
+    ],
+)
+def test_a_wrong_field_of_a_form_is_refused_by_name(client, picture, field, value, param):
+    files = {"image": ("a.jpg", picture, "image/jpeg")}
+    answer = client.post("/v1/vigc", data={field: value}, files=files)
+
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+    files["photo"] = files.pop("image")
+    assert client.post("/v1/vigc", files=files).json()["error"]["param"] == "image"
+
+
 def test_a_question_is_answered_instead_of_asked(client, uri):
     row = ask(client, image=uri, kinds=["conversation"], question="How many cups are there?").json()
     (spoken,) = row["conversations"]
@@ -171,7 +208,8 @@ def test_json_lines_in_give_json_lines_out_in_their_order(client, uri, picture):
         ({"kinds": ["poem"]}, "kinds.0"),
         ({"question": "x" * 2001}, "question"),
         ({"question": "  "}, "question"),
-        ({"question": "\ud800"}, None),
+        ({"question": "\ud800"}, "question"),
+        ({"\ud800": "blue"}, None),
         ({"temperature": -1}, "temperature"),
         ({"seed": 2**63}, "seed"),
         ({"max_steps": 65}, "max_steps"),

@@ -1,0 +1,149 @@
+"""Answers OpenAI's chat completions, with OpenAI's own types.
+
+The newest question of the user is answered about the newest image, sentence by sentence. The model has no memory of
+earlier turns, so these are not read. Without a question VIG asks one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from typing import Any, Literal
+
+from openai.types import CompletionUsage
+from openai.types.chat import ChatCompletionChunk, ChatCompletionMessage
+from openai.types.chat.chat_completion import Choice
+from openai.types.chat.chat_completion_chunk import Choice as ChunkChoice
+from openai.types.chat.chat_completion_chunk import ChoiceDelta
+
+from vigc.model.conversation.policy import Policy
+from vigc.platform.records import Conversation, CorrectionStep, ImageRecord, Stop
+from vigc.platform.schema import to_dict
+from vigc.serve.conversations import ConversationService, GrowingAnswer
+from vigc.serve.errors import ApiError
+from vigc.serve.images import RequestImage
+from vigc.serve.messages import ReplicaEvent, ReplicaTask, Started
+from vigc.serve.schema.openai import ChatRequest, VigcCompletion
+
+Events = AsyncGenerator[ReplicaEvent, None]
+
+
+class ChatService:
+    """Answers chat requests.
+
+    Args:
+        model: the name that requests must ask for.
+    """
+
+    def __init__(self, conversations: ConversationService, model: str) -> None:
+        self._conversations, self._model = conversations, model
+
+    def check(self, request: ChatRequest) -> Policy:
+        """As ConversationService.check.
+
+        Raises:
+            ApiError: the service cannot answer this.
+        """
+        if request.model != self._model:
+            message = f"The model {request.model!r} is not here; {self._model!r} is."
+            raise ApiError(404, message, param="model", code="model_not_found")
+        request.check_supported()
+        return self._conversations.check(request, [request.kind], request.question())
+
+    def events(self, request: ChatRequest, policy: Policy, image: RequestImage) -> Events:
+        """What a replica answers about a decoded image."""
+        return self._conversations.ask(
+            ReplicaTask(
+                image_id=image.decoded.sha256 or "",
+                pixels=image.decoded.pixels or b"",
+                policy=policy,
+                kinds=(request.kind,),
+                seed=request.seed or 0,
+                question=request.question(),
+                max_tokens=request.limit,
+                wants_steps=bool(request.stream),
+            )
+        )
+
+    async def completion(self, events: Events, request_id: str) -> dict[str, Any]:
+        """The whole answer."""
+        num_prompt_tokens = 0
+        conversation: Conversation | None = None
+        async for message in events:
+            if isinstance(message, Started):
+                num_prompt_tokens = message.num_prompt_tokens or 0
+            elif isinstance(message.event, Conversation):
+                conversation = message.event
+        if conversation is None:
+            raise ValueError("a conversation that never ended")
+        completion = VigcCompletion(
+            id=_id(request_id),
+            object="chat.completion",
+            created=int(time.time()),
+            model=self._model,
+            choices=[
+                Choice(
+                    index=0,
+                    finish_reason=_finish_reason(conversation),
+                    message=ChatCompletionMessage(role="assistant", content=conversation.answer),
+                )
+            ],
+            usage=_usage(num_prompt_tokens, conversation),
+            vigc=self._named(conversation),
+        )
+        return completion.model_dump(mode="json", exclude_unset=True)
+
+    async def chunks(
+        self, events: Events, request: ChatRequest, request_id: str
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The answer sentence by sentence."""
+        wants_usage = request.stream_options is not None and request.stream_options.include_usage
+        answer, created, num_prompt_tokens = GrowingAnswer(), int(time.time()), 0
+
+        def chunk(*choices: ChunkChoice, **more: Any) -> dict[str, Any]:
+            made = ChatCompletionChunk(
+                id=_id(request_id),
+                object="chat.completion.chunk",
+                created=created,
+                model=self._model,
+                choices=list(choices),
+                **more,
+            )
+            return made.model_dump(mode="json", exclude_unset=True)
+
+        def delta(finish_reason: Literal["stop", "length"] | None = None, **fields: Any) -> ChunkChoice:
+            return ChunkChoice(index=0, delta=ChoiceDelta(**fields), finish_reason=finish_reason)
+
+        async for message in events:
+            if isinstance(message, Started):
+                num_prompt_tokens = message.num_prompt_tokens or 0
+                yield chunk(delta(role="assistant", content=""))
+            elif isinstance(message.event, CorrectionStep):
+                if new := answer.add(message.event):
+                    yield chunk(delta(content=new))
+            elif isinstance(message.event, Conversation):
+                conversation = message.event
+                yield {**chunk(delta(_finish_reason(conversation))), "vigc": self._named(conversation)}
+                if wants_usage:
+                    yield chunk(usage=_usage(num_prompt_tokens, conversation))
+
+    def _named(self, conversation: Conversation) -> dict[str, Any]:
+        """With the objects that it names, in an image of which nothing else is known."""
+        named: dict[str, Any] = to_dict(self._conversations.named(conversation, ImageRecord("", "")))
+        return named
+
+
+def _id(request_id: str) -> str:
+    return f"chatcmpl-{request_id}"
+
+
+def _finish_reason(conversation: Conversation) -> Literal["stop", "length"]:
+    return "length" if conversation.steps and conversation.steps[-1].stop is Stop.LENGTH else "stop"
+
+
+def _usage(num_prompt_tokens: int, conversation: Conversation) -> CompletionUsage:
+    return CompletionUsage(
+        prompt_tokens=num_prompt_tokens,
+        completion_tokens=conversation.num_tokens,
+        total_tokens=num_prompt_tokens + conversation.num_tokens,
+    )
