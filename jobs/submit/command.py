@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SUBMIT_EXAMPLES = help_end(
     "vigc submit generate s3://bucket/photos --out s3://bucket/data --gpus-per-actor 1 --actors 1:16",
     "vigc submit --address http://head:8265 --env AWS_REGION train --recipe paper_7b --data a.json --out /shared/run",
-    "vigc submit --no-wheel verify s3://bucket/data        # where the cluster's image has vigc",
+    "vigc submit --no-code verify s3://bucket/data        # where the cluster's image has vigc",
     "vigc submit --follow vigc-generate-20261126-101500-3f2a",
     "vigc submit --resume vigc-generate-20261126-101500-3f2a",
 )
@@ -32,8 +32,8 @@ def submit(
         str | None,
         typer.Option(help="Of the cluster's dashboard.", show_default="RAY_ADDRESS, or http://127.0.0.1:8265"),
     ] = None,
-    no_wheel: Annotated[
-        bool, typer.Option("--no-wheel", help="Send no code along; the cluster's image has vigc.")
+    no_code: Annotated[
+        bool, typer.Option("--no-code", help="Send no code along; the cluster's image has vigc.")
     ] = False,
     env: Annotated[
         list[str] | None,
@@ -65,7 +65,7 @@ def submit(
         raise ConfigError(f"{what} contradict each other." if what else "Say which verb to submit; see --help.")
     job_id = resume or follow or stop
     if job_id is None:
-        _send(words or [], address, no_wheel=no_wheel, env=env or [], restarts=restarts, no_follow=no_follow)
+        _send(words or [], address, no_code=no_code, env=env or [], restarts=restarts, no_follow=no_follow)
         return
     cluster = Cluster(address)
     if stop:
@@ -81,7 +81,7 @@ def submit(
 
 
 def _send(
-    words: list[str], address: str | None, *, no_wheel: bool, env: list[str], restarts: int, no_follow: bool
+    words: list[str], address: str | None, *, no_code: bool, env: list[str], restarts: int, no_follow: bool
 ) -> None:
     from vigc.jobs.submit.run import Cluster, Job, packed, variables, with_whole_paths
 
@@ -91,7 +91,7 @@ def _send(
     words, local = with_whole_paths(words)
     if local:
         typer.echo(f"On this machine's disks, which all nodes have to share: {', '.join(local)}", err=True)
-    with nullcontext() if no_wheel else packed() as folder:
+    with nullcontext() if no_code else packed() as folder:
         _run(cluster, Job.of(words, folder, variables(env)), restarts, no_follow=no_follow)
 
 

@@ -1,7 +1,7 @@
 """A verb as a job of a Ray cluster: sent there, followed, stopped, sent again.
 
-The job brings this code along: its wheel, unpacked, is the folder it works in, so that nodes need our dependencies but
-not us. What a verb has done lies at OUT, so the same verb in another job goes on where the first one was.
+The job brings this code along, in the folder that it works in, so that nodes need our dependencies but not us.
+What a verb has done lies at OUT, so the same verb in another job goes on where the first one was.
 """
 
 from __future__ import annotations
@@ -10,11 +10,8 @@ import asyncio
 import os
 import shlex
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -227,35 +224,11 @@ def run_supervised(
 
 @contextmanager
 def packed() -> Iterator[Path]:
-    """A folder for a job to work in, with the wheel of this code unpacked in it.
-
-    Raises:
-        ConfigError: this is no checkout, so there is nothing to build a wheel of.
-    """
-    root = Path(vigc.__file__).resolve().parents[1]
-    if not (root / "pyproject.toml").exists():
-        raise ConfigError(
-            "vigc is installed here as a package, and a wheel is built from a checkout. Use an image with vigc in it "
-            "and --no-wheel, or submit from a clone of the repository."
-        )
-    with tempfile.TemporaryDirectory(prefix="vigc-submit-") as made:
-        source, folder = Path(made) / "source", Path(made) / "job"
-        source.mkdir()
-        # A copy, because a build keeps what an earlier one left in build/, modules that are gone included.
-        for part in ("pyproject.toml", "README.md", "LICENSE"):
-            shutil.copy(root / part, source)
-        for part in ("vigc", *(link.name for link in (root / "vigc").iterdir() if link.is_symlink())):
-            shutil.copytree(root / part, source / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-        command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-        built = subprocess.run(
-            [*command, "--disable-pip-version-check", "-w", made, str(source)], capture_output=True, text=True
-        )
-        if built.returncode:
-            raise RunError(f"The wheel could not be built: {built.stderr.strip().splitlines()[-1:]}.")
-        (wheel,) = Path(made).glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(folder)
-        yield folder
+    """A folder for a job to work in, with this package in it, whether installed here or linked from a checkout."""
+    with tempfile.TemporaryDirectory(prefix="vigc-submit-") as folder:
+        package = Path(vigc.__file__).resolve().parent
+        shutil.copytree(package, Path(folder) / "vigc", ignore=shutil.ignore_patterns("__pycache__"))
+        yield Path(folder)
 
 
 def variables(given: Sequence[str]) -> dict[str, str]:
