@@ -16,20 +16,19 @@ import vigc
 from vigc.jobs.bench.command import bench
 from vigc.jobs.dataset.command import AUDIT, DIGEST, EXPORT, FILTER, POPE, REPORT, SHOW, VALIDATE, VERIFY
 from vigc.jobs.evaluate.command import EVALUATE_EXAMPLES, evaluate
-from vigc.jobs.experiment.command import EXPERIMENT_EXAMPLES, experiment
+from vigc.jobs.experiment.command import EXPERIMENT
 from vigc.jobs.generate.command import GENERATE, SUMMARY
 from vigc.jobs.ingest.command import INGEST
-from vigc.jobs.plan.command import PLAN_EXAMPLES, plan
+from vigc.jobs.plan.command import PLAN
 from vigc.jobs.scenes import SCENES
 from vigc.jobs.serve.command import SERVE_EXAMPLES, serve
 from vigc.jobs.settings.command import Verb, add_verb
 from vigc.jobs.settings.config import flag
 from vigc.jobs.settings.shared import PrintsJson
-from vigc.jobs.submit.command import SUBMIT_EXAMPLES, submit
+from vigc.jobs.submit.command import SUBMIT
 from vigc.jobs.terminal import FAULT, NOT_OK, WRONG_USE, help_end, print_json
-from vigc.jobs.train.command import TRAIN_EXAMPLES, train
-from vigc.jobs.train.finetune_command import FINETUNE_EXAMPLES, finetune
-from vigc.jobs.weights.command import weights
+from vigc.jobs.train.command import FINETUNE, TRAIN
+from vigc.jobs.weights.command import WEIGHTS
 from vigc.platform.records import VigcError
 
 app = typer.Typer(
@@ -95,24 +94,26 @@ def doctor(config: DoctorConfig) -> None:
 DOCTOR = Verb(DoctorConfig, doctor, ("vigc doctor", "vigc doctor --ray"))
 
 VERBS: dict[str, tuple[Verb[Any], ...]] = {
-    "Make data": (GENERATE, SCENES, INGEST),
+    "Make data": (GENERATE, PLAN, SCENES, INGEST),
     "Look at it and choose": (SHOW, SUMMARY, REPORT, AUDIT, FILTER, VERIFY, DIGEST, EXPORT, VALIDATE),
-    "Train and measure": (POPE,),
+    "Train and measure": (TRAIN, FINETUNE, EXPERIMENT, POPE),
+    "Serve and send": (SUBMIT,),
     "This machine": (DOCTOR,),
 }
-ALL_VERBS = [verb for verbs in VERBS.values() for verb in verbs]
+ALL_VERBS = {str(verb): verb for verbs in VERBS.values() for verb in verbs}
+ALL_VERBS |= {f"weights {verb}": verb for verb in WEIGHTS}
+
 for panel, verbs in VERBS.items():
     for verb in verbs:
         add_verb(app, verb, panel)
 
-app.command(epilog=TRAIN_EXAMPLES)(train)
+weights = typer.Typer(no_args_is_help=True, help="Bring weights in, take them out, put what was trained into a model.")
+for verb in WEIGHTS:
+    add_verb(weights, verb)
+app.add_typer(weights, name="weights", rich_help_panel="Train and measure")
+
 app.command(epilog=SERVE_EXAMPLES)(serve)
-app.command(epilog=PLAN_EXAMPLES, context_settings={"allow_interspersed_args": False})(plan)
-app.command(epilog=SUBMIT_EXAMPLES, context_settings={"allow_interspersed_args": False})(submit)
 app.command(epilog=EVALUATE_EXAMPLES)(evaluate)
-app.command(epilog=FINETUNE_EXAMPLES)(finetune)
-app.command(epilog=EXPERIMENT_EXAMPLES)(experiment)
-app.add_typer(weights, name="weights")
 app.add_typer(bench, name="bench")
 
 

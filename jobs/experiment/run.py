@@ -25,6 +25,7 @@ from typing import Any, Literal
 from vigc.jobs.evaluate.run import EvaluateConfig, run_evaluate
 from vigc.jobs.experiment.tables import Comparison, compare
 from vigc.jobs.machine import num_gpus
+from vigc.jobs.train.config import LearnConfig
 from vigc.jobs.train.run import CPUS_BESIDE_WORKERS, prepare_environment
 from vigc.model.training.recipe import Recipe
 from vigc.platform.dataset.request import differences, plain
@@ -73,7 +74,7 @@ class ScenesSize:
 
 
 @dataclass(frozen=True)
-class ExperimentConfig:
+class Experiment:
     """What is compared. Nothing named: scenes, with the tiny model."""
 
     out: str
@@ -107,7 +108,7 @@ class Done:
 OnNote = Callable[[str], None]
 
 
-def run_experiment(config: ExperimentConfig, on_note: OnNote = lambda note: None) -> Done:
+def run_experiment(config: Experiment, on_note: OnNote = lambda note: None) -> Done:
     """Does what is left of an experiment, and sums up.
 
     Raises:
@@ -138,7 +139,7 @@ def run_experiment(config: ExperimentConfig, on_note: OnNote = lambda note: None
     return done
 
 
-def _run(config: ExperimentConfig, out: Path, on_note: OnNote, tracking: Any) -> Done:
+def _run(config: Experiment, out: Path, on_note: OnNote, tracking: Any) -> Done:
     config = _with_scenes(config, out, on_note)
     model = config.model or _tiny_model(config, out, on_note)
     _write_arms(config, out, _generated(config, out, on_note))
@@ -157,13 +158,13 @@ def _run(config: ExperimentConfig, out: Path, on_note: OnNote, tracking: Any) ->
     return Done(out, table)
 
 
-def _device(config: ExperimentConfig) -> str:
+def _device(config: Experiment) -> str:
     if config.device != "auto":
         return config.device
     return "cuda" if num_gpus() else "cpu"
 
 
-def _check(config: ExperimentConfig) -> None:
+def _check(config: Experiment) -> None:
     if BASE not in config.arms:
         raise ConfigError(f"--arms: {BASE} is what the others are compared with; it cannot be left out.")
     if unknown := [arm for arm in config.arms if arm not in ARMS]:
@@ -178,14 +179,14 @@ def _check(config: ExperimentConfig) -> None:
         raise ConfigError(f"{lacking} missing. An experiment is on scenes, or data, images and benchmark are your own.")
 
 
-def _request(config: ExperimentConfig) -> dict[str, Any]:
+def _request(config: Experiment) -> dict[str, Any]:
     """What decides the result. The seeds are not in it: more of them may be added."""
     left_out = ("out", "seeds", "arms", "tracking", "workers", "cpus_per_worker", "device", "benchmarks", "base")
     values = asdict(config) | {"filters": config.filters.as_json()}
     return plain({name: value for name, value in values.items() if name not in left_out})
 
 
-def _claim(out: Path, config: ExperimentConfig) -> None:
+def _claim(out: Path, config: Experiment) -> None:
     file = out / "request.json"
     if file.exists():
         if changed := differences(json.loads(file.read_text(encoding="utf-8")), _request(config)):
@@ -197,7 +198,7 @@ def _claim(out: Path, config: ExperimentConfig) -> None:
         json.dump(_request(config), stream, indent=2)
 
 
-def _with_scenes(config: ExperimentConfig, out: Path, on_note: OnNote) -> ExperimentConfig:
+def _with_scenes(config: Experiment, out: Path, on_note: OnNote) -> Experiment:
     if config.benchmarks:
         return config
     from vigc.model.scenes.material import write_asked, write_silent, write_told
@@ -223,7 +224,7 @@ def _with_scenes(config: ExperimentConfig, out: Path, on_note: OnNote) -> Experi
     )
 
 
-def _tiny_model(config: ExperimentConfig, out: Path, on_note: OnNote) -> str:
+def _tiny_model(config: Experiment, out: Path, on_note: OnNote) -> str:
     from vigc.jobs.train.plan import fresh_model, make_plan
     from vigc.jobs.train.run import merge_run, run_train
 
@@ -233,11 +234,12 @@ def _tiny_model(config: ExperimentConfig, out: Path, on_note: OnNote) -> str:
         return str(out / "model" / "model")
     on_note(f"The tiny model learns to see: {config.base_recipe.num_updates} updates on captions.")
     base = fresh_model(config.base_recipe, folder)
-    plan = make_plan(config.base_recipe, folder, [], model=base, cpus_per_worker=config.cpus_per_worker, device="cpu")
+    learn = LearnConfig(out=folder, cpus_per_worker=config.cpus_per_worker, device="cpu", tracking=None)
+    plan = make_plan(config.base_recipe, learn, model=base)
     return str(merge_run(plan, run_train(plan, on_note=on_note)))
 
 
-def _generated(config: ExperimentConfig, out: Path, on_note: OnNote) -> Store:
+def _generated(config: Experiment, out: Path, on_note: OnNote) -> Store:
     if config.generated is not None:
         return Store(config.generated)
     from vigc.jobs.generate.config import GenerateConfig
@@ -260,7 +262,7 @@ def _generated(config: ExperimentConfig, out: Path, on_note: OnNote) -> Store:
     return Store(out / "generated")
 
 
-def _write_arms(config: ExperimentConfig, out: Path, store: Store) -> None:
+def _write_arms(config: Experiment, out: Path, store: Store) -> None:
     """The generated arms in LLaVA's form; the same conversations for VIG and VIC, and fewer of them where filtered."""
     from vigc.jobs.dataset.filter import run_filter
 
@@ -293,9 +295,7 @@ def _write_arm(path: Path, rows: Iterable[dict[str, Any]], key: str) -> None:
         json.dump(records, stream, indent=1, ensure_ascii=False)
 
 
-def _tune(
-    config: ExperimentConfig, out: Path, arm: str, seed: int, model: str, parent: str | None, on_note: OnNote
-) -> Path:
+def _tune(config: Experiment, out: Path, arm: str, seed: int, model: str, parent: str | None, on_note: OnNote) -> Path:
     """The tuned model of one run; a finished one is not run again."""
     from vigc.jobs.train.plan import make_plan
     from vigc.jobs.train.run import MODEL_FOLDER, merge_run, run_train
@@ -303,24 +303,22 @@ def _tune(
     folder = out / "runs" / f"{arm}-{seed}"
     if (folder / MODEL_FOLDER / "config.json").is_file():
         return folder
-    data = [*config.base, *([] if arm == BASE else [str(out / "data" / f"{arm}.json")])]
-    plan = make_plan(
-        replace(config.recipe, seed=seed),
-        str(folder),
-        data,
+    learn = LearnConfig(
+        data=(*config.base, *([] if arm == BASE else [str(out / "data" / f"{arm}.json")])),
+        out=str(folder),
         images=config.base_images,
-        model=model,
-        num_workers=config.workers,
+        workers=(config.workers, config.workers),
         cpus_per_worker=config.cpus_per_worker,
         device=config.device,
         tracking=config.tracking,
     )
+    plan = make_plan(replace(config.recipe, seed=seed), learn, model=model)
     on_note(f"{arm}, seed {seed}: {plan.num_updates} updates on {'; '.join(plan.data.described)}.")
     merge_run(plan, run_train(replace(plan, parent=parent), on_note=on_note))
     return folder
 
 
-def _evaluate(config: ExperimentConfig, one: Benchmark, number: int, run: Path, on_note: OnNote) -> None:
+def _evaluate(config: Experiment, one: Benchmark, number: int, run: Path, on_note: OnNote) -> None:
     place = run / "evaluation" / f"{number}-{one.name}"
     if (place / "scores.json").is_file():
         return
@@ -341,7 +339,7 @@ def _evaluate(config: ExperimentConfig, one: Benchmark, number: int, run: Path, 
     on_note(f"{run.name}, {one.name}: {headline} {done.scores['scores'][headline]['value']:.3f}.")
 
 
-def _tracking(config: ExperimentConfig, out: Path, on_note: OnNote) -> Any:
+def _tracking(config: Experiment, out: Path, on_note: OnNote) -> Any:
     if config.tracking is None:
         return None
     from vigc.platform.tracking import Tracking

@@ -5,12 +5,17 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from vigc.jobs.terminal import Json, help_end, make_console, print_json
+from vigc.jobs.settings.command import Verb, add_verb
+from vigc.jobs.settings.config import flag
+from vigc.jobs.settings.shared import PrintsJson
+from vigc.jobs.terminal import make_console, print_json
+from vigc.platform.ranges import Rates
 from vigc.platform.records import ConfigError
 
 if TYPE_CHECKING:
@@ -19,59 +24,40 @@ if TYPE_CHECKING:
     from vigc.jobs.generate.config import GenerateConfig
     from vigc.platform.planning import Gpu, MachinePlan, Prices, Rate
 
-PLAN_EXAMPLES = help_end(
-    "vigc plan generate s3://bucket/photos --out s3://bucket/data --model my_model",
-    "vigc plan --deadline 24h --machine p4d.24xlarge,p5.48xlarge generate photos --out data",
-    "vigc plan --images 1820000 --images-per-s 9.1 --gpu a100-80 --deadline 12h",
-    "vigc plan --images 1820000 --images-per-s 8.5-9.6 --gpu a100-80 --prices my_prices.yaml --json",
-)
+
+class PlanConfig(PrintsJson):
+    """The settings of `vigc plan`."""
+
+    command: tuple[str, ...] = flag(
+        "The command that is planned, with its flags.", (), positional=True, metavar="generate ...", split=False
+    )
+    probe_seconds: float = flag("How long the model is tried on the images, from when the engine is full.", 120, ge=1)
+    images_per_s: Rates | None = flag("The rate of one GPU, instead of a probe.", None, metavar="RATE|LOW:HIGH")
+    images: int | None = flag("How many images there are.", None, ge=1, shown="those of the command")
+    gpu: str | None = flag("The GPU that the rate is of, as the prices call it.", None, shown="this one")
+    machine: tuple[str, ...] = flag("Consider only these types of machines.", (), shown="all of the prices")
+    machines: int = flag("How many machines of each type there are, where there is no deadline.", 1, ge=1)
+    deadline: str | None = flag("Name the cheapest cluster that is done by then.", None, metavar="24h|90m|3d")
+    prices: Path | None = flag("A table of what machines cost.", None, metavar="FILE.yaml", shown="the shipped table")
 
 
-def plan(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="generate ...", help="The command that is planned, with its flags."),
-    ] = None,
-    probe_seconds: Annotated[
-        float, typer.Option(min=1, help="How long the model is tried on the images, from when the engine is full.")
-    ] = 120,
-    images_per_s: Annotated[
-        str | None,
-        typer.Option(metavar="RATE|LOW-HIGH", help="Of one GPU: instead of a probe.", show_default=False),
-    ] = None,
-    images: Annotated[
-        int | None, typer.Option(min=1, help="How many images.", show_default="those of the command")
-    ] = None,
-    gpu: Annotated[
-        str | None, typer.Option(help="The GPU that the rate is of, as the prices call it.", show_default="this one")
-    ] = None,
-    machine: Annotated[
-        str | None, typer.Option(help="Only these types of machines; with commas.", show_default="all of the prices")
-    ] = None,
-    machines: Annotated[int, typer.Option(min=1, help="How many of each, where there is no deadline.")] = 1,
-    deadline: Annotated[
-        str | None, typer.Option(metavar="24h|90m|3d", help="Name the cheapest cluster that is done by then.")
-    ] = None,
-    prices: Annotated[
-        Path | None, typer.Option(metavar="FILE.yaml", help="What machines cost.", show_default="the shipped table")
-    ] = None,
-    json_: Json = False,
-) -> None:
+def plan(config: PlanConfig) -> None:
     """Say what a run will take: images/s, GPU-hours, time, money, bytes, and the cheapest cluster for a deadline."""
-    from vigc.platform.planning import BYTES_PER_CONVERSATION, cheapest, load_prices
+    from vigc.platform.planning import BYTES_PER_CONVERSATION, Rate, cheapest, load_prices
 
-    table = load_prices(prices)
-    hours = None if deadline is None else _hours(deadline)
-    config = _config(words or [])
-    console = make_console(quiet=json_)
+    table = load_prices(config.prices)
+    hours = None if config.deadline is None else _hours(config.deadline)
+    run = _planned(config.command)
+    console = make_console(quiet=config.json_)
     gpus_per_actor: float | None = None
     failed: float | None = None
-    if images_per_s is not None:
-        rate = _given(images_per_s)
-        num_kinds = len(config.kinds) if config else 3
+    if config.images_per_s is not None:
+        low, high = config.images_per_s
+        rate = Rate((low + high) / 2, low, high)
+        num_kinds = len(run.kinds) if run else 3
         bytes_per_image: float = BYTES_PER_CONVERSATION * num_kinds
         measured = "given"
-    elif config is None:
+    elif run is None:
         raise ConfigError(
             "Name the command to plan, like `vigc plan generate IMAGES --out OUT`, or give --images-per-s."
         )
@@ -81,14 +67,14 @@ def plan(
 
         line = ProgressLine(console)
         with line.shown():
-            probed = probe(config, probe_seconds, on_progress=line.report)
+            probed = probe(run, config.probe_seconds, on_progress=line.report)
         gpus_per_actor, failed = probed.plan.gpus_per_actor, probed.failed
         rate = probed.rate.times(1 / gpus_per_actor, 1 / gpus_per_actor) if gpus_per_actor else probed.rate
         bytes_per_image = probed.bytes_per_image
         measured = f"probed on {probed.num_images} images in {probed.seconds:.0f} s"
-    num_images = images or _count(config)
-    on_gpu = _gpu(gpu, table, here=images_per_s is None and bool(gpus_per_actor))
-    shapes = _shapes(num_images, rate, on_gpu, table, machine, machines, hours) if on_gpu else []
+    num_images = config.images or _count(run)
+    on_gpu = _gpu(config.gpu, table, here=config.images_per_s is None and bool(gpus_per_actor))
+    shapes = _shapes(num_images, rate, on_gpu, table, config.machine, config.machines, hours) if on_gpu else []
     best = cheapest(shapes) if hours is not None else None
     answer: dict[str, Any] = {
         "num_images": num_images,
@@ -103,26 +89,38 @@ def plan(
         "deadline_hours": hours,
         "cheapest": _as_json(best) if best else None,
     }
-    if json_:
+    if config.json_:
         print_json(answer)
         return
     _say(console, answer, rate, shapes, table)
-    _say_deadline(console, best, deadline, table, has_gpu=on_gpu is not None)
+    _say_deadline(console, best, config.deadline, table, has_gpu=on_gpu is not None)
 
 
-def _config(words: list[str]) -> GenerateConfig | None:
+PLAN = Verb(
+    PlanConfig,
+    plan,
+    (
+        "vigc plan generate s3://bucket/photos --out s3://bucket/data --model my_model",
+        "vigc plan --deadline 24h --machine p4d.24xlarge,p5.48xlarge generate photos --out data",
+        "vigc plan --images 1820000 --images-per-s 9.1 --gpu a100-80 --deadline 12h",
+        "vigc plan --images 1820000 --images-per-s 8.5:9.6 --gpu a100-80 --prices my_prices.yaml --json",
+    ),
+    interspersed=False,
+)
+
+
+def _planned(words: Sequence[str]) -> GenerateConfig | None:
     """The settings of the command that is planned, read as that command reads them."""
     if not words:
         return None
     if words[0] != "generate":
         raise ConfigError(f"{words[0]!r} cannot be planned, only generate. The flags of plan come before it.")
     from vigc.jobs.generate.command import GENERATE
-    from vigc.jobs.settings.command import add_verb
 
     reader = typer.Typer(add_completion=False)
     add_verb(reader, GENERATE)
     command: Any = typer.main.get_command(reader)
-    return GENERATE.config_of(command.make_context("vigc plan generate", words[1:]))
+    return GENERATE.config_of(command.make_context("vigc plan generate", list(words[1:])))
 
 
 def _count(config: GenerateConfig | None) -> int:
@@ -132,16 +130,6 @@ def _count(config: GenerateConfig | None) -> int:
     from vigc.jobs.plan.probe import num_images_of
 
     return num_images_of(open_chosen(config.images, config))
-
-
-def _given(text: str) -> Rate:
-    from vigc.platform.planning import Rate
-
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(?:-(\d+(?:\.\d+)?))?", text)
-    if found is None:
-        raise ConfigError(f"--images-per-s {text}: give a number, as in 9.1, or the least and the most, as in 8.5-9.6.")
-    low, high = float(found[1]), float(found[2] or found[1])
-    return Rate((low + high) / 2, low, high)
 
 
 def _hours(text: str) -> float:
@@ -189,14 +177,14 @@ def _shapes(
     rate: Rate,
     on_gpu: Gpu,
     table: Prices,
-    names: str | None,
+    names: Sequence[str],
     num_machines: int,
     deadline_hours: float | None,
 ) -> list[MachinePlan]:
     from vigc.platform.planning import carried_over, for_deadline, shape_of
 
     known = {each.name: each for each in table.machines}
-    wanted = [name.strip() for name in names.split(",")] if names else list(known)
+    wanted = list(names or known)
     if unknown := [name for name in wanted if name not in known]:
         raise ConfigError(f"--machine {unknown[0]}: the prices know {', '.join(known)}.")
     shapes = []

@@ -9,6 +9,7 @@ from typing import Any
 
 from vigc.jobs.machine import num_gpus
 from vigc.jobs.train.chat_data import read_chats
+from vigc.jobs.train.config import LearnConfig
 from vigc.jobs.train.data import Scenes, TrainingData, make_order, read_records
 from vigc.model.prompts import PromptPack, load_pack
 from vigc.model.training.recipe import ON_DATA, Recipe
@@ -46,20 +47,11 @@ class TrainPlan:
 
 def make_plan(
     recipe: Recipe,
-    out: str,
-    data: list[str],
+    config: LearnConfig,
     *,
-    validation: str | None = None,
-    images: str | None = None,
-    kind: Kind | None = None,
     model: str | None = None,
+    kind: Kind | None = None,
     prompts: str | None = None,
-    num_workers: int = 1,
-    fewest_workers: int | None = None,
-    cpus_per_worker: int | None = None,
-    device: str = "auto",
-    max_failures: int = 8,
-    tracking: str | None = None,
     choice: Choice = ALL,
 ) -> TrainPlan:
     """Reads and checks all data and settings.
@@ -67,13 +59,14 @@ def make_plan(
     Raises:
         VigcError: with what is wrong, where, and what to do.
     """
+    data, images, validation = config.data, config.images, config.validation
     on_scenes = recipe.objective not in ON_DATA
     if on_scenes and (data or validation):
         raise ConfigError(f"The recipe {recipe.name} learns from rendered scenes; leave --data and --validation out.")
     if not data and not on_scenes:
         raise ConfigError("No data. Name files or directories to learn from with --data (may be repeated).")
-    fewest = num_workers if fewest_workers is None else fewest_workers
-    _require_workers(recipe, fewest, num_workers)
+    fewest, most = config.workers
+    _require_workers(recipe, fewest, most)
     pack = load_pack(prompts)
     read = partial(read_chats, max_turns=recipe.max_turns) if recipe.objective == "chat" else read_records
     learnt: TrainingData | Scenes = Scenes()
@@ -83,7 +76,7 @@ def make_plan(
         order = make_order(recipe, learnt.set_sizes)
     held_out = read([open_instructions(validation, images=images, kind=kind)]) if validation else None
     identity = identify(model if model is not None else recipe.base)
-    chosen = ("cuda" if num_gpus() else "cpu") if device == "auto" else device
+    chosen = ("cuda" if num_gpus() else "cpu") if config.device == "auto" else config.device
     request = {
         "recipe": asdict(recipe),
         "model": identity.weights,
@@ -93,28 +86,26 @@ def make_plan(
     }
     return TrainPlan(
         recipe=recipe,
-        out=Path(out).expanduser().absolute(),
+        out=Path(config.out).expanduser().absolute(),
         model=identity,
         pack=pack,
         data=learnt,
         validation=held_out,
         order=order,
-        num_workers=num_workers,
+        num_workers=most,
         fewest_workers=fewest,
-        cpus_per_worker=cpus_per_worker,
+        cpus_per_worker=config.cpus_per_worker,
         device=chosen,
-        max_failures=max_failures,
-        tracking=tracking,
+        max_failures=config.max_failures,
+        tracking=config.tracking,
         request=plain(request),
     )
 
 
 def _require_workers(recipe: Recipe, fewest: int, most: int) -> None:
-    if not 1 <= fewest <= most:
-        raise ConfigError(f"--workers {fewest}-{most}: the first number is the fewest, the second the most.")
     if fewest < most and recipe.parallel.startswith("zero"):
         raise ConfigError(
-            f"--workers {fewest}-{most}: DeepSpeed's state belongs to one number of workers; give one, or parallel=ddp."
+            f"--workers {fewest}:{most}: DeepSpeed's state belongs to one number of workers; give one, or parallel=ddp."
         )
     if uneven := [n for n in range(fewest, most + 1) if recipe.batch_size % n]:
         raise ConfigError(

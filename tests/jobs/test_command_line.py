@@ -39,7 +39,7 @@ def heavy_imports_of(*commands):
 
 
 def test_help_imports_nothing_heavy():
-    verbs = [[str(verb), "--help"] for verb in ALL_VERBS]
+    verbs = [[*verb.split(), "--help"] for verb in ALL_VERBS]
 
     assert heavy_imports_of(["--version"], ["--help"], *verbs) == [
         "--version",
@@ -57,7 +57,7 @@ def test_the_spy_on_imports_sees_them(tmp_path):
 def test_help_names_every_verb_the_examples_and_the_exit_codes(vigc_here):
     text = vigc_here("--help").out
 
-    assert all(str(verb) in text for verb in ALL_VERBS)
+    assert all(verb.split()[0] in text for verb in ALL_VERBS)
     assert "vigc generate scenes --out data" in text
     assert "130 stopped with Ctrl-C" in " ".join(text.split())
 

@@ -145,7 +145,7 @@ def test_images_like_those_of_a_benchmark_are_left_out_and_named(vigc_here, tmp_
     ("arguments", "says"),
     [
         (["--words", "/nowhere"], "the words cannot be read"),
-        (["--max-yes-no", 0.1], "use a number from 0.5 to 1"),
+        (["--max-yes-no", 0.1], "--max-yes-no: should be greater than or equal to 0.5, not '0.1'"),
         (["--off", "nonsense"], "no such filter"),
         (["--exclude-like", "/nowhere"], "/nowhere"),
         (["--max-opening", 0.01], "begin in only"),

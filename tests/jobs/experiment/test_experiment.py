@@ -13,9 +13,9 @@ from collections import Counter
 import pytest
 from datasets import finished
 
-from vigc.jobs.experiment.run import ARMS, ExperimentConfig, _write_arms
+from vigc.jobs.experiment.run import ARMS, Experiment, _write_arms
 from vigc.jobs.experiment.tables import _row
-from vigc.jobs.train.command import make_recipes
+from vigc.jobs.train.recipes import make_recipes
 from vigc.model.scenes.material import write_asked, write_silent, write_told
 from vigc.model.scenes.wording import CONVERSATION
 from vigc.platform.evaluation.items import Figure
@@ -48,8 +48,8 @@ def test_held_out_scenes_are_asked_about_every_topic_and_none_of_them_was_told(t
 
 
 def config(out, **changed):
-    (recipe,) = make_recipes("llava_lora", ["num_updates=2"])
-    return ExperimentConfig(out=str(out), recipe=recipe, **changed)
+    (recipe,) = make_recipes("llava_lora", {"num_updates": 2})
+    return Experiment(out=str(out), recipe=recipe, **changed)
 
 
 def test_vig_and_vic_are_learnt_from_the_same_questions_and_the_filtered_arm_from_some_of_them(tmp_path):
@@ -114,7 +114,7 @@ def test_wrong_use_of_experiment_is_one_line(vigc_here, tmp_path, arguments, tol
 @pytest.mark.soak
 def test_a_miniature_that_is_killed_goes_on_and_repeats_nothing(tmp_path):
     sets = ["--set", "batch_size=4", "--set", "micro_batch_size=4", "--set", "checkpoint_every=2"]
-    sizes = ["--told", "8", "--silent", "8", "--asked", "6", "--seeing", "2", "--updates", "4"]
+    sizes = ["--labelled", "8", "--unlabelled", "8", "--held-out", "6", "--seeing", "2", "--updates", "4"]
     words = [sys.executable, "-m", "vigc.jobs.cli", "experiment", "--out", str(tmp_path / "mini")]
     words += [*sizes, *sets, "--seeds", "1", "--arms", "base,vic"]
     first = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

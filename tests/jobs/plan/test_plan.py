@@ -45,8 +45,8 @@ def test_a_user_s_own_prices_are_used(vigc_here, tmp_path):
     [
         (["plan"], "Name the command to plan"),
         (["plan", "verify", "data"], "'verify' cannot be planned"),
-        (["plan", "--images-per-s", "fast", "--images", "3"], "--images-per-s fast: give a number"),
-        (["plan", "--images-per-s", "0", "--images", "3"], "A rate of 0 to 0 images a second cannot be"),
+        (["plan", "--images-per-s", "fast", "--images", "3"], "--images-per-s: 'fast' is no range; give one number"),
+        (["plan", "--images-per-s", "0", "--images", "3"], "--images-per-s: '0' is no range"),
         (["plan", "--images-per-s", "3"], "--images is missing"),
         ([*GIVEN, "--deadline", "soon"], "--deadline soon: give a number of minutes"),
         ([*GIVEN, "--machine", "p9"], "--machine p9: the prices know p4d.24xlarge"),

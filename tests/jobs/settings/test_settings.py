@@ -17,7 +17,7 @@ from vigc.jobs.settings.config import bare, extra, is_list, read_config
 from vigc.platform.ranges import Counts
 from vigc.platform.records import ConfigError
 
-BY_NAME = pytest.mark.parametrize("verb", ALL_VERBS, ids=str)
+BY_NAME = pytest.mark.parametrize("verb", ALL_VERBS.values(), ids=list(ALL_VERBS))
 # What continues the flag's name instead of being a phrase of its own.
 FRAGMENT = re.compile("(Of|As|As of|Such as|That|Which|Whose|In one|May) ")
 
@@ -33,6 +33,8 @@ def read(verb: Verb[Any], *words: object) -> Any:
 def filled(verb: Verb[Any], tmp_path: Path, **values: object) -> Path:
     """A file with what the verb cannot do without, and with these values."""
     needed = {name: "some" for name, field in verb.config.flags().items() if field.is_required()}
+    if "out" in verb.config.file_keys():
+        needed["out"] = "some"
     file = tmp_path / "settings.yaml"
     file.write_text(yaml.safe_dump(needed | {name.replace("_", "-"): value for name, value in values.items()}))
     return file
@@ -40,9 +42,9 @@ def filled(verb: Verb[Any], tmp_path: Path, **values: object) -> Path:
 
 def fields_of(kind: Any) -> list[Any]:
     found = []
-    for verb in ALL_VERBS:
+    for verb in ALL_VERBS.values():
         for name, field in verb.config.flags().items():
-            if extra(field, "positional") or extra(field, "choices"):
+            if extra(field, "positional") or not extra(field, "split", True):
                 continue
             if kind is list and is_list(field) and bare(field.annotation) in (tuple[str, ...], list[str]):
                 found.append(pytest.param(verb, name, id=f"{verb} --{name}"))

@@ -17,8 +17,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from waiting import WAIT_S
 
 from vigc.jobs.train.chat_data import SHORT, MakeChatRows, read_chats
-from vigc.jobs.train.command import make_recipes
 from vigc.jobs.train.data import read_records
+from vigc.jobs.train.recipes import make_recipes
 from vigc.model.llava.tiny import tiny_llava
 from vigc.model.prompts import load_pack
 from vigc.model.weights.model_folders import save_network
@@ -72,7 +72,7 @@ def test_of_generated_answers_the_best_are_drawn_by_weight_and_weak_questions_ar
     assert table["answers"].to_pylist() == [["cup", "mug"]]
     assert table["weights"].to_pylist() == [pytest.approx([2 / 3, 1 / 3])]
     draw(tmp_path / "a.png", 0)
-    (recipe,) = make_recipes("llava_lora", [])
+    (recipe,) = make_recipes("llava_lora", {})
     rows = MakeChatRows(None, None, recipe, load_pack(), 32, augmented=True)
     grouped = read_chats([open_instructions(file, choice=Choice(top_k=2, min_score=20))], max_turns=8).table
     drawn = [rows._row(grouped, 1, position) for position in range(300)]  # as in 300 epochs
@@ -89,7 +89,7 @@ def test_turns_of_one_conversation_keep_their_order_and_conversations_change_the
     file.write_text(json.dumps([picture | {"conversations": turns + more}, picture | {"conversations": other}]))
     draw(tmp_path / "a.png", 0)
     table = read_chats([open_instructions(file)], max_turns=8).table
-    (recipe,) = make_recipes("llava_lora", [])
+    (recipe,) = make_recipes("llava_lora", {})
     rows = MakeChatRows(None, None, recipe, load_pack(), 32, augmented=True)
     orders = {tuple(rows._row(table, 1, position)[1]) for position in range(20)}
     assert orders == {("One?", "Two?", "Alone?"), ("Alone?", "One?", "Two?")}
@@ -100,7 +100,7 @@ def test_turns_of_one_conversation_keep_their_order_and_conversations_change_the
     [
         (["embedded_not_there", "--out", "run"], "no such folder"),
         (["MODEL", "--data", "d.json"], "--out is missing"),
-        (["MODEL", "--out", "run", "--answers", "both"], "use vic or vig"),
+        (["MODEL", "--out", "run", "--answers", "both"], "--answers: there is no 'both'; use vic or vig"),
     ],
 )
 def test_wrong_use_of_finetune_is_one_line(vigc_here, tmp_path, arguments, told):

@@ -140,7 +140,7 @@ def test_trained_weights_go_into_the_base_they_were_trained_on(vigc_here, checkp
         merged = stored(tmp_path / name)["query_tokens"]
         assert torch.equal(merged, trained.to(merged.dtype))
     assert merged.dtype is torch.bfloat16
-    assert "'half' is unknown" in vigc_here("weights", "merge", checkpoint, tmp_path / "d", "--dtype", "half").err
+    assert "there is no 'half'" in vigc_here("weights", "merge", checkpoint, tmp_path / "d", "--dtype", "half").err
 
 
 def test_a_merge_that_is_done_is_known_by_its_checkpoint(checkpoint, changed, tmp_path):
