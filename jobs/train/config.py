@@ -60,7 +60,7 @@ class FinetuneConfig(LearnConfig):
     )
     out: str = flag("The run's folder. The same command again continues there.", metavar="RUN")
     answers: Literal["vic", "vig"] = flag(
-        "Which answers of a generated data set are learnt: the corrected ones (vic), or those before (vig).", "vic"
+        "The answers of a generated data set that are learnt: corrected ones (vic), or those before (vig).", "vic"
     )
     top_k: int | None = flag("Learn the best K of several weighted answers to a question.", None, ge=1, shown="all")
     min_score: float | None = flag(
