@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 HELPERS = ROOT / "tests" / "helpers"
+SCRIPTS = ROOT / "tests" / "benchmarks" / "scripts"
 
-sys.path.insert(0, str(HELPERS))
+sys.path[:0] = [str(HELPERS), str(SCRIPTS)]
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(HELPERS), os.environ.get("PYTHONPATH", "")])
 os.environ.pop("RAY_ADDRESS", None)
 os.environ.update(

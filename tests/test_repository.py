@@ -62,7 +62,9 @@ ROOMS = {
         "cores sentences prompts files completion network scenes embedded llava weights engines conversation training "
         "answering benchmarks"
     ),
-    "model/engines": "settings interface meter scoring base detokenizer reference continuous vllm endpoint start",
+    "model/engines": (
+        "settings interface meter scoring base detokenizer tokenized reference continuous vllm endpoint start"
+    ),
     "jobs": (
         "machine terminal settings scenes ingest doctor dataset weights submit generate plan train evaluate serve "
         "experiment bench cli"

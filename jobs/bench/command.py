@@ -15,21 +15,6 @@ bench = typer.Typer(
 )
 
 
-@bench.command("embedded", epilog=help_end("vigc bench embedded", "vigc bench embedded --num 100 --json figures.json"))
-def bench_embedded(
-    model: Annotated[
-        str | None, typer.Option(help="Another model of the same world, instead of the shipped one.")
-    ] = None,
-    num: Annotated[int, typer.Option(min=1, help="Held-out scenes of each of the four sets.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the scenes.")] = 1,
-    json_: Annotated[Path | None, typer.Option("--json", help="Write the figures here, too.")] = None,
-) -> None:
-    """How right the embedded model is on scenes it has never seen, beside baselines that do not look."""
-    from vigc.jobs.bench.common import embedded
-
-    embedded(model=model, num=num, seed=seed, json_file=json_)
-
-
 @bench.command(
     "engine",
     epilog=help_end(
@@ -93,27 +78,6 @@ def bench_engine(
     )
 
 
-@bench.command("vllm", epilog=help_end("vigc bench vllm", "vigc bench vllm --rounds 3 --json figures.json"))
-def bench_vllm(
-    kind: Annotated[Kind, typer.Option(help="What is talked about.")] = Kind.DETAIL,
-    vllm_python: Annotated[
-        str | None,
-        typer.Option(metavar="PATH", help="As of vigc generate.", show_default="VIGC_VLLM_PYTHON, or .venv-vllm"),
-    ] = None,
-    slots: Annotated[int, typer.Option(min=1, help="Of each engine.")] = 64,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of each engine.", show_default="all cores")] = None,
-    num: Annotated[int, typer.Option(min=1, help="Rendered scenes.")] = 256,
-    rounds: Annotated[int, typer.Option(min=1, help="Of each, alternating.")] = 3,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there.")] = None,
-) -> None:
-    """The vllm engine beside the default one, on the embedded model: images/s of both, and whether texts are equal."""
-    from vigc.jobs.bench.vllm import beside_vllm
-
-    beside_vllm(
-        kind=kind, vllm_python=vllm_python, slots=slots, threads=threads, num=num, rounds=rounds, json_file=json_file
-    )
-
-
 @bench.command("train", epilog=help_end("vigc bench train", "vigc bench train --precision bf16 --json figures.json"))
 def bench_train(
     rounds: Annotated[int, typer.Option(min=1, help="Of each, alternating.")] = 5,
@@ -140,9 +104,6 @@ def bench_data(
     without_ray: Annotated[
         bool, typer.Option("--without-ray", help="Only create, write, list and verify; much quicker.")
     ] = False,
-    decode: Annotated[
-        bool, typer.Option("--decode", help="Instead: pictures that one core decodes, beside plain Pillow.")
-    ] = False,
     work: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where the data go meanwhile.", show_default="temporary")
     ] = None,
@@ -150,11 +111,6 @@ def bench_data(
     plot_file: Annotated[Path | None, typer.Option("--plot", metavar="FILE.svg", help="Draw memory over time.")] = None,
 ) -> None:
     """The data plane with a model that answers at once: rows/s, memory, files, verify, resume."""
-    if decode:
-        from vigc.jobs.bench.decode import decode as bench_decode
-
-        bench_decode(num=200, rounds=5, json_file=json_file)
-        return
     from vigc.jobs.bench.data import data
 
     data(
@@ -176,20 +132,6 @@ def _numbers(flag: str, text: str, example: str, most: int | None = None) -> lis
     if min(numbers) < 1 or (most is not None and max(numbers) > most):
         raise ConfigError(f"{flag} {text}: 1 is the least{f', and {most} the most' if most is not None else ''}.")
     return numbers
-
-
-@bench.command("filter", epilog=help_end("vigc bench filter", "vigc bench filter --rows 200000 --json figures.json"))
-def bench_filter(
-    rows: Annotated[int, typer.Option(min=1, help="Made-up rows, of three conversations each.")] = 20_000,
-    work: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where the data go meanwhile.", show_default="temporary")
-    ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there.")] = None,
-) -> None:
-    """Filters, duplicates and summary over a large data set: seconds and memory of each step."""
-    from vigc.jobs.bench.filter import filter_
-
-    filter_(rows=rows, work=work, json_file=json_file)
 
 
 @bench.command("pipeline", epilog=help_end("vigc bench pipeline", "vigc bench pipeline --num 100 --json figures.json"))
@@ -257,16 +199,3 @@ def bench_serve(
         json_file=json_file,
         plot_file=plot_file,
     )
-
-
-@bench.command("plan", epilog=help_end("vigc bench plan", "vigc bench plan --long 400 --json figures.json"))
-def bench_plan(
-    short: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="Of the probe.")] = 20,
-    long: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="Of the run that it foretells.")] = 400,
-    rounds: Annotated[int, typer.Option(min=1, help="Of both, alternating.")] = 3,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there.")] = None,
-) -> None:
-    """What a probe of `vigc plan` foretells beside a long run: how far off its images/s are."""
-    from vigc.jobs.bench.plan import plan
-
-    plan(short_s=short, long_s=long, rounds=rounds, json_file=json_file)

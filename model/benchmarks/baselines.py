@@ -14,7 +14,7 @@ from vigc.model.completion import Complete, Request
 from vigc.model.conversation.policy import Policy
 from vigc.model.conversation.vigc import converse
 from vigc.model.engines.continuous.engine import ContinuousEngine
-from vigc.model.engines.continuous.replicas import Lanes
+from vigc.model.engines.continuous.replicas import ReplicatedEngine
 from vigc.model.engines.interface import Engine
 from vigc.model.engines.reference import ReferenceEngine
 from vigc.model.engines.vllm.engine import VllmEngine
@@ -63,7 +63,9 @@ def by_reference(network: Network, images: Sequence[np.ndarray], talk: Talk, bea
         engine.close()
 
 
-def by_engine(engine: ContinuousEngine | Lanes | VllmEngine, images: Sequence[np.ndarray], talk: Talk) -> Side:
+def by_engine(
+    engine: ContinuousEngine | ReplicatedEngine | VllmEngine, images: Sequence[np.ndarray], talk: Talk
+) -> Side:
     before, began = engine.meter.num_decoded, time.perf_counter()
     made = asyncio.run(_together(engine, images, talk, 1))
     return _side(made, time.perf_counter() - began, engine.meter.num_decoded - before)

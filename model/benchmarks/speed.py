@@ -140,7 +140,7 @@ def _figures(network: Network, beams: Side, greedy: Side, ours: Side, meter: Met
         "gflop_per_s": work.total / ours.seconds / 1e9,
         "matmul_peak_gflop_per_s": peak / 1e9,
         "share_of_peak": work.total / ours.seconds / peak,
-        "ms_per_step": 1e3 * meter.num_lanes * meter.seconds["decode"] / max(1, meter.num_steps),
+        "ms_per_step": 1e3 * meter.num_replicas * meter.seconds["decode"] / max(1, meter.num_steps),
         "mean_context": meter.mean_context,
         "mb_per_step": step_bytes / 1e6,
         "ms_per_step_at_least": 1e3 * step_bytes / bytes_per_s,

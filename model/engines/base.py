@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 from vigc.model.completion import Completion, Request, ScoredToken
 from vigc.model.cores import num_cores
 from vigc.model.engines.interface import BLANK, Blank, Engine
-from vigc.model.engines.scoring import Score
+from vigc.model.engines.scoring import ScoreRequest
 from vigc.model.network import Network
 from vigc.platform.records import ConfigError, ImageForm, ModelError
 
@@ -37,12 +37,15 @@ class ImageHandle:
         self.memory: Tensor | None = None  # what the engine keeps of it
 
 
+Work = TypeVar("Work")
+
+
 @dataclass(eq=False)
-class Job:
+class EngineJob(Generic[Work]):
     """One piece of work for the engine's thread, and where its answer goes."""
 
     image: ImageHandle | Blank
-    work: Any  # a Request, Score, or Encode
+    work: Work  # a Request, ScoreRequest or Encode, or what `prepared` made of it
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -63,8 +66,8 @@ class Encode:
     """Work: vision features of an image."""
 
 
-# Makes the thread look around: something was cancelled or closed.
-NUDGE: Final = Job(BLANK, None, None, None)  # type: ignore[arg-type]
+# Wakes the engine's thread: something was cancelled or closed.
+WAKE_UP: Final = EngineJob[None](BLANK, None, None, None)  # type: ignore[arg-type]
 
 
 class NetworkEngine(Engine):
@@ -105,7 +108,7 @@ class NetworkEngine(Engine):
         self, image: ImageHandle | Blank, prompt: str, text: str, *, qformer_text: str | None = None
     ) -> list[ScoredToken]:
         result: list[ScoredToken] = await self.submit(
-            image, Score(prompt if qformer_text is None else qformer_text, prompt, text)
+            image, ScoreRequest(prompt if qformer_text is None else qformer_text, prompt, text)
         )
         return result
 
@@ -114,7 +117,7 @@ class NetworkEngine(Engine):
 
     @abstractmethod
     async def submit(self, image: ImageHandle | Blank, work: Any) -> Any:
-        """Has a piece of work done for an image; see `Job`."""
+        """Has a piece of work done for an image; see `EngineJob`."""
 
     def release(self, handle: ImageHandle) -> None:
         handle.memory = None
@@ -126,7 +129,7 @@ class ThreadedEngine(NetworkEngine):
     def __init__(self, network: Network, *, num_slots: int, num_threads: int | None = None) -> None:
         super().__init__(network, num_slots=num_slots)
         self._num_threads = num_threads or num_cores()
-        self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()  # None ends the thread
+        self._inbox: queue.SimpleQueue[EngineJob[Any] | None] = queue.SimpleQueue()  # None ends the thread
         self._closed = False
         self._thread = threading.Thread(target=self._guard, name=type(self).__name__, daemon=True)
         self._thread.start()
@@ -147,7 +150,7 @@ class ThreadedEngine(NetworkEngine):
         if self._closed:
             raise ModelError("The engine is closed.")
         loop = asyncio.get_running_loop()
-        job = Job(image, ready, loop, loop.create_future())
+        job = EngineJob(image, ready, loop, loop.create_future())
         number = work.n if isinstance(work, Request) else 0
         self._num_under_way += number
         self._inbox.put(job)
@@ -155,7 +158,7 @@ class ThreadedEngine(NetworkEngine):
             return await job.future
         except asyncio.CancelledError:
             job.cancelled.set()
-            self._inbox.put(NUDGE)
+            self._inbox.put(WAKE_UP)
             raise
         finally:
             self._num_under_way -= number
@@ -183,7 +186,7 @@ class BatchingEngine(ThreadedEngine):
         Args:
             block: wait until something comes.
         """
-        was_nudged = False
+        is_woken = False
         while True:
             try:
                 job = self._inbox.get(block=block)
@@ -192,15 +195,15 @@ class BatchingEngine(ThreadedEngine):
             if job is None:
                 return False
             block = False
-            if job is NUDGE:
-                was_nudged = True
+            if job is WAKE_UP:
+                is_woken = True
             else:
                 self._enqueue(job)
-        if was_nudged:
+        if is_woken:
             self._drop_cancelled()
         return True
 
-    def _attempt(self, jobs: Sequence[Job], work: Callable[[], object]) -> None:
+    def _attempt(self, jobs: Sequence[EngineJob[Any]], work: Callable[[], object]) -> None:
         """Runs work for these jobs. If it fails they get the error, and the engine goes on."""
         try:
             work()
@@ -211,11 +214,11 @@ class BatchingEngine(ThreadedEngine):
                 job.fail(error if is_ours else ModelError(f"The engine failed: {type(error).__name__}: {error}"))
 
     @abstractmethod
-    def _enqueue(self, job: Job) -> None:
+    def _enqueue(self, job: EngineJob[Any]) -> None:
         """Puts a job into the queue of its kind."""
 
     @abstractmethod
-    def _drop(self, jobs: set[Job]) -> None:
+    def _drop(self, jobs: set[EngineJob[Any]]) -> None:
         """Stops all work for these jobs and forgets them."""
 
     @abstractmethod

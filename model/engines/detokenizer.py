@@ -85,15 +85,3 @@ class Transcript:
         if self._partly and stop in (Stop.END, Stop.LENGTH):
             self._take(self._pieces.join(self._partly))
         return Completion(self.text, stop, len(self.ids), self._total_logprob / len(self.ids))
-
-
-def banned_sequences(tokenizer: PreTrainedTokenizerBase, words: tuple[str, ...]) -> list[list[int]]:
-    """Token sequences of words that must not be said, with and without a blank in front."""
-    forms = [form for word in words for form in (word, f" {word}")]
-    sequences = [list(tokenizer(form, add_special_tokens=False).input_ids) for form in forms]
-    return [s for s in sequences if s]
-
-
-def banned_tokens(sequences: list[list[int]], so_far: list[int]) -> list[int]:
-    """Tokens that would complete a banned sequence now."""
-    return [s[-1] for s in sequences if len(s) == 1 or so_far[len(so_far) - len(s) + 1 :] == s[:-1]]

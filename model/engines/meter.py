@@ -31,18 +31,18 @@ class Meter:
         self.num_steps = 0
         self.num_occupied = 0  # slots, summed over the steps
         self.num_seen = 0  # positions that decoded tokens looked back on, in all
-        self.num_lanes = 1  # engines beside each other that it counts for
+        self.num_replicas = 1  # engines beside each other that it counts for
         self._device = device
 
     @classmethod
     def of(cls, meters: Sequence[Meter]) -> Meter:
         """What engines beside each other have done together. Seconds are the mean, so that their shares of the time
-        that passed are right; of a step of one of them they are `num_lanes` times as many.
+        that passed are right; of a step of one of them they are `num_replicas` times as many.
         """
         whole = cls(meters[0]._device)
-        whole.num_lanes = len(meters)
+        whole.num_replicas = len(meters)
         for name in vars(whole):
-            if name.startswith("num_") and name != "num_lanes":
+            if name.startswith("num_") and name != "num_replicas":
                 setattr(whole, name, sum(getattr(one, name) for one in meters))
         for part in PARTS:
             whole.seconds[part] = sum(one.seconds[part] for one in meters) / len(meters)

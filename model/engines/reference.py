@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import queue
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vigc.model.completion import Completion, Request, ScoredToken, seeds_of
-from vigc.model.engines.base import NUDGE, Encode, ImageHandle, Job, ThreadedEngine, pixels_of
-from vigc.model.engines.detokenizer import banned_sequences
+from vigc.model.engines.base import WAKE_UP, Encode, EngineJob, ImageHandle, ThreadedEngine, pixels_of
 from vigc.model.engines.interface import Blank
-from vigc.model.engines.scoring import Score, read, score
+from vigc.model.engines.scoring import ScoreRequest, read, score
+from vigc.model.engines.tokenized import banned_sequences
 from vigc.model.network import Network
 from vigc.platform.records import ConfigError, ModelError, Stop
 
@@ -32,7 +33,7 @@ class ReferenceEngine(ThreadedEngine):
     """
 
     def __init__(self, network: Network, *, batch_size: int = 1, num_threads: int | None = None) -> None:
-        self.gaps: dict[tuple[int, Request], list[float]] | None = None  # see `exactness.py`
+        self.gaps: dict[tuple[int, Request], list[float]] | None = None  # see tests/helpers/exactness.py
         self.num_decoded = 0  # tokens of all beams, those behind an end mark included
         super().__init__(network, num_slots=batch_size, num_threads=num_threads)
 
@@ -41,16 +42,16 @@ class ReferenceEngine(ThreadedEngine):
             try:
                 for job, result in zip(jobs, self._work(jobs), strict=True):
                     job.answer(result)
-            except Exception as error:  # noqa: BLE001 - told to the callers
+            except Exception as error:  # noqa: BLE001 - raised again in the callers
                 for job in jobs:
                     job.fail(ModelError(f"The engine failed: {type(error).__name__}: {error}"))
         while not self._inbox.empty():
-            if (last := self._inbox.get()) is not None and last is not NUDGE:
+            if (last := self._inbox.get()) is not None and last is not WAKE_UP:
                 last.fail(ModelError("The engine was closed."))
 
-    def _next_jobs(self) -> list[Job]:
+    def _next_jobs(self) -> list[EngineJob[Any]]:
         """One, or as many as make up a batch; none at the end."""
-        jobs: list[Job] = []
+        jobs: list[EngineJob[Any]] = []
         while len(jobs) < self.num_slots:
             try:
                 job = self._inbox.get(timeout=_COMPANY_S if jobs else None)
@@ -59,20 +60,20 @@ class ReferenceEngine(ThreadedEngine):
             if job is None:
                 self._inbox.put(None)  # for the next call
                 break
-            if job is NUDGE or job.cancelled.is_set():
+            if job is WAKE_UP or job.cancelled.is_set():
                 continue
             if isinstance(job.work, Encode):
-                job.answer(None)  # the picture is looked at anew for every request
+                job.answer(None)  # the image is encoded anew for every request
                 continue
             jobs.append(job)
-            if isinstance(job.work, Score):
+            if isinstance(job.work, ScoreRequest):
                 break
         return jobs
 
-    def _work(self, jobs: list[Job]) -> list[list[Completion]] | list[list[ScoredToken]]:
+    def _work(self, jobs: list[EngineJob[Any]]) -> list[list[Completion]] | list[list[ScoredToken]]:
         if len(jobs) == 1:
             (job,) = jobs
-            if isinstance(job.work, Score):
+            if isinstance(job.work, ScoreRequest):
                 visual = self._visual([job.image], [job.work.qformer_text])
                 return score(self.network, visual, [read(self.network, job.work)], [0])
             requests = [replace(job.work, n=1, seed=seed) for seed in seeds_of(job.work)]
@@ -84,7 +85,7 @@ class ReferenceEngine(ThreadedEngine):
         features = network.encode_images(torch.stack([pixels_of(network, image) for image in images]))
         return network.visual_tokens(features, *network.qformer_ids(texts)).to(network.dtype)
 
-    def _generate(self, jobs: list[Job], requests: list[Request]) -> list[Completion]:
+    def _generate(self, jobs: list[EngineJob[Any]], requests: list[Request]) -> list[Completion]:
         network, request = self.network, requests[0]
         if len(requests) > 1 and (request.temperature > 0 or len({_manner(one) for one in requests}) > 1):
             raise ConfigError("A batch of the reference engine decodes one way, without sampling.")

@@ -20,7 +20,7 @@ _LENGTHS_APART = 1.3  # how many times as long as the shortest the longest text 
 
 
 @dataclass(frozen=True)
-class Score:
+class ScoreRequest:
     """Work: teacher-forced log-probabilities of `text` behind `prompt`."""
 
     qformer_text: str
@@ -29,10 +29,10 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Reading:
+class TokenizedText:
     """A text as tokens."""
 
-    work: Score
+    work: ScoreRequest
     qformer_row: list[int]
     ids: list[int]  # of prompt and text
     start: int  # the first token of the text, or the one that the prompt ends in
@@ -48,18 +48,18 @@ class Reading:
         return self.work.qformer_text, tuple(self.ids[:-1])
 
 
-def read(network: Network, work: Score) -> Reading:
+def read(network: Network, work: ScoreRequest) -> TokenizedText:
     """Prompt and text are tokenised as one, without a seam."""
     before = network.prompt_ids(work.prompt)
     whole, ends = network.prompt_ids_and_ends(work.prompt + work.text)
     pairs = enumerate(zip(before, whole, strict=False))
     start = next((i for i, (a, b) in pairs if a != b), min(len(before), len(whole)))
     ends = [end - len(work.prompt) for end in ends[start:]]
-    return Reading(work, network.qformer_row(work.qformer_text), whole, start, ends)
+    return TokenizedText(work, network.qformer_row(work.qformer_text), whole, start, ends)
 
 
 def score(
-    network: Network, visual: Tensor, readings: Sequence[Reading], rows: Sequence[int]
+    network: Network, visual: Tensor, texts: Sequence[TokenizedText], rows: Sequence[int]
 ) -> list[list[ScoredToken]]:
     """One pass over all.
 
@@ -67,20 +67,20 @@ def score(
         visual: (number of rows, num_queries, language_width).
         rows: of each reading; those with the same row are about the same image and have the same key.
     """
-    read_by = dict(zip(rows, readings, strict=True))
-    longest = max(map(len, readings))
+    read_by = dict(zip(rows, texts, strict=True))
+    longest = max(map(len, texts))
     padded = [read_by[row].ids[:-1] for row in range(len(visual))]
     ids = torch.tensor([one + [network.eos_id] * (longest - len(one)) for one in padded]).to(network.device)
     embeds = torch.cat([visual, network.embed(ids)], dim=1)
     hidden = network.language_model.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
-    pairs = list(zip(rows, readings, strict=True))
+    pairs = list(zip(rows, texts, strict=True))
     places = [(row, place, one.ids[place]) for row, one in pairs for place in range(one.start, len(one.ids))]
     row, place, token = torch.tensor(places, dtype=torch.long, device=network.device).reshape(-1, 3).T
     # Only what is asked for goes through the vocabulary, which is wide; a token is foretold one position before it.
     logits = network.language_model.lm_head(hidden[row, visual.shape[1] + place - 1]).float()
     chosen = logits.gather(1, token[:, None])[:, 0] - logits.logsumexp(dim=-1)
     logprobs = iter(chosen.tolist())
-    return [[ScoredToken(end, next(logprobs)) for end in one.ends] for one in readings]
+    return [[ScoredToken(end, next(logprobs)) for end in one.ends] for one in texts]
 
 
 def of_like_length(lengths: Sequence[int], most: int) -> list[list[int]]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
+from waiting import WAIT_S
 
+expect.set_options(timeout=1000 * WAIT_S)
 CHROMIUM = shutil.which("chromium")
 _ARGUMENTS = (
     "--no-sandbox",
@@ -25,3 +28,9 @@ def launched(*more: str) -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*_ARGUMENTS, *more])
         yield browser
         browser.close()
+
+
+def new_context(browser: Browser, **options: Any) -> BrowserContext:
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, **options)
+    context.set_default_timeout(1000 * WAIT_S)
+    return context

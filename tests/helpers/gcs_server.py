@@ -17,7 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from s3_server import ENDS_WITH_PARENT, HOST, free_ports
+from ports import HOST, free_port
+from s3_server import ENDS_WITH_PARENT
 from waiting import WAIT_S
 
 BUCKET = "tests"
@@ -27,7 +28,7 @@ class GcsServer:
     """Keeps everything in memory, until `kill`."""
 
     def __init__(self, log: Path) -> None:
-        (self.port,) = free_ports(1)
+        self.port = free_port()
         own = [sys.executable, __file__, str(self.port), BUCKET]
         with open(log, "wb") as file:
             self._process = subprocess.Popen(

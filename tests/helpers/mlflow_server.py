@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from s3_server import HOST, free_ports
+from ports import HOST, free_ports
 from waiting import WAIT_S
 
 USER = "postgres"

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from s3_server import ENDS_WITH_PARENT, free_ports
+from ports import HOST, free_ports
+from s3_server import ENDS_WITH_PARENT
 from waiting import WAIT_S
 
 BIN = Path(sys.executable).parent
-HOST = "127.0.0.1"
 OBJECT_STORE_BYTES = 100 * 2**20
 
 

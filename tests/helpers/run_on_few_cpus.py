@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import _thread
 import sys
-import time
 
 from datasets import REQUEST
 from fake_workers import FakeWorker
+from waiting import wait_until
 
 from vigc.platform.dataset.store import Store
 from vigc.platform.pipeline.capacity import grows_by_itself
@@ -22,10 +22,7 @@ from vigc.platform.sources import open_source
 
 def main(num_cpus: int, actors: int, images: str, out: str) -> None:
     init_ray(address="local", num_cpus=num_cpus, include_dashboard=False, _node_ip_address="127.0.0.1")
-    end = time.monotonic() + 30
-    while grows_by_itself():  # until the cluster has said what it is
-        assert time.monotonic() < end, "the cluster does not say whether it grows"
-        time.sleep(0.2)
+    wait_until(lambda: not grows_by_itself(), pause_s=0.2)  # until the cluster has said what it is
     store = Store(out)
     pass_ = store.create_pass(REQUEST, open_source(images))
     settings = {"worker": FakeWorker, "image_size": 16, "num_slots": 1}

@@ -12,9 +12,7 @@ import importlib.metadata
 import itertools
 import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,9 +21,9 @@ from pathlib import Path
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from ports import HOST, free_ports
 from waiting import WAIT_S
 
-HOST = "127.0.0.1"
 KEY, SECRET, REGION = "key", "secretsecret", "us-east-1"
 ENDS_WITH_PARENT = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
 SERVICES = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc")
@@ -147,22 +145,6 @@ class S3Server:
                     log = (self.folder / "log").read_text(errors="replace")[-3000:]
                     raise RuntimeError(f"the S3 server did not start ({error}). The end of its log:\n{log}") from error
             time.sleep(0.2)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that no outgoing connection will take, so that a server that is killed gets them back."""
-    ports: list[int] = []
-    for port in random.SystemRandom().sample(range(20000, 32000), 1000):
-        with socket.socket() as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                trial.bind((HOST, port))
-            except OSError:
-                continue
-        ports.append(port)
-        if len(ports) == count:
-            return ports
-    raise RuntimeError("no free ports between 20000 and 32000")
 
 
 def _weed() -> str:

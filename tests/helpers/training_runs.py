@@ -8,8 +8,9 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+
+from waiting import wait_until
 
 from vigc.model.embedded import PATH
 from vigc.model.scenes import Split, make_scene, write_scenes
@@ -49,25 +50,22 @@ def command(data: Path, out: Path, *options: str, workers: int | str = 2, model:
 
 def losses(out: Path) -> dict[int, float]:
     """By update; where an update was done twice, the later one."""
-    lines = (out / "metrics.jsonl").read_text().splitlines()
+    lines = (out / "metrics.jsonl").read_text().split("\n")[:-1]  # the last may be half written
     return {line["update"]: line["loss"] for line in map(json.loads, lines)}
 
 
-def kill_a_worker(driver: subprocess.Popen[str], out: Path, after_update: int, timeout_s: float = 240) -> int:
+def kill_a_worker(driver: subprocess.Popen[str], out: Path, after_update: int) -> int:
     """SIGKILL to one training worker once that update is done; returns its process id."""
-    wait_for_update(driver, out, after_update, timeout_s)
+    wait_for_update(driver, out, after_update)
     workers = [pid for pid in _descendants(driver.pid) if "RayTrainWorker" in _name(pid)]
     assert workers, [_name(pid) for pid in _descendants(driver.pid)]
     os.kill(workers[-1], signal.SIGKILL)
     return workers[-1]
 
 
-def wait_for_update(driver: subprocess.Popen[str], out: Path, update: int, timeout_s: float = 240) -> None:
-    end = time.monotonic() + timeout_s
-    while not (out / "metrics.jsonl").exists() or max(losses(out), default=0) < update:
-        assert driver.poll() is None, driver.communicate()
-        assert time.monotonic() < end, "the run did not get there in time"
-        time.sleep(0.1)
+def wait_for_update(driver: subprocess.Popen[str], out: Path, update: int) -> None:
+    file = out / "metrics.jsonl"
+    wait_until(lambda: file.exists() and max(losses(out), default=0) >= update, process=driver, pause_s=0.1)
 
 
 def _descendants(pid: int) -> list[int]:

@@ -6,18 +6,10 @@ import asyncio
 
 import pytest
 import torch
+from bench_embedded import Change, compare, largest_opening, parse_rate, score_descriptions
 
 from vigc.model import embedded
-from vigc.model.benchmarks.embedded import (
-    Change,
-    compare,
-    generate,
-    held_out_scenes,
-    largest_opening,
-    parse_rate,
-    score_descriptions,
-    score_questions,
-)
+from vigc.model.benchmarks.embedded import generate, held_out_scenes, score_questions
 from vigc.model.conversation.policy import make_policy
 from vigc.model.engines.continuous.engine import ContinuousEngine
 from vigc.model.prompts import load_pack

@@ -12,6 +12,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+from ports import free_port
 from waiting import wait_until
 
 from vigc.platform import tracking
@@ -124,9 +125,7 @@ def test_a_run_that_fails_is_marked_so(tmp_path: Path, store: str) -> None:
 
 def test_a_server_that_refuses_costs_nothing_and_is_told_of_once(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr(tracking, "CLOSE_S", 1.0)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        uri = f"http://127.0.0.1:{free.getsockname()[1]}"
+    uri = f"http://127.0.0.1:{free_port()}"
     notes: list[str] = []
     run = track(uri, tmp_path, on_note=notes.append)
     began = time.monotonic()

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from local_service import LocalService, data_uri, free_port
+from local_service import LocalService, data_uri
+from ports import free_port
 from starlette.testclient import TestClient
 
 from vigc.jobs.scenes import make_scenes
@@ -45,7 +46,7 @@ def client(local: LocalService) -> TestClient:
     return local.client
 
 
-SMALL = {"replicas": "1", "max_ongoing": 4, "max_queued": 4, "body_timeout_s": 2, "drain_s": 30, "allow_hosts": ["*"]}
+SMALL = {"replicas": "1", "max_ongoing": 4, "max_queued": 4, "body_timeout_s": 8, "drain_s": 30, "allow_hosts": ["*"]}
 
 
 @dataclass

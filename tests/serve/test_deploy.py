@@ -17,7 +17,8 @@ from urllib.error import HTTPError
 
 import pytest
 import yaml
-from local_service import data_uri, free_port
+from local_service import data_uri
+from ports import free_port
 from ray_cluster import BIN, RayCluster
 from waiting import WAIT_S, wait_until
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import random
-import time
 
 import pytest
 import schemathesis
@@ -71,10 +70,8 @@ def test_two_hundred_malformed_requests_are_refused_in_the_form_of_the_api(clien
     statuses = []
     for number in range(200):
         request = broken(rng, uri)
-        began = time.monotonic()
         answer = client.request(**request)
         assert answer.status_code < 500, (number, request, answer.text)
-        assert time.monotonic() - began < 10
         if answer.status_code >= 400:
             assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
             assert "Traceback" not in answer.text

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import time
 
 import pytest
 from local_service import LocalService, sse
@@ -14,9 +13,7 @@ from vigc.serve.errors import ApiError
 from vigc.serve.middleware import ApiKeys, BodyMemory
 from vigc.serve.settings import ServeSettings
 
-SETTINGS = ServeSettings(
-    max_upload_mib=0.5, max_batch_mib=0.2, max_batch_lines=3, body_timeout_s=0.3, samples=False, max_held_mib=2
-)
+SETTINGS = ServeSettings(max_upload_mib=0.5, max_batch_mib=0.2, max_batch_lines=3, samples=False, max_held_mib=2)
 
 
 async def fails(task):
@@ -196,15 +193,17 @@ def test_a_service_that_may_hold_nothing_takes_nothing():
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
 
 
-def test_a_body_that_drips_is_given_up(service):
+def test_a_body_that_drips_is_given_up():
     async def drip():
         await asyncio.sleep(0.02)
         return {"type": "http.request", "body": b" ", "more_body": True}
 
-    began = time.monotonic()
-    status, body = asked(service, drip)
+    service = LocalService(ServeSettings(body_timeout_s=0.3), talk=fails)
+    try:
+        status, body = asked(service, drip)
+    finally:
+        service.close()
     assert (status, body["error"]["code"]) == (408, "request_timeout")
-    assert time.monotonic() - began < 10
 
 
 def test_a_fault_is_told_without_its_traceback_and_logged_with_it(client, uri, caplog):

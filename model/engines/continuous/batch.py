@@ -1,7 +1,7 @@
 """The conversations that are decoded at the same time: prompts come into free slots, each step adds a token to every
 slot, and whoever is done makes room.
 
-With `looks_late`, a step is launched before the tokens of the one before are looked at, so that a GPU never waits for
+With `async_scheduling`, a step is launched before the tokens of the one before are read, so that a GPU never waits for
 Python. A slot that turns out to be done has then decoded one token too many, which is dropped.
 """
 
@@ -10,21 +10,22 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vigc.model.completion import Completion, Request
-from vigc.model.engines.base import Job
+from vigc.model.engines.base import EngineJob
 from vigc.model.engines.continuous.attention import Prompts
 from vigc.model.engines.continuous.cache import SlotCache
 from vigc.model.engines.continuous.capacity import is_out_of_memory
 from vigc.model.engines.continuous.decoder import Decoder
 from vigc.model.engines.continuous.graphs import Recorded
-from vigc.model.engines.continuous.sampler import drawn, likeliest
-from vigc.model.engines.detokenizer import Pieces, Transcript, banned_tokens
+from vigc.model.engines.continuous.sampler import greedy, sampled
+from vigc.model.engines.detokenizer import Pieces, Transcript
 from vigc.model.engines.meter import DECODE, HOST, PREFILL, Meter
+from vigc.model.engines.tokenized import TokenizedRequest, banned_tokens
 from vigc.model.network import Network, upload
 
 # Share of the slots of a step that are to be occupied; else those at the end move into the gaps. On a GPU only after so
@@ -32,31 +33,12 @@ from vigc.model.network import Network, upload
 _FULL_ENOUGH, _PATIENCE = 0.9, 8
 
 
-@dataclass(frozen=True)
-class Prompted:
-    """A request as tokens."""
-
-    request: Request
-    prompt: list[int]  # for the language model
-    qformer_row: list[int]
-    banned: list[list[int]]
-    is_plain: bool  # whether its logits can be taken as they are
-
-
-@dataclass(eq=False)
-class Asked:
-    """A request with what it still waits for."""
-
-    job: Job
-    prompted: Prompted
-    seeds: list[int]  # of each candidate
-    waiting: deque[int]  # candidates that have no slot yet
-    completions: list[Completion | None]
+RequestJob = EngineJob[TokenizedRequest]
 
 
 @dataclass(eq=False)
 class _Slot:
-    asked: Asked
+    job: RequestJob
     candidate: int
     transcript: Transcript
     length: int  # positions in the cache
@@ -65,8 +47,8 @@ class _Slot:
 
 
 @dataclass
-class _Chosen:
-    """Tokens that have been chosen for these slots, or gaps, and not been looked at."""
+class _NextTokens:
+    """Tokens that have been chosen for these slots, or gaps, and not been read."""
 
     slots: list[_Slot | None]
     tokens: Tensor
@@ -74,19 +56,19 @@ class _Chosen:
     ready: torch.cuda.Event | None = None
 
 
-class Batch:
+class DecodeBatch:
     """See the module. `num_slots` may come out smaller, where there is no memory for so many."""
 
-    def __init__(self, network: Network, num_slots: int, length: int, meter: Meter, *, looks_late: bool) -> None:
-        self._network, self.meter, self._looks_late = network, meter, looks_late
+    def __init__(self, network: Network, num_slots: int, length: int, meter: Meter, *, async_scheduling: bool) -> None:
+        self._network, self.meter, self._async_scheduling = network, meter, async_scheduling
         self._decoder = Decoder(network, length)
         self._cache = _allocate(network, num_slots, length)
         self.num_slots, self.length = len(self._cache.positions), length
         self._next = torch.zeros(self.num_slots, dtype=torch.long, device=network.device)  # what each slot reads next
-        self._step = Recorded(self._decoder, self._next, self._cache) if looks_late else self._decoder.step
+        self._step = Recorded(self._decoder, self._next, self._cache) if async_scheduling else self._decoder.step
         self._pieces = Pieces(network.tokenizer)
         self._slots: list[_Slot | None] = []  # None: a gap
-        self._chosen: deque[_Chosen] = deque()
+        self._unread: deque[_NextTokens] = deque()
         self._patience = 0
 
     def __len__(self) -> int:
@@ -94,22 +76,22 @@ class Batch:
         return sum(slot is not None for slot in self._slots)
 
     @property
-    def jobs(self) -> list[Job]:
-        return [slot.asked.job for slot in self._slots if slot is not None]
+    def jobs(self) -> list[RequestJob]:
+        return [slot.job for slot in self._slots if slot is not None]
 
-    def prefill(self, asked: Sequence[Asked], nums: Sequence[int], visual: Tensor) -> None:
-        """Takes some of the candidates of each that have no slot; they share the reading of the prompt.
+    def prefill(self, jobs: Sequence[RequestJob], nums: Sequence[int], visual: Tensor) -> None:
+        """Takes some of the pending candidates of each request; they share the reading of the prompt.
 
         Args:
             nums: how many of each.
-            visual: (len(asked), num_queries, language_width).
+            visual: (len(jobs), num_queries, language_width).
         """
         with self.meter.part(PREFILL):
-            lengths = [self._network.num_queries + len(one.prompted.prompt) for one in asked]
+            lengths = [self._network.num_queries + len(job.work.prompt) for job in jobs]
             free = self._free()
             places = [[next(free) for _ in range(number)] for number in nums]
             first = [own[0] for own in places]
-            embeds, prompts = self._laid_out(asked, lengths, first, visual)
+            embeds, prompts = self._pack_prompts(jobs, lengths, first, visual)
             logits = self._decoder.prefill(embeds, prompts, self._cache)
             if max(nums) > 1:
                 for (source, *targets), length in zip(places, lengths, strict=True):
@@ -117,29 +99,29 @@ class Batch:
                         self._cache.copy(source, target, length)
                 logits = logits[self._upload([row for row, own in enumerate(places) for _ in own])]
             added = {
-                place: self._new_slot(one, one.waiting[nth], length)
-                for one, own, length in zip(asked, places, lengths, strict=True)
+                place: self._new_slot(job, job.work.pending[nth], length)
+                for job, own, length in zip(jobs, places, lengths, strict=True)
                 for nth, place in enumerate(own)
             }
             occupied = self._upload([*added, *(slot.length for slot in added.values())])
             into, positions = occupied.chunk(2)
-            self._choose(logits, list(added.values()), into)
+            self._choose_tokens(logits, list(added.values()), into)
             self._cache.occupy(into, positions)
             self._slots += [None] * (max(added) + 1 - len(self._slots))
             for place, new in added.items():
                 self._slots[place] = new
-                new.asked.waiting.remove(new.candidate)
+                new.job.work.pending.remove(new.candidate)
             self.meter.num_prefilled += sum(lengths)
-        if not self._looks_late:
-            self._look()
+        if not self._async_scheduling:
+            self._read_tokens()
             self._make_room()
 
     def _free(self) -> Iterator[int]:
         yield from (place for place, slot in enumerate(self._slots) if slot is None)
         yield from range(len(self._slots), self.num_slots)
 
-    def _laid_out(
-        self, asked: Sequence[Asked], lengths: list[int], slots: list[int], visual: Tensor
+    def _pack_prompts(
+        self, jobs: Sequence[RequestJob], lengths: list[int], slots: list[int], visual: Tensor
     ) -> tuple[Tensor, Prompts]:
         """Visual tokens and prompts of all, one behind the other, (tokens, width)."""
         num_queries = self._network.num_queries
@@ -147,7 +129,7 @@ class Batch:
         total = int(ends[-1])
         positions = torch.arange(total) - (ends - long).repeat_interleave(long)
         seen, read = (positions < num_queries).nonzero()[:, 0], (positions >= num_queries).nonzero()[:, 0]
-        ids = torch.tensor([token for one in asked for token in one.prompted.prompt])
+        ids = torch.tensor([token for job in jobs for token in job.work.prompt])
         parts = (torch.tensor(slots).repeat_interleave(long), positions, seen, read, ids, functional.pad(ends, (1, 0)))
         uploaded = upload(torch.cat(parts), self._network.device).split([len(part) for part in parts])
         of_slots, positions, seen, read, ids, starts = uploaded
@@ -167,50 +149,50 @@ class Batch:
             self.meter.num_steps += 1
             self.meter.num_occupied += len(occupied)
             self.meter.num_seen += sum(slot.length for slot in occupied)
-            self._choose(logits, list(self._slots))
-        self._look(keep=1 if self._looks_late else 0)
+            self._choose_tokens(logits, list(self._slots))
+        self._read_tokens(keep=1 if self._async_scheduling else 0)
         self._make_room()
 
-    def drop(self, jobs: set[Job]) -> None:
+    def drop(self, jobs: set[EngineJob[Any]]) -> None:
         """Frees the slots of these."""
         for slot in self._slots:
             if slot is not None:
-                slot.done = slot.done or slot.asked.job in jobs
+                slot.done = slot.done or slot.job in jobs
         self._make_room()
 
-    def evict(self) -> list[Asked]:
-        """Frees all slots; what is not done waits to begin anew."""
-        self._look()
+    def preempt(self) -> list[RequestJob]:
+        """Frees all slots; what is not done is pending again, from its beginning."""
+        self._read_tokens()
         undone = [slot for slot in self._slots if slot is not None and not slot.done]
         for slot in undone:
-            slot.asked.waiting.append(slot.candidate)
+            slot.job.work.pending.append(slot.candidate)
             slot.done = True
         self._make_room()
-        return list(dict.fromkeys(slot.asked for slot in undone))
+        return list(dict.fromkeys(slot.job for slot in undone))
 
     def _upload(self, numbers: list[int]) -> Tensor:
         return upload(torch.tensor(numbers), self._network.device)
 
-    def _new_slot(self, asked: Asked, candidate: int, length: int) -> _Slot:
-        request = asked.prompted.request
-        generator = torch.Generator().manual_seed(asked.seeds[candidate]) if request.temperature > 0 else None
-        return _Slot(asked, candidate, Transcript(self._pieces, request), length, generator)
+    def _new_slot(self, job: RequestJob, candidate: int, length: int) -> _Slot:
+        request = job.work.request
+        generator = torch.Generator().manual_seed(job.work.seeds[candidate]) if request.temperature > 0 else None
+        return _Slot(job, candidate, Transcript(self._pieces, request), length, generator)
 
-    def _choose(self, logits: Tensor, slots: list[_Slot | None], places: Tensor | None = None) -> None:
+    def _choose_tokens(self, logits: Tensor, slots: list[_Slot | None], places: Tensor | None = None) -> None:
         """Chooses the next token of these slots; a row of logits for each, gaps too.
 
         Args:
             places: of the slots; None: they are the first.
         """
-        if not all(slot is None or slot.asked.prompted.is_plain for slot in slots):
-            self._look()
+        if any(slot is not None and _changes_logits(slot.job.work) for slot in slots):
+            self._read_tokens()
             logits = logits.float()
-            self._shape(logits, slots)
-        tokens, logprobs = likeliest(logits)
+            self._apply_penalties(logits, slots)
+        tokens, logprobs = greedy(logits)
         sampling = {row: slot for row, slot in enumerate(slots) if slot is not None and slot.generator is not None}
         if sampling:
             rows = self._upload(list(sampling))
-            tokens[rows], logprobs[rows] = drawn(logits[rows], *_sampling(list(sampling.values()), rows.device))
+            tokens[rows], logprobs[rows] = sampled(logits[rows], *_sampling(list(sampling.values()), rows.device))
         if places is None:
             self._next[: len(slots)] = tokens
         else:
@@ -220,15 +202,15 @@ class Batch:
             tokens, logprobs = (part.to("cpu", non_blocking=True) for part in (tokens, logprobs))
             ready = torch.cuda.Event()
             ready.record()
-        self._chosen.append(_Chosen(slots, tokens, logprobs, ready))
+        self._unread.append(_NextTokens(slots, tokens, logprobs, ready))
 
-    def _shape(self, logits: Tensor, slots: list[_Slot | None]) -> None:
-        """Penalties and bans, in place, for the rows that ask for them."""
+    def _apply_penalties(self, logits: Tensor, slots: list[_Slot | None]) -> None:
+        """Penalties and bans, in place, for the rows of (batch, vocabulary) that ask for them."""
         for row, slot in enumerate(slots):
             if slot is None:
                 continue
-            prompted, ids = slot.asked.prompted, slot.transcript.ids
-            request = prompted.request
+            work, ids = slot.job.work, slot.transcript.ids
+            request = work.request
             if request.repetition_penalty != 1.0 and ids:
                 seen = torch.tensor(sorted(set(ids)), device=logits.device)
                 values = logits[row, seen]
@@ -237,30 +219,28 @@ class Batch:
                 )
             if len(ids) < request.min_tokens:
                 logits[row, self._network.eos_id] = -torch.inf
-            if prompted.banned:
-                logits[row, banned_tokens(prompted.banned, ids)] = -torch.inf
+            if work.banned:
+                logits[row, banned_tokens(work.banned, ids)] = -torch.inf
 
-    def _look(self, keep: int = 0) -> None:
+    def _read_tokens(self, keep: int = 0) -> None:
         """Adds chosen tokens to their texts, all but the newest `keep`, and marks the slots that are done."""
-        while len(self._chosen) > keep:
-            chosen = self._chosen.popleft()
+        while len(self._unread) > keep:
+            chosen = self._unread.popleft()
             if chosen.ready is not None:
                 chosen.ready.synchronize()
             with self.meter.part(HOST):
                 rows = zip(chosen.slots, chosen.tokens.tolist(), chosen.logprobs.tolist(), strict=True)
                 for slot, token, logprob in rows:
                     if slot is not None and not slot.done:
-                        self._add(slot, token, logprob)
+                        self._append(slot, token, logprob)
 
-    def _add(self, slot: _Slot, token: int, logprob: float) -> None:
+    def _append(self, slot: _Slot, token: int, logprob: float) -> None:
         self.meter.num_decoded += 1
-        asked = slot.asked
         completion = slot.transcript.add(token, logprob, self._network.eos_id)
         if completion is not None:
             slot.done = True
-            asked.completions[slot.candidate] = completion
-            if all(asked.completions):
-                asked.job.answer(asked.completions)
+            if slot.job.work.finish(slot.candidate, completion):
+                slot.job.answer(slot.job.work.completions)
 
     def _make_room(self) -> None:
         """Frees the slots that are done. Gaps wait for the next prompts, unless they become many."""
@@ -272,11 +252,11 @@ class Batch:
             while self._slots and self._slots[-1] is None:
                 self._slots.pop()
         self._patience = self._patience + 1 if len(self) < _FULL_ENOUGH * len(self._slots) else 0
-        if self._patience > (_PATIENCE if self._looks_late else 0):
+        if self._patience > (_PATIENCE if self._async_scheduling else 0):
             self._close_gaps()
             self._patience = 0
         if not self._slots:
-            self._look()
+            self._read_tokens()
 
     def _close_gaps(self) -> None:
         """The last occupied slots move into the gaps."""
@@ -295,6 +275,10 @@ class Batch:
         del self._slots[kept:]
 
 
+def _changes_logits(work: TokenizedRequest) -> bool:
+    return work.penalizes or work.request.min_tokens > 0
+
+
 def _allocate(network: Network, num_slots: int, length: int) -> SlotCache:
     """With fewer slots where there is no memory for so many."""
     while True:
@@ -311,6 +295,6 @@ def _sampling(slots: list[_Slot], device: torch.device) -> list[Tensor]:
     values = []
     for slot in slots:
         point = float(torch.rand((), generator=slot.generator, dtype=torch.double))
-        request = slot.asked.prompted.request
+        request = slot.job.work.request
         values.append((request.temperature, request.top_p, point))
     return list(upload(torch.tensor(values, dtype=torch.double), device).T)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vigc.model.engines.base import ImageHandle, Job, pixels_of
+from vigc.model.engines.base import Encode, EngineJob, ImageHandle, pixels_of
 from vigc.model.engines.continuous.qformer import QFormer
 from vigc.model.engines.interface import BLANK, Blank
 from vigc.model.engines.meter import QFORMER, VISION, Meter
@@ -27,7 +27,7 @@ class Images:
             torch.backends.cuda.enable_cudnn_sdp(False)
         with torch.inference_mode():
             self._qformer = QFormer(network)
-        self.waiting: deque[Job] = deque()
+        self.waiting: deque[EngineJob[Encode]] = deque()
         self.held: set[ImageHandle] = set()
         self._blank: Tensor | None = None
 
@@ -36,10 +36,10 @@ class Images:
         """How many of those that wait may be seen now."""
         return min(self._most_held - len(self.held), len(self.waiting))
 
-    def take(self, number: int) -> list[Job]:
+    def take(self, number: int) -> list[EngineJob[Encode]]:
         return [self.waiting.popleft() for _ in range(number)]
 
-    def see(self, jobs: Sequence[Job]) -> None:
+    def see(self, jobs: Sequence[EngineJob[Encode]]) -> None:
         """Answers these."""
         for job, one in zip(jobs, self.remembered([job.image for job in jobs]), strict=True):
             if isinstance(job.image, ImageHandle):

@@ -122,11 +122,11 @@ def add_and_norm(x: Tensor, y: Tensor, weight: Tensor, eps: float) -> Tensor:
     return normed
 
 
-def likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """As `choice.likeliest`, of (batch, vocabulary), whose rows are contiguous: tokens and their log-probabilities."""
+def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """As `sampler.greedy`, of (batch, vocabulary), whose rows are contiguous: tokens and their log-probabilities."""
     tokens = torch.empty(len(logits), dtype=torch.long, device=logits.device)
     logprobs = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
-    _likeliest[len(logits),](logits, tokens, logprobs, logits.shape[1], logits.stride(0), _READ, num_warps=8)
+    _greedy[len(logits),](logits, tokens, logprobs, logits.shape[1], logits.stride(0), _READ, num_warps=8)
     return tokens, logprobs
 
 
@@ -273,7 +273,7 @@ def _add_and_norm(x, y, weight, normed, width, eps, columns: tl.constexpr):
 
 
 @triton.jit
-def _likeliest(logits, tokens, logprobs, size, stride, block: tl.constexpr):
+def _greedy(logits, tokens, logprobs, size, stride, block: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, block)
     best, at, total = -3.0e38, tl.zeros([], tl.int64), 0.0  # not -inf, which is as far from itself as nan

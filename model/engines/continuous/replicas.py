@@ -1,9 +1,9 @@
 """Several continuous engines as one, each on cores of its own.
 
-What a step of a small model does lasts microseconds, so that threads which share one gain next to nothing: they spend
-their time meeting at its ends. Engines beside each other do not meet, but in Python, which runs one at a time: with few
-conversations in each they mostly wait for that. So one is well filled before the next gets any. A picture belongs to
-one of them from first to last.
+The operations of a small model's step last microseconds, so threads that share a step gain next to nothing: they spend
+their time waiting for each other. Replicas share no step, but they share Python, which runs one thread at a time: with
+few conversations in each they mostly wait for that. So one is well filled before the next gets any. An image belongs
+to one replica from first to last.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from vigc.model.engines.meter import Meter
 from vigc.model.network import Network
 
 _SMALL = 2**28  # bytes of a language model that is bound by its many short operations, not by arithmetic or memory
-_FILLED = 0.25  # pictures for each slot of a lane from which on another helps
-_MOST_LANES = 4  # between its operations each is in Python, where there may be one at a time
+_FILLED = 0.25  # images for each slot of a replica before the next gets any
+_MOST_REPLICAS = 4  # between its operations each is in Python, where there may be one at a time
 
 
-class Lanes(NetworkEngine):
+class ReplicatedEngine(NetworkEngine):
     """See the module."""
 
     def __init__(self, engines: Sequence[ContinuousEngine]) -> None:
         super().__init__(engines[0].network, num_slots=sum(engine.num_slots for engine in engines))
         self.engines = list(engines)
-        self._lane_of: dict[ImageHandle, ContinuousEngine] = {}
+        self._replica_of: dict[ImageHandle, ContinuousEngine] = {}
 
     @property
     def is_alive(self) -> bool:
@@ -70,28 +70,28 @@ class Lanes(NetworkEngine):
 
     async def submit(self, image: ImageHandle | Blank, work: Any) -> Any:
         if isinstance(work, Encode) and isinstance(image, ImageHandle):
-            self._lane_of[image] = self._lane_for_picture()
-        return await self._lane(image).submit(image, work)
+            self._replica_of[image] = self._replica_for_image()
+        return await self._replica(image).submit(image, work)
 
     def release(self, handle: ImageHandle) -> None:
-        self._lane_of.pop(handle).release(handle)
+        self._replica_of.pop(handle).release(handle)
 
-    def _lane_for_picture(self) -> ContinuousEngine:
-        num_pictures = Counter(self._lane_of.values())
+    def _replica_for_image(self) -> ContinuousEngine:
+        num_images = Counter(self._replica_of.values())
         for engine in self.engines:
-            if num_pictures[engine] < engine.num_slots * _FILLED:
+            if num_images[engine] < engine.num_slots * _FILLED:
                 return engine
-        return min(self.engines, key=lambda engine: num_pictures[engine])
+        return min(self.engines, key=lambda engine: num_images[engine])
 
-    def _lane(self, image: ImageHandle | Blank) -> ContinuousEngine:
-        if isinstance(image, ImageHandle) and image in self._lane_of:
-            return self._lane_of[image]
-        return min(self.engines, key=lambda engine: engine.num_under_way)  # no picture, or one that was closed
+    def _replica(self, image: ImageHandle | Blank) -> ContinuousEngine:
+        if isinstance(image, ImageHandle) and image in self._replica_of:
+            return self._replica_of[image]
+        return min(self.engines, key=lambda engine: engine.num_under_way)  # no image, or one that was closed
 
 
 def continuous_engine(
     network: Network, *, num_slots: int | None = None, memory_bytes: int | None = None, num_threads: int | None = None
-) -> ContinuousEngine | Lanes:
+) -> ContinuousEngine | ReplicatedEngine:
     """One engine, or one for every core or few, where that is faster.
 
     Args:
@@ -102,14 +102,14 @@ def continuous_engine(
     """
     threads = num_threads or num_cores()
     slots = slots_to_use(network, context_length(network), num_slots, memory_bytes)
-    lanes = min(_num_lanes(network, threads), slots)
+    num = min(_num_replicas(network, threads), slots)
     engines = [
-        ContinuousEngine(network, num_slots=share, num_threads=threads // lanes)
-        for share in (slots // lanes + (lane < slots % lanes) for lane in range(lanes))
+        ContinuousEngine(network, num_slots=slots // num + (number < slots % num), num_threads=threads // num)
+        for number in range(num)
     ]
-    return engines[0] if lanes == 1 else Lanes(engines)
+    return engines[0] if num == 1 else ReplicatedEngine(engines)
 
 
-def _num_lanes(network: Network, threads: int) -> int:
+def _num_replicas(network: Network, threads: int) -> int:
     weights = sum(weight.nbytes for weight in network.language_model.parameters())
-    return min(threads, _MOST_LANES) if network.device.type == "cpu" and weights <= _SMALL else 1
+    return min(threads, _MOST_REPLICAS) if network.device.type == "cpu" and weights <= _SMALL else 1

@@ -1,4 +1,4 @@
-"""Which token comes next, for many rows at once: the likeliest, or one drawn by the row's own random number."""
+"""Which token comes next, for many rows at once: the likeliest one, or one sampled with the row's own random number."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ import torch
 from torch import Tensor
 
 
-def likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
+def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Tokens and their log-probabilities in nats, (batch,) each, of (batch, vocabulary) in any precision."""
     if logits.is_cuda:
         from vigc.model.engines.continuous import kernels
 
-        return kernels.likeliest(logits)
+        return kernels.greedy(logits)
     logits = logits.float()
     best, tokens = logits.max(dim=-1)
     return tokens, best - logits.logsumexp(dim=-1)
 
 
-def drawn(logits: Tensor, temperature: Tensor, top_p: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """The same, from each row's nucleus: the likeliest tokens that make up `top_p`. A row's neighbours play no part.
+def sampled(logits: Tensor, temperature: Tensor, top_p: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """The same, sampled from each row's nucleus: the likeliest tokens that make up `top_p`. No row affects another.
 
     Args:
         logits: (batch, vocabulary).
         temperature, top_p, points: (batch,), float64; `points` are the random numbers, in [0, 1).
+    Returns:
+        Tokens, int64, and their log-probabilities in nats, (batch,) each.
     """
     logprobs = (logits.float() / temperature[:, None].float()).log_softmax(dim=-1)
     ordered, order = logprobs.exp().double().sort(dim=-1, descending=True, stable=True)

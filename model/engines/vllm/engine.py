@@ -18,14 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vigc.model.completion import Completion, Request, ScoredToken, seeds_of
-from vigc.model.engines.base import NUDGE, BatchingEngine, Encode, ImageHandle, Job
+from vigc.model.completion import Request, ScoredToken
+from vigc.model.engines.base import WAKE_UP, BatchingEngine, Encode, EngineJob, ImageHandle
 from vigc.model.engines.continuous.capacity import MOST_CONTEXT, context_length, slot_bytes, slots_to_use
 from vigc.model.engines.continuous.images import Images
-from vigc.model.engines.detokenizer import Pieces, Transcript, banned_sequences
+from vigc.model.engines.detokenizer import Pieces, Transcript
 from vigc.model.engines.interface import BLANK, EngineLost
 from vigc.model.engines.meter import Meter
-from vigc.model.engines.scoring import Reading, Score, read
+from vigc.model.engines.scoring import ScoreRequest, TokenizedText, read
+from vigc.model.engines.tokenized import TokenizedRequest, require_room, tokenize_request
 from vigc.model.engines.vllm.connection import Connection
 from vigc.model.engines.vllm.environment import find_python
 from vigc.model.files.loading import DTYPES
@@ -39,35 +40,26 @@ _LEAST_TEMPERATURE, _MOST_TEMPERATURE = 0.01, 2.0  # beyond, vLLM changes or ref
 
 
 @dataclass(frozen=True)
-class _Heard:
-    """Work: a message of vLLM's."""
+class _VllmMessage:
+    """Work: a message from vLLM."""
 
     message: dict[str, Any]
 
 
 @dataclass(eq=False)
-class _Asked:
-    """A request, and what has come back."""
-
-    job: Job
-    completions: list[Completion | None]
-
-
-@dataclass(eq=False)
-class _Answer:
+class _Decoding:
     """One candidate of a request, under way in vLLM."""
 
-    asked: _Asked
+    job: EngineJob[TokenizedRequest]
     candidate: int
     transcript: Transcript
 
 
 @dataclass(eq=False)
 class _Scoring:
-    """A text that vLLM is made to say, and how likely each token of it was."""
+    """A text that vLLM is made to decode, and how likely each token of it was."""
 
-    job: Job
-    reading: Reading
+    job: EngineJob[TokenizedText]
     logprobs: list[float]
 
 
@@ -107,8 +99,8 @@ class VllmEngine(BatchingEngine):
         self._pieces = Pieces(network.tokenizer)
         self._dtype = next(name for name, dtype in DTYPES.items() if dtype == network.dtype)
         self._numbers = itertools.count()
-        self._waiting: deque[Job] = deque()
-        self._under_way: dict[int, _Answer | _Scoring] = {}
+        self._waiting: deque[EngineJob[Any]] = deque()
+        self._under_way: dict[int, _Decoding | _Scoring] = {}
         self._lost: str | None = None
         settings = {
             "model": str(folder),
@@ -122,7 +114,7 @@ class VllmEngine(BatchingEngine):
         }
         self._vllm = Connection(found, settings, num_threads or torch.get_num_threads())
         super().__init__(network, num_slots=num_slots, num_threads=num_threads)
-        self._vllm.listen(lambda message: self._inbox.put(Job(BLANK, _Heard(message), None, None)))  # type: ignore[arg-type]
+        self._vllm.listen(lambda message: self._inbox.put(EngineJob[Any](BLANK, _VllmMessage(message), None, None)))  # type: ignore[arg-type]
 
     def check(self, request: Request) -> None:
         super().check(request)
@@ -144,7 +136,7 @@ class VllmEngine(BatchingEngine):
     def release(self, handle: ImageHandle) -> None:
         super().release(handle)
         self._images.release(handle)
-        self._inbox.put(NUDGE)
+        self._inbox.put(WAKE_UP)
 
     def _run(self) -> None:
         while self._read_inbox(block=not (self._waiting or self._images.room > 0)):
@@ -158,19 +150,24 @@ class VllmEngine(BatchingEngine):
                 self._attempt(jobs, partial(self._hand_over, jobs))
         self._fail_all(ModelError("The engine was closed."))
 
-    def _enqueue(self, job: Job) -> None:
-        if isinstance(job.work, _Heard):
-            self._hear(job.work.message)
+    def prepared(self, work: Request | ScoreRequest | Encode) -> TokenizedRequest | TokenizedText | Encode:
+        if isinstance(work, ScoreRequest):
+            return read(self.network, work)
+        return tokenize_request(self.network, work, self._length) if isinstance(work, Request) else work
+
+    def _enqueue(self, job: EngineJob[Any]) -> None:
+        if isinstance(job.work, _VllmMessage):
+            self._on_message(job.work.message)
         elif isinstance(job.work, Encode):
             self._images.waiting.append(job)
         else:
             self._waiting.append(job)
 
-    def _drop(self, jobs: set[Job]) -> None:
-        self._take_back({number for number, one in self._under_way.items() if _job(one) in jobs})
+    def _drop(self, jobs: set[EngineJob[Any]]) -> None:
+        self._take_back({number for number, one in self._under_way.items() if one.job in jobs})
 
     def _drop_cancelled(self) -> None:
-        self._take_back({number for number, one in self._under_way.items() if _job(one).cancelled.is_set()})
+        self._take_back({number for number, one in self._under_way.items() if one.job.cancelled.is_set()})
         self._waiting = deque(job for job in self._waiting if not job.cancelled.is_set())
         self._images.drop_cancelled()
 
@@ -181,7 +178,7 @@ class VllmEngine(BatchingEngine):
             self._vllm.send({"drop": sorted(numbers)})
 
     def _fail_all(self, error: ModelError) -> None:
-        for job in {*self._images.waiting, *self._waiting, *map(_job, self._under_way.values())}:
+        for job in {*self._images.waiting, *self._waiting, *(one.job for one in self._under_way.values())}:
             job.fail(error)
         self._images.waiting.clear()
         self._waiting.clear()
@@ -189,33 +186,25 @@ class VllmEngine(BatchingEngine):
 
     # To vLLM.
 
-    def _hand_over(self, jobs: list[Job]) -> None:
+    def _hand_over(self, jobs: list[EngineJob[Any]]) -> None:
         """Visual tokens of these, computed together, and their prompts, one by one."""
-        remembered: list[tuple[Job, Tensor]] = []
-        for job in jobs:
-            self._attempt([job], partial(self._recall, job, remembered))
+        remembered: list[tuple[EngineJob[Any], Tensor]] = []
+        for job in jobs:  # its image may have been closed this very moment
+            self._attempt([job], lambda job=job: remembered.append((job, self._images.memory(job.image))))  # type: ignore[misc]
         if not remembered:
             return
         visual = self._images.visual(
             [memory for _, memory in remembered],
-            [self.network.qformer_row(job.work.qformer_text) for job, _ in remembered],
+            [job.work.qformer_row for job, _ in remembered],
         )
         for (job, _), tokens in zip(remembered, visual, strict=True):
-            ask = self._ask_score if isinstance(job.work, Score) else self._ask
-            self._attempt([job], partial(ask, job, tokens))
+            send = self._send_text if isinstance(job.work, TokenizedText) else self._send_request
+            self._attempt([job], partial(send, job, tokens))
 
-    def _recall(self, job: Job, remembered: list[tuple[Job, Tensor]]) -> None:
-        remembered.append((job, self._images.memory(job.image)))  # it may have been closed this very moment
-
-    def _ask(self, job: Job, visual: Tensor) -> None:
-        request: Request = job.work
-        prompt = self.network.prompt_ids(request.prompt + request.prefix)
-        self._require_room(prompt, request.max_tokens)
-        banned = banned_sequences(self.network.tokenizer, request.suppress)
-        is_plain = not banned and request.repetition_penalty == 1.0
-        shaping = {"repetition_penalty": request.repetition_penalty, "banned": banned, "given": []}
-        asked = _Asked(job, [None] * request.n)
-        for candidate, seed in enumerate(seeds_of(request)):
+    def _send_request(self, job: EngineJob[TokenizedRequest], visual: Tensor) -> None:
+        work, request = job.work, job.work.request
+        shaping = {"repetition_penalty": request.repetition_penalty, "banned": work.banned, "given": []}
+        for candidate, seed in enumerate(work.seeds):
             sampling = {
                 "temperature": request.temperature,
                 "top_p": request.top_p,
@@ -224,33 +213,23 @@ class VllmEngine(BatchingEngine):
                 "min_tokens": min(request.min_tokens, request.max_tokens),
                 "stop_token_ids": [self.network.eos_id],
             }
-            answer = _Answer(asked, candidate, Transcript(self._pieces, request))
-            self._send(answer, visual, prompt, sampling, {} if is_plain else shaping)
+            one = _Decoding(job, candidate, Transcript(self._pieces, request))
+            self._send(one, visual, work.prompt, sampling, shaping if work.penalizes else {})
 
-    def _ask_score(self, job: Job, visual: Tensor) -> None:
+    def _send_text(self, job: EngineJob[TokenizedText], visual: Tensor) -> None:
         """vLLM scores no prompt that is embeddings, so the text is given to it token by token as if it was decoded."""
-        work: Score = job.work
-        reading = read(self.network, work)
-        prompt, given = reading.ids[: reading.start], reading.ids[reading.start :]
+        prompt, given = job.work.ids[: job.work.start], job.work.ids[job.work.start :]
         if not given:
             job.answer([])
             return
-        self._require_room(prompt, len(given))
+        require_room(self.network, prompt, len(given), self._length)
         sampling = {"temperature": 0.0, "max_tokens": len(given), "ignore_eos": True}
         shaping = {"repetition_penalty": 1.0, "banned": [], "given": given}
-        self._send(_Scoring(job, reading, []), visual, prompt, sampling, shaping)
-
-    def _require_room(self, prompt: list[int], max_tokens: int) -> None:
-        needed = self.network.num_queries + len(prompt) + max_tokens
-        if needed > self._length:
-            raise ConfigError(
-                f"A prompt of {len(prompt)} tokens with max_tokens {max_tokens} needs {needed} positions; the engine "
-                f"has {self._length}."
-            )
+        self._send(_Scoring(job, []), visual, prompt, sampling, shaping)
 
     def _send(
         self,
-        one: _Answer | _Scoring,
+        one: _Decoding | _Scoring,
         visual: Tensor,
         prompt: list[int],
         sampling: dict[str, Any],
@@ -266,21 +245,20 @@ class VllmEngine(BatchingEngine):
             "sampling": sampling,
             "shaping": shaping,
             # Oldest image first: images finish one after the other instead of all at the end.
-            "priority": _job(one).image.order,
+            "priority": one.job.image.order,
         }
         self._vllm.send(message, embeds.view(torch.uint8).numpy().tobytes())
 
     # From vLLM.
 
-    def _hear(self, message: dict[str, Any]) -> None:
+    def _on_message(self, message: dict[str, Any]) -> None:
         if "lost" in message:
             self._lost = str(message["lost"])
         elif "refused" in message:
             one = self._under_way.get(message["refused"])
             if one is not None:
-                job = _job(one)
-                self._drop({job})
-                job.fail(ModelError(f"vLLM refused the request: {message['why']}"))
+                self._drop({one.job})
+                one.job.fail(ModelError(f"vLLM refused the request: {message['why']}"))
         else:
             done = set()
             for number, tokens, logprobs, ended in message["tokens"]:
@@ -288,24 +266,22 @@ class VllmEngine(BatchingEngine):
                 one = self._under_way.get(number)
                 if isinstance(one, _Scoring):
                     self._add_score(number, one, logprobs, ended=ended)
-                elif one is not None and self._add(one, tokens, logprobs):
+                elif one is not None and self._append(one, tokens, logprobs):
                     del self._under_way[number]
                     if not ended:
                         done.add(number)
                 elif one is not None and ended:
                     del self._under_way[number]
-                    one.asked.job.fail(ModelError("vLLM ended an answer before its time."))
+                    one.job.fail(ModelError("vLLM ended an answer before its time."))
             self._take_back(done)
 
-    def _add(self, answer: _Answer, tokens: list[int], logprobs: list[float]) -> bool:
+    def _append(self, one: _Decoding, tokens: list[int], logprobs: list[float]) -> bool:
         """Whether that was the last of it."""
-        asked = answer.asked
         for token, logprob in zip(tokens, logprobs, strict=True):
-            completion = answer.transcript.add(token, logprob, self.network.eos_id)
+            completion = one.transcript.add(token, logprob, self.network.eos_id)
             if completion is not None:
-                asked.completions[answer.candidate] = completion
-                if all(asked.completions):
-                    asked.job.answer(asked.completions)
+                if one.job.work.finish(one.candidate, completion):
+                    one.job.answer(one.job.work.completions)
                 return True
         return False
 
@@ -313,9 +289,5 @@ class VllmEngine(BatchingEngine):
         scoring.logprobs += logprobs
         if ended:
             del self._under_way[number]
-            ends = scoring.reading.ends
+            ends = scoring.job.work.ends
             scoring.job.answer([ScoredToken(end, x) for end, x in zip(ends, scoring.logprobs, strict=True)])
-
-
-def _job(one: _Answer | _Scoring) -> Job:
-    return one.job if isinstance(one, _Scoring) else one.asked.job

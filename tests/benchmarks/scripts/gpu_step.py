@@ -19,7 +19,7 @@ from vigc.model.benchmarks.shapes import make_network
 from vigc.model.engines.continuous.cache import SlotCache
 from vigc.model.engines.continuous.decoder import Decoder
 from vigc.model.engines.continuous.graphs import Recorded
-from vigc.model.engines.continuous.sampler import likeliest
+from vigc.model.engines.continuous.sampler import greedy
 
 SLOTS, LENGTH, STEPS = (16, 32, 64, 96, 128, 160, 192, 224, 256), 768, 20
 
@@ -38,7 +38,7 @@ def measure(context: int) -> list[dict[str, Any]]:
         seen = float(cache.positions[:slots].float().mean()) + 1
 
         def step(slots: int = slots) -> None:
-            likeliest(recorded(tokens[:slots], cache, LENGTH))
+            greedy(recorded(tokens[:slots], cache, LENGTH))
 
         for _ in range(3):  # the first records
             step()

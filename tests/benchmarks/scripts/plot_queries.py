@@ -1,4 +1,4 @@
-"""Draws what VIC gains against the number of query tokens: JSON lines of `vigc.model.benchmarks.ablate` to an SVG.
+"""Draws what VIC gains against the number of query tokens: JSON lines of `ablate_queries.py` to an SVG.
 
 python tests/benchmarks/scripts/plot_queries.py results/queries.jsonl results/queries.svg
 """

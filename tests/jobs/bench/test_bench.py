@@ -9,7 +9,6 @@ import re
 import pytest
 from waiting import wait_until
 
-from vigc.jobs.bench import decode as bench_decode
 from vigc.jobs.bench.data import (
     REQUEST,
     InstantWorker,
@@ -19,7 +18,6 @@ from vigc.jobs.bench.data import (
     rates,
     write_manifest,
 )
-from vigc.jobs.bench.decode import draw_photographs
 from vigc.jobs.bench.memory import MB, MemorySample, MemoryWatch, draw, growth
 from vigc.model.engines.meter import PARTS
 from vigc.platform.dataset.layout import Block
@@ -28,7 +26,6 @@ from vigc.platform.dataset.merging import Merger
 from vigc.platform.dataset.passes import read_block
 from vigc.platform.dataset.store import Store
 from vigc.platform.dataset.verify import verify
-from vigc.platform.images import decode as images
 from vigc.platform.images.isolation import Child
 from vigc.platform.sources import open_source
 
@@ -162,18 +159,6 @@ def test_bench_data_without_ray_writes_and_verifies_the_same(vigc_here, tmp_path
     assert figures["command"].startswith("vigc bench data --rows 48 --without-ray")
     assert figures["verify_peak_mb_48"] > 20
     assert not any(name.startswith(("resume", "rows_per_s")) for name in figures)
-
-
-def test_decoding_is_compared_with_pillow_on_the_same_pictures(tmp_path):
-    pixels = {path: images.decode(str(path), bench_decode.IMAGE_SIZE) for path in draw_photographs(tmp_path, 2)}
-    for path, decoded in pixels.items():
-        assert decoded.pixels == bench_decode._with_pillow(path)
-        assert 50_000 < path.stat().st_size < 250_000  # as photographs of this size are
-    json_file = tmp_path / "figures.json"
-    bench_decode.decode(num=2, rounds=1, json_file=json_file)
-    figures = json.loads(json_file.read_text())
-    assert figures["ratio"] == pytest.approx(figures["images_per_s"] / figures["images_per_s_pillow"])
-    assert figures["cores_for_8_a100"] == pytest.approx(73 / figures["images_per_s"])
 
 
 def test_rows_that_are_no_numbers_are_refused(vigc_here):

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from PIL import Image
@@ -130,7 +129,6 @@ def test_the_same_command_again_starts_neither_ray_nor_torch_and_reports_the_sam
     spy = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr))"
     before = digest(out)
 
-    started = time.monotonic()
     done = subprocess.run(
         [
             sys.executable,
@@ -147,12 +145,10 @@ def test_the_same_command_again_starts_neither_ray_nor_torch_and_reports_the_sam
         text=True,
         check=False,
     )
-    seconds = time.monotonic() - started
 
     assert done.returncode == 0
     assert not {"torch", "ray", "transformers"} & set(done.stderr.split())
     assert "pyarrow" in done.stderr.split()
-    assert seconds < 60, "a finished run takes a second or two, more on a busy machine"
     before_that = first.out.replace("11 images in this run", "nothing was left to do")
     assert done.stdout[done.stdout.index("─") :] == before_that[before_that.index("─") :]
     assert len(list((out / "passes/001/runs").iterdir())) == 1

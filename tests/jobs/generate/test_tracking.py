@@ -6,13 +6,13 @@ import json
 import os
 import re
 import signal
-import socket
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
 import pytest
+from ports import free_port
 from waiting import wait_until
 
 from vigc.jobs.generate.config import GenerateConfig
@@ -93,9 +93,7 @@ def watched(scenes_dir: Path, tmp_path_factory: pytest.TempPathFactory, shared_r
     for picture in sorted((scenes_dir / "images").iterdir())[:3]:
         (folder / picture.name).write_bytes(picture.read_bytes())
     (folder / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        uri = f"http://127.0.0.1:{free.getsockname()[1]}"
+    uri = f"http://127.0.0.1:{free_port()}"
     port = ray.nodes()[0]["MetricsExportPort"]
     notes: list[str] = []
     seen: dict[str, float] = {}

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
-import time
 import urllib.request
 from collections import Counter
 
 import pytest
-from local_service import data_uri, free_port
+from local_service import data_uri
+from ports import free_port
 from waiting import WAIT_S
 
 from vigc.jobs.bench.serve import Level, _ratios
@@ -47,9 +46,8 @@ def test_a_port_that_is_taken_is_said_so(vigc_here):
 
 
 @pytest.mark.slow
-def test_the_command_answers_within_a_minute_and_ends_cleanly(vigc_started, monkeypatch):
+def test_the_command_answers_and_ends_cleanly(vigc_started, monkeypatch):
     monkeypatch.setenv("VIGC_API_KEYS", "secret")
-    began = time.monotonic()
     process = vigc_started("serve", "--json", "--port", free_port())
     try:
         said = ""
@@ -64,9 +62,6 @@ def test_the_command_answers_within_a_minute_and_ends_cleanly(vigc_started, monk
         request = urllib.request.Request(f"{ready['url']}/v1/vigc", body, headers)
         with urllib.request.urlopen(request, timeout=WAIT_S) as answer:
             assert json.loads(answer.read())["conversations"][0]["answer"]
-        # On cores of its own; whoever else is at work on them takes a share.
-        shares = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-        assert time.monotonic() - began < 60 * shares
     finally:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=WAIT_S)

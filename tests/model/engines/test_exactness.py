@@ -6,19 +6,19 @@ import random
 from pathlib import Path
 
 import pytest
+from exactness import Said, Unsure, compare, load
 
-from vigc.model.benchmarks.exactness import Said, Unsure, compare, load
 from vigc.model.engines.continuous.engine import ContinuousEngine
 from vigc.model.engines.reference import ReferenceEngine
 from vigc.model.network import Network
 
-# Made by `python -m vigc.model.benchmarks.exactness`; the kinds take turns.
+# Made by `tests/helpers/exactness.py`; the kinds take turns.
 EXPECTED = load(Path(__file__).with_name("reference_texts.json"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("num_slots", "looks_late", "order"),
+    ("num_slots", "async_scheduling", "order"),
     [
         (3, False, "sorted"),
         (8, True, "reversed"),
@@ -28,7 +28,7 @@ EXPECTED = load(Path(__file__).with_name("reference_texts.json"))
     ],
 )
 def test_texts_are_those_of_the_reference_with_any_slots_and_in_any_order(
-    network: Network, num_slots: int, looks_late: bool, order: str
+    network: Network, num_slots: int, async_scheduling: bool, order: str
 ) -> None:
     """fp32, greedy, a hundred scenes. A difference is excused where two tokens were as good, and there is none here."""
     places = list(range(len(EXPECTED)))
@@ -36,7 +36,7 @@ def test_texts_are_those_of_the_reference_with_any_slots_and_in_any_order(
         places.reverse()
     elif order == "shuffled":
         random.Random(num_slots).shuffle(places)
-    engine = ContinuousEngine(network, num_slots=num_slots, looks_late=looks_late)
+    engine = ContinuousEngine(network, num_slots=num_slots, async_scheduling=async_scheduling)
     try:
         found = compare(engine, EXPECTED, places)
     finally:

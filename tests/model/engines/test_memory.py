@@ -15,10 +15,12 @@ from vigc.model.completion import CPU_SLOTS
 from vigc.model.conversation.policy import make_policy
 from vigc.model.embedded.shape import SHIPPED
 from vigc.model.engines.continuous import batch as batches
+from vigc.model.engines.continuous import engine as engines
 from vigc.model.engines.continuous.capacity import image_bytes, slot_bytes
 from vigc.model.engines.continuous.decoder import Decoder
 from vigc.model.engines.continuous.engine import ContinuousEngine
 from vigc.model.engines.continuous.images import Images
+from vigc.model.engines.interface import BLANK
 from vigc.model.network import Network
 from vigc.model.prompts import load_pack
 from vigc.platform.records import ConfigError, Kind, ModelError
@@ -63,17 +65,35 @@ LIMITS: dict[str, Callable[[Callable[..., None]], None]] = {
     "prompts": lambda limit: limit(Decoder, "prefill", lambda decoder, x, prompts, cache: len(prompts.starts) - 1, 5),
     "steps": lambda limit: limit(Decoder, "step", lambda decoder, tokens, *rest: len(tokens), 6),
     "slots": lambda limit: limit(batches, "SlotCache", lambda network, num_slots, length: num_slots, 7),
-    "choice": lambda limit: limit(batches, "likeliest", len, 6),
+    "choice": lambda limit: limit(batches, "greedy", len, 6),
 }
 
 
 @pytest.mark.parametrize("what", LIMITS)
-@pytest.mark.parametrize("looks_late", [False, True])
+@pytest.mark.parametrize("async_scheduling", [False, True])
 def test_where_memory_runs_out_less_is_done_at_once_and_the_texts_stay(
-    network: Network, expected: list[tuple[str, str]], allocator: Callable[..., None], what: str, looks_late: bool
+    network: Network, expected: list[tuple[str, str]], allocator: Callable[..., None], what: str, async_scheduling: bool
 ) -> None:
     LIMITS[what](allocator)
-    assert texts(ContinuousEngine(network, num_slots=16, looks_late=looks_late)) == expected
+    assert texts(ContinuousEngine(network, num_slots=16, async_scheduling=async_scheduling)) == expected
+
+
+def test_where_memory_runs_out_fewer_texts_are_scored_at_once(network: Network, allocator: Callable[..., None]) -> None:
+    engine = ContinuousEngine(network, num_slots=4)
+
+    async def scores() -> list[Any]:
+        texts = [f" There are {number} cups on the table." for number in range(8)]
+        scored = asyncio.gather(*(engine.score(BLANK, "What is there?", text) for text in texts))
+        return await asyncio.wait_for(scored, 120)
+
+    try:
+        expected = asyncio.run(scores())
+        allocator(engines, "score", lambda network, visual, texts, rows: len(texts), 3)
+        found = asyncio.run(scores())
+    finally:
+        engine.close()
+    for one, other in zip(found, expected, strict=True):
+        assert [token.logprob for token in one] == pytest.approx([token.logprob for token in other], abs=1e-4)
 
 
 def test_what_does_not_fit_even_alone_fails_and_the_engine_goes_on(

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exactness import compare, load
 
 from vigc.model.benchmarks.embedded import held_out_scenes
-from vigc.model.benchmarks.exactness import compare, load
 from vigc.model.completion import Request
-from vigc.model.engines.continuous import replicas as lanes
+from vigc.model.engines.continuous import replicas
 from vigc.model.engines.continuous.capacity import image_bytes, slot_bytes
 from vigc.model.engines.continuous.engine import ContinuousEngine
-from vigc.model.engines.continuous.replicas import Lanes, continuous_engine
+from vigc.model.engines.continuous.replicas import ReplicatedEngine, continuous_engine
 from vigc.model.engines.interface import BLANK
 from vigc.model.network import Network
 from vigc.model.prompts import load_pack
@@ -31,25 +31,25 @@ ASK = Request(qformer_text=DETAIL, prompt=DETAIL, max_tokens=20)
 
 
 @pytest.fixture(scope="module")
-def engine(network: Network) -> Iterator[Lanes]:
+def engine(network: Network) -> Iterator[ReplicatedEngine]:
     made = continuous_engine(network, num_slots=7, num_threads=3)
-    assert isinstance(made, Lanes)
+    assert isinstance(made, ReplicatedEngine)
     yield made
     made.close()
 
 
-def pixels(engine: Lanes, index: int) -> np.ndarray:
+def pixels(engine: ReplicatedEngine, index: int) -> np.ndarray:
     return np.asarray(render(held_out_scenes(index + 1, 31)[index], engine.image_size))
 
 
-def test_slots_and_threads_are_shared_out(engine: Lanes) -> None:
+def test_slots_and_threads_are_shared_out(engine: ReplicatedEngine) -> None:
     assert [one.num_slots for one in engine.engines] == [3, 2, 2]
     assert [one._num_threads for one in engine.engines] == [1, 1, 1]
     assert engine.num_slots == 7
     assert len({id(one.network) for one in engine.engines}) == 1
 
 
-def test_texts_are_those_of_the_reference_and_the_figures_are_those_of_all(engine: Lanes) -> None:
+def test_texts_are_those_of_the_reference_and_the_figures_are_those_of_all(engine: ReplicatedEngine) -> None:
     engine.new_meter()
     assert engine.occupancy == 0.0
     found = compare(engine, EXPECTED[:24])
@@ -63,7 +63,7 @@ def test_texts_are_those_of_the_reference_and_the_figures_are_those_of_all(engin
     )
 
 
-def test_pictures_go_where_the_fewest_are_and_leave_nothing_behind(engine: Lanes) -> None:
+def test_pictures_go_where_the_fewest_are_and_leave_nothing_behind(engine: ReplicatedEngine) -> None:
     async def main() -> list[int]:
         async with engine.image(pixels(engine, 0)), engine.image(pixels(engine, 1)) as second:
             async with engine.image(pixels(engine, 2)), engine.image(pixels(engine, 3)):
@@ -73,12 +73,12 @@ def test_pictures_go_where_the_fewest_are_and_leave_nothing_behind(engine: Lanes
 
     assert sorted(asyncio.run(main())) == [1, 1, 2]
     assert [len(one._images.held) for one in engine.engines] == [0, 0, 0]
-    assert engine._lane_of == {}
+    assert engine._replica_of == {}
 
 
 def test_few_pictures_do_not_spread(network: Network) -> None:
     engine = continuous_engine(network, num_slots=24, num_threads=3)
-    assert isinstance(engine, Lanes)
+    assert isinstance(engine, ReplicatedEngine)
 
     async def main() -> list[list[int]]:
         held = []
@@ -95,7 +95,7 @@ def test_few_pictures_do_not_spread(network: Network) -> None:
         engine.close()
 
 
-def test_a_closed_picture_and_no_picture_are_answered_for_too(engine: Lanes) -> None:
+def test_a_closed_picture_and_no_picture_are_answered_for_too(engine: ReplicatedEngine) -> None:
     async def main() -> list[Any]:
         async with engine.image(pixels(engine, 0)) as closed:
             pass
@@ -108,10 +108,10 @@ def test_a_closed_picture_and_no_picture_are_answered_for_too(engine: Lanes) -> 
     assert isinstance(failed, ModelError)
     assert said.num_tokens == 20
     assert scored[-1].end == len(" A cup.")
-    assert engine._lane_of == {}
+    assert engine._replica_of == {}
 
 
-def test_who_leaves_frees_its_slots_in_all(engine: Lanes) -> None:
+def test_who_leaves_frees_its_slots_in_all(engine: ReplicatedEngine) -> None:
     async def main() -> None:
         async def hold(index: int) -> None:
             async with engine.image(pixels(engine, index)) as image:
@@ -151,13 +151,13 @@ def test_there_are_no_more_than_slots_and_memory_and_small_models_bear(
     def made(**options: Any) -> tuple[int, int]:
         engine = continuous_engine(network, **options)
         engine.close()
-        return len(engine.engines) if isinstance(engine, Lanes) else 1, engine.num_slots
+        return len(engine.engines) if isinstance(engine, ReplicatedEngine) else 1, engine.num_slots
 
     assert made(num_threads=8) == (4, 128)
     assert made(num_threads=8, num_slots=2) == (2, 2)
     assert made(num_threads=8, num_slots=200) == (4, 200)  # as asked, though memory would not suggest it
     assert made(num_threads=8, memory_bytes=3 * each) == (3, 3)
     assert made(num_threads=1) == (1, 128)
-    monkeypatch.setattr(lanes, "_SMALL", 0)
+    monkeypatch.setattr(replicas, "_SMALL", 0)
     assert made(num_threads=8) == (1, 128)
     assert isinstance(continuous_engine(network, num_slots=1), ContinuousEngine)

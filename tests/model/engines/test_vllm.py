@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exactness import compare, load
 
 from vigc.model.benchmarks.embedded import generate, held_out_scenes
-from vigc.model.benchmarks.exactness import compare, load
 from vigc.model.completion import Completion, Request
 from vigc.model.conversation.policy import make_policy
 from vigc.model.engines.continuous.engine import ContinuousEngine

@@ -89,10 +89,8 @@ def test_a_death_ends_every_call_under_way_and_no_answer_that_came_before_is_los
 
 def test_an_endless_call_is_ended(child):
     pid = child.call(("pid",))
-    start = time.monotonic()
     with pytest.raises(ChildTimeout, match=r"0\.3 s"):
         child.call(("spin",), timeout_s=0.3)
-    assert time.monotonic() - start < 30
     assert is_gone(pid)
     assert child.call(("echo", 1)) == 1
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from chromium import CHROMIUM, launched
+from chromium import CHROMIUM, launched, new_context
 from measured_dataset import MORE, TRUE, UNTRUE, conversation, failed, row, sentence, store_of
 from playwright.sync_api import expect
+from waiting import wait_until
 
 from vigc.platform.records import Kind
 from vigc.platform.report import write_report
@@ -53,7 +54,7 @@ def browser():
 @pytest.fixture
 def page(browser, store):
     """The report, opened offline; a fault of its script, or a request, fails the test."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, offline=True)
+    context = new_context(browser, offline=True)
     page = context.new_page()
     faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(str(error)))
@@ -119,12 +120,8 @@ def test_marks_are_made_with_mouse_and_keys_downloaded_kept_and_audited(page, st
     expect(page.locator("#num-marks")).to_have_text("1 marked, 0 wrong")
     page.keyboard.press("w")
 
-    for _ in range(5):  # a busy Chromium may open a page anew before it has kept what the old one stored
-        page.reload()
-        if page.locator("#num-marks").text_content() == "2 marked, 1 wrong":
-            break
-        page.wait_for_timeout(2000)
-    expect(page.locator("#num-marks")).to_have_text("2 marked, 1 wrong")
+    # A busy Chromium may open a page anew before it has kept what the old one stored.
+    wait_until(lambda: page.reload() and page.locator("#num-marks").text_content() == "2 marked, 1 wrong", pause_s=1)
     with page.expect_download() as waiting:
         page.locator("#download").click()
     target = tmp_path / waiting.value.suggested_filename

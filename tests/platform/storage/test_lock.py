@@ -8,6 +8,7 @@ import json
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -55,6 +56,24 @@ def held_elsewhere(folder: Folder) -> subprocess.Popen[str]:
     assert holder.stdout is not None
     assert holder.stdout.readline() == "holding\n"
     return holder
+
+
+def take_when_free(folder: Folder) -> None:
+    """Takes the lock as soon as it is to be had, and sees that it is this process's."""
+
+    def take() -> bool:
+        try:
+            with only_writer(folder):
+                return bool(json.loads(folder.read(LOCK))["pid"] == os.getpid())
+        except StoreError:
+            return False
+
+    wait_until(take, pause_s=0.2)
+
+
+def wait_until_renewed(folder: Folder) -> None:
+    before = json.loads(folder.read(LOCK))["renewed"]
+    wait_until(lambda: json.loads(folder.read(LOCK))["renewed"] > before, pause_s=0.2)
 
 
 def written_far_away(folder: Folder, *, released: bool = False, held_s: float = 720.0) -> bytes:
@@ -106,18 +125,10 @@ def test_of_sixteen_that_find_a_dead_owner_one_takes_over(folder: Folder):
 def test_a_second_start_is_refused_at_once_and_told_by_whom_and_since_when(folder: Folder):
     holder = held_elsewhere(folder)
     try:
-        time.sleep(2)
-        started = time.monotonic()
         with pytest.raises(StoreError) as caught, only_writer(folder):
             pass
-        assert time.monotonic() - started < lock.RENEW_S
-        host = os.uname().nodename
-        for seconds in range(1, 15):
-            if f"{folder} is being written by process {holder.pid} on {host} since {seconds} s. " in str(caught.value):
-                break
-        else:
-            raise AssertionError(str(caught.value))
-        assert "Wait for it, or stop it" in str(caught.value)
+        who = re.escape(f"{folder} is being written by process {holder.pid} on {os.uname().nodename}")
+        assert re.match(rf"{who} since \d+ s\. Wait for it, or stop it", str(caught.value))
     finally:
         holder.kill()
         holder.wait()
@@ -127,10 +138,8 @@ def test_the_lock_of_a_killed_owner_is_taken_over_at_once_even_while_it_is_a_zom
     holder = held_elsewhere(folder)
     os.kill(holder.pid, signal.SIGKILL)
     os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)
-    started = time.monotonic()
     with only_writer(folder):
         assert json.loads(folder.read(LOCK))["pid"] == os.getpid()
-    assert time.monotonic() - started < lock.RENEW_S
     holder.wait()
 
 
@@ -156,14 +165,12 @@ def test_a_process_with_the_id_of_a_dead_owner_is_not_taken_for_it(bucket_folder
 
 
 def test_an_owner_on_another_machine_is_believed_until_its_lock_expires(bucket_folder, monkeypatch):
-    monkeypatch.setattr(lock, "EXPIRES_S", 3.0)
     written_far_away(bucket_folder)
-    told = r"by process 4711 on far since 12 min\..*If it is gone, the lock ends in [123] s"
+    told = r"by process 4711 on far since 12 min\..*If it is gone, the lock ends in \d+ s"
     with pytest.raises(StoreError, match=told), only_writer(bucket_folder):
         pass
-    time.sleep(4.5)
-    with only_writer(bucket_folder):
-        assert json.loads(bucket_folder.read(LOCK))["pid"] == os.getpid()
+    monkeypatch.setattr(lock, "EXPIRES_S", 0.5)
+    take_when_free(bucket_folder)
 
 
 def test_what_is_no_lock_of_ours_expires_too(bucket_folder, monkeypatch):
@@ -171,9 +178,7 @@ def test_what_is_no_lock_of_ours_expires_too(bucket_folder, monkeypatch):
     with pytest.raises(StoreError, match="by another process"), only_writer(bucket_folder):
         pass
     monkeypatch.setattr(lock, "EXPIRES_S", 0.5)
-    time.sleep(2.1)
-    with only_writer(bucket_folder):
-        pass
+    take_when_free(bucket_folder)
 
 
 def test_an_owner_that_lives_on_this_machine_keeps_its_lock_even_if_it_is_stopped(bucket_folder, monkeypatch):
@@ -199,10 +204,8 @@ def test_a_lock_is_renewed_and_so_never_expires_while_it_is_held(bucket_folder, 
     monkeypatch.setattr(lock, "RENEW_S", 0.3)
     with only_writer(bucket_folder) as lost:
         first = json.loads(bucket_folder.read(LOCK))
-        time.sleep(2)
-        later = json.loads(bucket_folder.read(LOCK))
-        assert later["renewed"] > first["renewed"] + 1
-        assert later["since"] == first["since"]
+        wait_until_renewed(bucket_folder)
+        assert json.loads(bucket_folder.read(LOCK))["since"] == first["since"]
         assert not lost.is_set()
 
 
@@ -230,9 +233,9 @@ def test_emptying_the_folder_does_not_lose_the_lock(bucket_folder, monkeypatch):
     monkeypatch.setattr(lock, "RENEW_S", 0.3)
     with only_writer(bucket_folder) as lost:
         bucket_folder.delete_all()
-        time.sleep(2)
-        assert not lost.is_set()
+        wait_until(lambda: LOCK in bucket_folder.names())
         assert json.loads(bucket_folder.read(LOCK))["pid"] == os.getpid()
+        assert not lost.is_set()
 
 
 def test_a_lock_that_is_missing_after_a_long_silence_is_lost(bucket_folder, monkeypatch):
@@ -253,8 +256,8 @@ def test_lost_answers_lose_no_lock(s3: S3Server, s3_place, monkeypatch):
         with only_writer(folder) as lost:
             assert json.loads(folder.read(LOCK))["pid"] == os.getpid()
             proxy.fail(lost_answer, 1, "PUT")
-            time.sleep(3)
-            assert any(failed for _, _, failed in proxy.requests)
+            wait_until(lambda: any(failed for _, _, failed in proxy.requests))
+            wait_until_renewed(folder)
             assert not lost.is_set()
             proxy.fail(lost_answer, 1, "PUT")
         assert json.loads(folder.read(LOCK))["released"] is True
@@ -267,11 +270,9 @@ def test_a_lock_outlives_a_restart_of_the_storage(s3: S3Server, bucket_folder, m
     monkeypatch.setattr(lock, "RENEW_S", 0.5)
     with only_writer(bucket_folder) as lost:
         s3.kill()
-        time.sleep(5)
-        s3.start()
         time.sleep(3)
-        before = json.loads(bucket_folder.read(LOCK))["renewed"]
-        wait_until(lambda: json.loads(bucket_folder.read(LOCK))["renewed"] > before, pause_s=0.2)
+        s3.start()
+        wait_until_renewed(bucket_folder)
         assert not lost.is_set()
 
 

@@ -1,7 +1,11 @@
-"""`vigc bench vllm`: the vllm engine beside the default one, on the same model, images and prompts."""
+"""The vllm engine beside the default one, on the same model, images and prompts.
+
+python tests/benchmarks/scripts/bench_vllm.py [--kind detail] [--rounds 3] [--json FILE]
+"""
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
 from pathlib import Path
@@ -11,7 +15,39 @@ from rich.table import Table
 
 from vigc.jobs.bench.common import write_figures
 from vigc.jobs.terminal import make_console
+from vigc.model import embedded
+from vigc.model.benchmarks.baselines import Side, by_engine, spoken
+from vigc.model.benchmarks.embedded import held_out_scenes
+from vigc.model.benchmarks.speed import WARM_UP
+from vigc.model.conversation.policy import make_policy
+from vigc.model.engines.continuous.engine import ContinuousEngine
+from vigc.model.engines.continuous.replicas import ReplicatedEngine, continuous_engine
+from vigc.model.engines.vllm.engine import VllmEngine
+from vigc.model.network import load_network
+from vigc.model.prompts import load_pack
+from vigc.model.scenes import render
 from vigc.platform.records import Kind
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", maxsplit=1)[0])
+    parser.add_argument("--kind", type=Kind, choices=tuple(Kind), default=Kind.DETAIL)
+    parser.add_argument("--vllm-python", metavar="PATH", help="as of vigc generate")
+    parser.add_argument("--slots", type=int, default=64, help="slots of each engine")
+    parser.add_argument("--threads", type=int, help="threads of each engine; all cores if not given")
+    parser.add_argument("--num", type=int, default=256, help="rendered scenes")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of both, alternating")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    given = parser.parse_args()
+    beside_vllm(
+        kind=given.kind,
+        vllm_python=given.vllm_python,
+        slots=given.slots,
+        threads=given.threads,
+        num=given.num,
+        rounds=given.rounds,
+        json_file=given.json,
+    )
 
 
 def beside_vllm(
@@ -29,25 +65,13 @@ def beside_vllm(
     Args:
         threads: of each engine; None: all cores.
     """
-    from vigc.model import embedded
-    from vigc.model.benchmarks.baselines import Side, by_engine, spoken
-    from vigc.model.benchmarks.embedded import held_out_scenes
-    from vigc.model.benchmarks.speed import WARM_UP
-    from vigc.model.conversation.policy import make_policy
-    from vigc.model.engines.continuous.engine import ContinuousEngine
-    from vigc.model.engines.continuous.replicas import Lanes, continuous_engine
-    from vigc.model.engines.vllm.engine import VllmEngine
-    from vigc.model.network import load_network
-    from vigc.model.prompts import load_pack
-    from vigc.model.scenes import render
-
     console = make_console()
     network = load_network(embedded.PATH, device="cpu", dtype="float32")
     images = [np.asarray(render(scene, network.image_size)) for scene in held_out_scenes(num, seed=5)]
     talk = spoken(network, load_pack(), make_policy("paper"), kind)
     console.print("starting vLLM", style="dim")
     began = time.perf_counter()
-    engines: dict[str, ContinuousEngine | Lanes | VllmEngine] = {
+    engines: dict[str, ContinuousEngine | ReplicatedEngine | VllmEngine] = {
         "vllm": VllmEngine(network, python=vllm_python, num_slots=slots, num_threads=threads)
     }
     start_s = time.perf_counter() - began
@@ -95,3 +119,7 @@ def beside_vllm(
         f"{start_s:.0f} s"
     )
     write_figures(json_file, figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,6 @@
-"""`vigc bench filter`: what deciding about a large data set takes, in time and memory.
+"""What deciding about a large data set takes, in time and memory.
+
+python tests/benchmarks/scripts/bench_filter.py [--rows 20000] [--work FOLDER] [--json FILE]
 
 The rows are made up, with the traits that cost: a box for each of some objects, two answers in sentences of which some
 name what is absent, questions of a few thousand wordings besides the ones that nearly every image is asked, and copies
@@ -7,6 +9,7 @@ of images. Each step runs in a process of its own, so its peak is its own.
 
 from __future__ import annotations
 
+import argparse
 import random
 import tempfile
 import time
@@ -38,7 +41,7 @@ from vigc.platform.sources.base import Source, in_tables
 from vigc.platform.vocabulary import load_vocabulary
 
 KINDS = (Kind.CONVERSATION, Kind.DETAIL, Kind.REASONING)
-REQUEST = {"kinds": [str(kind) for kind in KINDS], "source": "vigc bench filter"}
+REQUEST = {"kinds": [str(kind) for kind in KINDS], "source": "bench_filter.py"}
 ROWS_PER_BLOCK = 2_000
 NUM_SCENES = 4_000  # different sets of objects with what is said about them; questions differ from row to row
 SHARE_COPIES, SHARE_USUAL, SHARE_ABSENT_VIG, SHARE_ABSENT = 0.05, 0.15, 0.15, 0.04
@@ -69,7 +72,16 @@ class MadeUp(Source):
         return in_tables(ImageRecord(f"train/{number:08}.jpg", "/nowhere") for number in range(self._num))
 
 
-def filter_(*, rows: int, work: Path | None, json_file: Path | None) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", maxsplit=1)[0])
+    parser.add_argument("--rows", type=int, default=20_000, help="made-up rows, of three conversations each")
+    parser.add_argument("--work", type=Path, metavar="FOLDER", help="where the data go meanwhile")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    given = parser.parse_args()
+    measure(rows=given.rows, work=given.work, json_file=given.json)
+
+
+def measure(*, rows: int, work: Path | None, json_file: Path | None) -> None:
     """Makes the rows, then times every step over all of them."""
     console = make_console()
     figures: dict[str, Any] = {"rows": rows, "conversations": rows * len(KINDS)}
@@ -104,9 +116,9 @@ def filter_(*, rows: int, work: Path | None, json_file: Path | None) -> None:
 
 
 def _apart(step: Callable[..., float], *args: Any) -> tuple[float, int]:
-    child = Child(_Caller)
+    child = Child(_Caller, (step, args))
     try:
-        found: tuple[float, int] = child.call((step, args))
+        found: tuple[float, int] = child.call(None)
         return found
     finally:
         child.stop()
@@ -115,9 +127,11 @@ def _apart(step: Callable[..., float], *args: Any) -> tuple[float, int]:
 class _Caller:
     """Calls in a process of its own, and says what it held at most."""
 
-    def __call__(self, what: tuple[Callable[..., float], tuple[Any, ...]]) -> tuple[float, int]:
-        step, args = what
-        return step(*args), peak_bytes()
+    def __init__(self, step: Callable[..., float], args: tuple[Any, ...]) -> None:
+        self._step, self._args = step, args
+
+    def __call__(self, _: None) -> tuple[float, int]:
+        return self._step(*self._args), peak_bytes()
 
 
 def _make(out: Path, rows: int) -> float:
@@ -228,3 +242,7 @@ def _row(
         "pass": "001",
         "conversations": spoken,
     }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,6 @@
-"""`vigc bench plan`: what a short probe foretells beside what a long one measures, on the same images and settings.
+"""What a short probe of `vigc plan` foretells beside what a long one measures, on the same images and settings.
+
+python tests/benchmarks/scripts/bench_plan.py [--short 20] [--long 400] [--rounds 3] [--json FILE]
 
 Both clocks run from when the engine is full. A round is a probe and then a long run, so that what else the machine does
 falls on both.
@@ -6,6 +8,7 @@ falls on both.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import tempfile
 from pathlib import Path
@@ -22,7 +25,17 @@ SEED = 5  # of the scenes
 IMAGES_PER_S = 60  # more than the embedded model makes on any CPU, so that images do not run out
 
 
-def plan(*, short_s: float, long_s: float, rounds: int, json_file: Path | None) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", maxsplit=1)[0])
+    parser.add_argument("--short", type=float, default=20, metavar="SECONDS", help="length of the probe")
+    parser.add_argument("--long", type=float, default=400, metavar="SECONDS", help="length of the run it foretells")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of both, alternating")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    given = parser.parse_args()
+    measure(short_s=given.short, long_s=given.long, rounds=given.rounds, json_file=given.json)
+
+
+def measure(*, short_s: float, long_s: float, rounds: int, json_file: Path | None) -> None:
     """Alternates `rounds` probes of each length over rendered scenes with the embedded model."""
     console = make_console()
     short: list[ProbeResult] = []
@@ -57,3 +70,7 @@ def plan(*, short_s: float, long_s: float, rounds: int, json_file: Path | None) 
             "long_s": long_s,
         },
     )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,11 +1,14 @@
-"""`vigc bench data --decode`: how many pictures one core fetches, decodes and shrinks, beside plain Pillow.
+"""How many images one core fetches, decodes and shrinks, beside plain Pillow.
 
-The pictures are JPEG files of 640 x 480, quality 90, with the detail of a photograph: smooth shapes under noise. Plain
-Pillow opens, converts and shrinks them, bicubic, and nothing else; ours also hashes the bytes and the picture.
+python tests/benchmarks/scripts/bench_decode.py [--num 200] [--rounds 5] [--json FILE]
+
+The images are JPEG files of 640 x 480, quality 90, with the detail of a photograph: smooth shapes under noise. Plain
+Pillow opens, converts and shrinks them, bicubic, and nothing else; ours also hashes the bytes and the pixels.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
 import statistics
 import tempfile
@@ -21,6 +24,15 @@ from vigc.jobs.terminal import make_console
 SIZE, QUALITY = (640, 480), 90
 IMAGE_SIZE = 224  # what InstructBLIP sees
 NEEDED_PER_S = 73  # pictures for 8 A100 at 9.1 descriptions a second each (cost model: 40 % of their peak, 5 beams)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", maxsplit=1)[0])
+    parser.add_argument("--num", type=int, default=200, help="images")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of both, alternating")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    given = parser.parse_args()
+    decode(num=given.num, rounds=given.rounds, json_file=given.json)
 
 
 def decode(*, num: int, rounds: int, json_file: Path | None) -> None:
@@ -85,3 +97,7 @@ def _with_pillow(path: Path) -> bytes:
     with Image.open(io.BytesIO(path.read_bytes())) as image:
         shrunk = image.convert("RGB").resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
     return shrunk.tobytes()
+
+
+if __name__ == "__main__":
+    main()

@@ -3,7 +3,7 @@
 Sums in another order give other roundings, and where the two best tokens are as good as equal, another text. So the
 texts are kept with the places at which that was so: a difference is excused there, and nowhere else.
 
-    python -m vigc.model.benchmarks.exactness FILE [NUM_SCENES]     # makes the texts of the embedded model
+python tests/helpers/exactness.py FILE [NUM_SCENES]     # makes the texts of the embedded model
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def load(path: Path) -> list[list[Said]]:
     """Raises ValueError where the texts are those of other weights."""
     content = json.loads(path.read_text(encoding="utf-8"))
     if content["weights"] != hash_files(find_weights(embedded.PATH)):
-        raise ValueError(f"{path} is of other weights. Make it again: python -m vigc.model.benchmarks.exactness {path}")
+        raise ValueError(f"{path} is of other weights. Make it again: python tests/helpers/exactness.py {path}")
     return [
         [Said(said["text"], [Unsure(**one) for one in said["unsure"]]) for said in conversation]
         for conversation in content["conversations"]

@@ -1,6 +1,6 @@
 """Small models beside each other: what does VIC gain, and what from?
 
-    python -m vigc.model.benchmarks.ablate FILE --eyes FOLDER --queries 2 4 8 16 32 --seeds 0 1 2
+python tests/benchmarks/scripts/ablate_queries.py FILE --eyes FOLDER --queries 2 4 8 16 32 --seeds 0 1 2
 
 Every run takes over the same eyes and learns descriptions alone, VIG and VIC, with the same budget; then both describe
 the same hard held-out scenes, with the prior of the world and without. The figures of a run are one line of FILE (JSON
@@ -20,8 +20,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from bench_embedded import compare, score_descriptions
 
-from vigc.model.benchmarks.embedded import compare, generate, held_out_scenes, score_descriptions
+from vigc.model.benchmarks.embedded import generate, held_out_scenes
 from vigc.model.conversation.policy import make_policy
 from vigc.model.embedded.files import fresh_network
 from vigc.model.embedded.samples import TextMixture, make_words_row
