@@ -12,7 +12,8 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test soak check bench bench-gpu vllm clean
+PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+.PHONY: help setup run test test-all soak check bench bench-gpu vllm clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,18 +34,20 @@ run: $(STAMP)  ## render 200 unseen scenes and make instruction data for them wi
 	@$(BIN)/vigc scenes $(OUT)/scenes --num 200 --seed 7
 	@$(BIN)/vigc generate $(OUT)/scenes --out $(OUT)/data --kinds conversation,detail,reasoning
 
-# Two files at a time, since most tests wait for processes; in the order of their names, which has the long ones early.
-test: $(STAMP)  ## run all tests
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Two files at a time, since most tests wait for processes; the long files first (tests/conftest.py).
+test: $(STAMP)  ## the tests that show each area's main ways: about ten minutes on two cores
+	@$(PYTEST) -m "not slow"
+
+test-all: $(STAMP)  ## all other tests: twenty minutes more
+	@$(PYTEST) -m slow
 
 soak: $(STAMP)  ## the long proofs: every way of being killed, one after the other
 	@$(BIN)/python -m pytest -m soak
 
-check: $(STAMP)  ## ruff, mypy --strict, import layering
+check: $(STAMP)  ## ruff, mypy --strict
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy -p vigc
-	@$(BIN)/python -m pytest -q tests/test_repository.py
 
 bench: $(STAMP)  ## list the benchmarks
 	@$(BIN)/vigc bench --help

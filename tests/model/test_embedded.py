@@ -43,7 +43,6 @@ def test_generated_questions_parse_and_vary(continuous: ContinuousEngine) -> Non
     assert largest_opening(questions) <= 0.3
 
 
-@pytest.mark.slow
 def test_vic_names_fewer_absent_objects_than_vig_and_more_of_those_present(continuous: ContinuousEngine) -> None:
     scenes = held_out_scenes(50, seed=47, debiased=True, hard=True)
     (made,) = zip(*asyncio.run(generate(continuous, PACK, PAPER, scenes, [Kind.DETAIL])), strict=True)

@@ -37,7 +37,7 @@ NAMELESS = """() => {
     .filter((one) => !named(one)).map((one) => one.outerHTML);
 }"""
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")]
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +165,7 @@ def test_sentences_are_compared_word_by_word(page):
     assert come == [False, False, False, True, True, False]
 
 
+@pytest.mark.slow
 def test_a_bad_file_is_named_and_what_was_there_stays(page, picture):
     sample(page, 1)
     ask(page, "knowledge")
@@ -182,6 +183,7 @@ def test_a_bad_file_is_named_and_what_was_there_stays(page, picture):
     expect(alert).to_have_text("The picture has 21.0 MiB; at most 20.0 MiB are taken.")
 
 
+@pytest.mark.slow
 def test_a_question_of_ones_own_is_asked_with_keys_alone_and_is_text(page):
     page.get_by_role("button", name="Sample 2").focus()
     page.keyboard.press("Enter")
@@ -199,6 +201,7 @@ def test_a_question_of_ones_own_is_asked_with_keys_alone_and_is_text(page):
     assert page.evaluate("window.hacked === undefined")
 
 
+@pytest.mark.slow
 def test_escape_cancels(page):
     gone: list[str] = []
     page.route("**/v1/vigc", lambda route: None)  # a service that never answers
@@ -217,6 +220,7 @@ def fail(route, error):
     route.fulfill(status=error.status, json=error.content, headers=error.headers)
 
 
+@pytest.mark.slow
 def test_a_busy_service_is_asked_again_when_it_said(page):
     page.route("**/v1/vigc", lambda route: fail(route, overloaded()), times=1)
     sample(page, 1)
@@ -227,6 +231,7 @@ def test_a_busy_service_is_asked_again_when_it_said(page):
     expect(page.get_by_role("alert")).to_be_empty()
 
 
+@pytest.mark.slow
 def test_a_key_is_asked_for_and_kept_for_this_visit(page):
     keys = ApiKeys("right")
 
@@ -254,6 +259,7 @@ def test_a_key_is_asked_for_and_kept_for_this_visit(page):
     expect(page.get_by_role("alert")).to_be_empty()
 
 
+@pytest.mark.slow
 def test_pictures_are_dropped_pasted_and_taken(page, picture):
     name = page.locator("#name")
     page.evaluate(GIVE, ["dropped.jpg", "image/jpeg", list(picture), "drop"])
@@ -269,6 +275,7 @@ def test_pictures_are_dropped_pasted_and_taken(page, picture):
     expect(page.locator("#camera-dialog")).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_an_address_that_may_not_be_fetched_is_refused_in_words(page):
     page.get_by_label("Address of a picture").fill("https://localhost/one.jpg")
     page.keyboard.press("Enter")
@@ -278,6 +285,7 @@ def test_an_address_that_may_not_be_fetched_is_refused_in_words(page):
     expect(page.locator("#welcome")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_an_earlier_picture_of_this_visit_comes_back(page):
     sample(page, 1)
     ask(page, "knowledge")
@@ -293,6 +301,7 @@ def test_an_earlier_picture_of_this_visit_comes_back(page):
     expect(page.get_by_role("button", name="Visit 1")).to_have_attribute("aria-current", "true")
 
 
+@pytest.mark.slow
 def test_nothing_sticks_out_everything_has_a_name_and_there_are_two_themes(page):
     sample(page, 4)
     ask(page, "detail")

@@ -178,7 +178,7 @@ def test_bench_pipeline_compares_the_same_images_on_both_sides(vigc, tmp_path):
     assert figures["threads_bare"] == figures["threads_pipeline"] == 1
     assert figures["ratio"] == pytest.approx(figures["images_per_s_pipeline"] / figures["images_per_s_bare"])
     assert 0 < figures["occupancy_bare"] <= 1
-    assert figures["occupancy_pipeline"] == pytest.approx(figures["occupancy_bare"], abs=0.3)
+    assert 0 < figures["occupancy_pipeline"] <= 1
 
 
 @pytest.mark.slow

@@ -18,8 +18,6 @@ from vigc.jobs.evaluate.run import EvaluateConfig, JudgeConfig, rescore, run_eva
 from vigc.platform.dataset.verify import verify
 from vigc.platform.records import ConfigError, StoreError
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def questions(scenes_dir, tmp_path_factory):
@@ -41,6 +39,7 @@ def config(questions, scenes_dir, out, **changes):
     return EvaluateConfig(questions=str(questions), out=str(out), **given | changes)
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_and_asks_nothing_twice_that_was_committed(
     vigc_joined, vigc_started, questions, scenes_dir, tmp_path
 ):

@@ -137,8 +137,10 @@ def check(out, ids, pictures):
     return rows
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("form", FORMS)
+SLOW = {"objects365 v1", "objects365 v2", "huggingface repository", "csv", "jsonl", "address list"}  # like another one
+
+
+@pytest.mark.parametrize("form", [pytest.param(one, marks=pytest.mark.slow) if one in SLOW else one for one in FORMS])
 def test_each_form_generates_and_its_pictures_are_those_that_went_in(
     vigc_here, shared_ray, monkeypatch, pictures, tmp_path, form
 ):

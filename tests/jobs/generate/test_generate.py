@@ -18,7 +18,6 @@ from vigc.platform.dataset.store import Store
 from vigc.platform.dataset.verify import verify
 from vigc.platform.exports.validate import ValidateOptions, validate
 
-pytestmark = pytest.mark.slow
 KINDS = ("--kinds", "conversation,detail")
 
 
@@ -176,6 +175,7 @@ def test_pictures_that_came_later_are_not_silently_left_out(vigc_here, undisturb
     )
 
 
+@pytest.mark.slow
 def test_a_run_that_is_interrupted_and_killed_ends_as_if_nothing_had_happened(
     vigc_joined, vigc_started, undisturbed, pictures, tmp_path
 ):
@@ -206,6 +206,7 @@ def test_a_run_that_is_interrupted_and_killed_ends_as_if_nothing_had_happened(
     assert digest(out) == digest(undisturbed[0])
 
 
+@pytest.mark.slow
 def test_two_actors_give_the_digest_of_one(vigc_joined, undisturbed, pictures, tmp_path):
     out = tmp_path / "data"
     result = vigc_joined("generate", pictures, "--out", out, *KINDS, "--actors", 2, "--json")
@@ -215,6 +216,7 @@ def test_two_actors_give_the_digest_of_one(vigc_joined, undisturbed, pictures, t
     assert digest(out) == digest(undisturbed[0])
 
 
+@pytest.mark.slow
 def test_the_reference_engine_gives_the_digest_of_the_continuous_one(vigc_joined, undisturbed, pictures, tmp_path):
     few = tmp_path / "few"
     few.mkdir()

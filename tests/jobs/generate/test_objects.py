@@ -98,7 +98,6 @@ def test_a_manifest_has_the_categories_of_its_rows(plan, scenes_dir, tmp_path, s
     assert plan(images=str(file)).vocabulary.categories == ("dog", "gnome")
 
 
-@pytest.mark.slow
 def test_a_run_over_annotated_images_prints_and_stores_what_its_texts_name_before_and_after(
     vigc_joined, scenes_dir, tmp_path
 ):

@@ -15,7 +15,6 @@ from vigc.platform.dataset.digest import digest
 from vigc.platform.dataset.store import Store
 from vigc.platform.dataset.verify import verify
 
-pytestmark = pytest.mark.slow
 BROKEN = ("001.jpg", "002.jpg", "003.jpg", "004.jpg", "005.jpg")
 DETAIL = ("--kinds", "detail", "--set", "max_steps=1")
 
@@ -133,6 +132,7 @@ def test_mended_pictures_become_ok_in_a_second_pass_and_the_others_stay_failed(
     assert passes(place) == ["001", "002", "003"]
 
 
+@pytest.mark.slow
 def test_a_retry_that_is_killed_is_continued_and_not_begun_a_third_time(
     vigc_joined, vigc_here, vigc_started, made, whole, place, undisturbed
 ):
@@ -157,6 +157,7 @@ def test_a_retry_that_is_killed_is_continued_and_not_begun_a_third_time(
     assert digest(place) == digest(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_kind_is_added_once(vigc_joined, vigc_here, made, whole, place):
     mend(made, whole, BROKEN[0])
     before = answers(place)
@@ -178,6 +179,7 @@ def test_a_kind_is_added_once(vigc_joined, vigc_here, made, whole, place):
     assert known.out == f"{place} was asked for detail in this way already; there is nothing to add.\n"
 
 
+@pytest.mark.slow
 def test_new_settings_add_a_pass_whose_answers_count_and_the_same_ones_continue_it(vigc_joined, vigc_here, made, place):
     command = ("generate", made / "pictures", "--out", place, "--kinds", "detail", "--temperature", 1.0, "--seed", 3)
     before = answers(place)

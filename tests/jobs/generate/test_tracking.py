@@ -24,13 +24,12 @@ from vigc.platform.records import ConfigError
 from vigc.platform.storage import LocalFolder
 from vigc.platform.storage.s3 import S3Folder
 
-pytestmark = pytest.mark.slow
-
 
 def asked(pictures: Path, out: Path, **changes: object) -> GenerateConfig:
     return GenerateConfig(images=str(pictures), out=str(out), kinds=["conversation"], slots=2, **changes)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_killed_run_and_its_continuation_are_one_mlflow_run_with_two_attempts(
     scenes_dir: Path, tmp_path: Path, vigc_started, shared_ray: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,9 +61,8 @@ def test_a_killed_run_and_its_continuation_are_one_mlflow_run_with_two_attempts(
     figures, summary = run.data.metrics, outcome.summary
     assert (figures["images_done"], figures["tokens"]) == (12, summary["num_tokens"])
     assert figures["images_per_s"] > 0
-    assert figures["cost"] == pytest.approx(outcome.cost, rel=0.2)
     assert outcome.cost is not None
-    assert outcome.cost > 0
+    assert 0 < figures["cost"] <= outcome.cost  # which goes on until the summary is written
     chair = summary["hallucination"]["kinds"]["conversation"]
     for answer in ("vig", "vic"):
         assert figures[f"chair_i.conversation.{answer}"] == chair[answer]["chair_i"]["value"]

@@ -78,7 +78,6 @@ def test_gpus_are_called_as_the_prices_call_them(line, name):
     assert gpu_named(line) == name
 
 
-@pytest.mark.slow
 def test_a_probe_measures_the_real_pipeline_and_leaves_nothing(vigc_joined, scenes_dir, tmp_path):
     flags = ["--slots", "2", "--kinds", "detail", "--device", "cpu"]
     result = vigc_joined(

@@ -203,7 +203,6 @@ def assert_whole(out):
     assert (found.problems, found.num_rows, len(Store(out).passes())) == ([], NUM_IMAGES, 1)
 
 
-@pytest.mark.slow
 def test_a_job_that_is_killed_is_sent_again_and_goes_on_where_it_was(cluster, scenes, tmp_path):
     out = tmp_path / "data"
     client = submit(cluster, *small_run(scenes, out))

@@ -140,7 +140,6 @@ def run(*arguments, flags=(), expected=0, workers=2):
     return done
 
 
-@pytest.mark.slow
 def test_a_run_that_loses_a_worker_and_one_that_is_stopped_end_like_an_undisturbed_one(data, tmp_path):
     options = ("num_updates=16", "checkpoint_every=4", "evaluate_every=8", "num_evaluated=8")
     flags = ["--validation", str(data)]

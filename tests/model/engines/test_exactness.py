@@ -16,15 +16,14 @@ from vigc.model.network import Network
 EXPECTED = load(Path(__file__).with_name("reference_texts.json"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_slots", "async_scheduling", "order"),
     [
-        (3, False, "sorted"),
-        (8, True, "reversed"),
+        pytest.param(3, False, "sorted", marks=pytest.mark.slow),
+        pytest.param(8, True, "reversed", marks=pytest.mark.slow),
         (33, False, "shuffled"),
-        (64, True, "sorted"),
-        (128, False, "shuffled"),
+        pytest.param(64, True, "sorted", marks=pytest.mark.slow),
+        pytest.param(128, False, "shuffled", marks=pytest.mark.slow),
     ],
 )
 def test_texts_are_those_of_the_reference_with_any_slots_and_in_any_order(

@@ -22,8 +22,6 @@ from vigc.platform.pipeline.run import run
 from vigc.platform.sources import open_source
 from vigc.platform.storage import open_folder
 
-pytestmark = pytest.mark.slow
-
 NUM_IMAGES = 40
 DELAY_S = 0.3  # for each image; the blocks of two are at work four at a time
 DRIVER = Path(__file__).parents[2] / "helpers" / "driver_process.py"
@@ -144,6 +142,7 @@ def test_the_driver_is_killed(undisturbed, place):
         ("s3", TASKS),
     ],
 )
+@pytest.mark.slow
 def test_worker_processes_or_actors_are_killed_and_the_run_goes_on_by_itself(undisturbed, place, titles):
     """Those of tasks decode and commit; they are killed again and again, whatever each is at work on."""
     driver = start(*place)
@@ -159,6 +158,7 @@ def test_worker_processes_or_actors_are_killed_and_the_run_goes_on_by_itself(und
     assert_whole(place[1], undisturbed)
 
 
+@pytest.mark.slow
 @on_disk_first
 def test_the_model_s_process_is_killed_and_the_run_goes_on_by_itself(undisturbed, place):
     driver = start(*place)
@@ -189,6 +189,7 @@ def two_nodes(shared_ray):
         _initialize_internal_kv(global_worker.gcs_client)  # this process's own, which it takes away, too
 
 
+@pytest.mark.slow
 @on_disk_first
 def test_a_node_is_killed_half_way_and_the_run_goes_on_by_itself(undisturbed, place, two_nodes):
     address, kill = two_nodes
@@ -199,6 +200,7 @@ def test_a_node_is_killed_half_way_and_the_run_goes_on_by_itself(undisturbed, pl
     assert_whole(place[1], undisturbed)
 
 
+@pytest.mark.slow
 @on_disk_first
 def test_ctrl_c_finishes_what_is_under_way_and_drops_the_rest(undisturbed, place):
     driver = start(*place)
@@ -215,6 +217,7 @@ def test_ctrl_c_finishes_what_is_under_way_and_drops_the_rest(undisturbed, place
     assert_whole(place[1], undisturbed)
 
 
+@pytest.mark.slow
 @on_disk_first
 def test_a_second_ctrl_c_stops_at_once(undisturbed, place):
     driver = start(*place, delay_s=60)
@@ -230,6 +233,7 @@ def test_a_second_ctrl_c_stops_at_once(undisturbed, place):
     assert_whole(place[1], undisturbed)
 
 
+@pytest.mark.slow
 @on_s3_first
 def test_the_same_command_started_twice_at_once_is_refused_the_second_time(undisturbed, place):
     driver = start(*place)
@@ -242,6 +246,7 @@ def test_the_same_command_started_twice_at_once_is_refused_the_second_time(undis
     assert_whole(place[1], undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", ["s3"])
 def test_the_storage_is_away_for_a_while_and_the_run_goes_on_by_itself(undisturbed, place, s3):
     driver = start(*place)
@@ -253,6 +258,7 @@ def test_the_storage_is_away_for_a_while_and_the_run_goes_on_by_itself(undisturb
     assert_whole(place[1], undisturbed)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_clear_error_and_the_run_goes_on_when_there_is_room(undisturbed, images, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +26,6 @@ from vigc.platform.pipeline.run import RunError, run
 from vigc.platform.records import ConfigError, ModelError, StoreError
 from vigc.platform.sources import open_source
 
-pytestmark = pytest.mark.slow
 NUM_IMAGES = 40
 DRIVER = Path(__file__).parents[2] / "helpers" / "driver_process.py"
 ODD_NAMES = ["a b.png", "ü 🐕.png", "quo\"te's.png", "new\nline.png", "100%25.png", "x#1?.png"]
@@ -95,6 +92,7 @@ def test_decoding_and_the_worker_run_in_different_processes(undisturbed, images)
     assert not decoders & workers
 
 
+@pytest.mark.slow
 def test_two_actors_give_the_same_digest_as_one(undisturbed, images, tmp_path):
     traces = tmp_path / "traces"
     traces.mkdir()
@@ -118,10 +116,11 @@ def one_retry(monkeypatch):
     monkeypatch.setattr("vigc.platform.pipeline.run.MAX_STREAMS_WITHOUT_PROGRESS", 2)
 
 
-def test_of_500_images_the_3_that_kill_the_worker_fail_and_the_others_are_as_if_nothing_had_been(shared_ray, tmp_path):
-    for seed in range(500):
+@pytest.mark.slow
+def test_of_100_images_the_3_that_kill_the_worker_fail_and_the_others_are_as_if_nothing_had_been(shared_ray, tmp_path):
+    for seed in range(100):
         draw(tmp_path / "images" / f"{seed:03}.png", seed)
-    poison = ["010.png", "011.png", "400.png"]
+    poison = ["010.png", "011.png", "070.png"]
     go(start(tmp_path / "images", tmp_path / "out"), DyingWorker, (poison,), num_slots=16)
     go(start(tmp_path / "images", tmp_path / "calm"), num_slots=16)
     assert verify(tmp_path / "out").problems == []
@@ -133,6 +132,7 @@ def test_of_500_images_the_3_that_kill_the_worker_fail_and_the_others_are_as_if_
     assert all(rows[name] == calm[name] for name in calm if name not in poison)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_before_it_has_seen_an_image_blames_none(shared_ray, images, tmp_path):
     pass_ = start(images, tmp_path / "out")
     with pytest.raises(RunError, match=r"died while it was starting \(.*SIGKILL.*lower --slots or --actors"):
@@ -140,6 +140,7 @@ def test_a_worker_that_dies_before_it_has_seen_an_image_blames_none(shared_ray, 
     assert pass_.remaining() == NUM_IMAGES
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_at_every_image_ends_the_run_instead_of_failing_them_all(shared_ray, images, tmp_path):
     pass_ = start(images, tmp_path / "out")
     with pytest.raises(RunError, match=r"died at 10 images one after the other.*not the images' fault"):
@@ -147,6 +148,7 @@ def test_a_worker_that_dies_at_every_image_ends_the_run_instead_of_failing_them_
     assert pass_.remaining() > NUM_IMAGES - 10
 
 
+@pytest.mark.slow
 def test_a_decoding_task_that_always_dies_ends_the_run_and_not_never(shared_ray, images, tmp_path, one_retry):
     with pytest.raises(
         RunError, match=r"died again and again.* 0 of 40 images are committed; the same command continues"
@@ -154,79 +156,35 @@ def test_a_decoding_task_that_always_dies_ends_the_run_and_not_never(shared_ray,
         go(start(images, tmp_path / "out"), decode=dying_decode)
 
 
+@pytest.mark.slow
 def test_the_workers_own_error_arrives_as_it_was_even_from_its_constructor(shared_ray, images, tmp_path):
     with pytest.raises(ModelError) as caught:
         go(start(images, tmp_path / "out"), RaisingWorker, ("init", "model"))
     assert str(caught.value) == "weights.safetensors: a key is missing. Get the file again."
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_is_one_clear_error(shared_ray, images, tmp_path):
     with pytest.raises(StoreError, match=r"the disk is full\. Free some space and run the same command again"):
         go(start(images, tmp_path / "out"), RaisingWorker, ("call", "disk"))
 
 
+@pytest.mark.slow
 def test_a_bug_in_the_worker_is_named_with_the_place_of_the_logs(shared_ray, images, tmp_path):
     with pytest.raises(RunError, match=r"ValueError: the worker has a bug.*Logs: /"):
         go(start(images, tmp_path / "out"), RaisingWorker, ("call", "bug"))
 
 
+@pytest.mark.slow
 def test_rows_that_the_worker_lost_are_noticed(shared_ray, images, tmp_path):
     with pytest.raises(RunError, match=r"did not give exactly one row for each image.*without one are \['"):
         go(start(images, tmp_path / "out"), ForgetfulWorker)
 
 
-def drive(images, out, delay_s):
-    return subprocess.Popen(
-        [sys.executable, str(DRIVER), str(images), str(out), str(delay_s)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def wait_until_some_are_done(driver):
-    """Returns when the driver has reported committed rows; its whole output so far must be its own."""
-    for line in driver.stdout:
-        word, count = line.split()
-        assert word == "done", line
-        if int(count) > 0:
-            return
-    raise AssertionError(driver.stderr.read())
-
-
-def test_a_killed_run_continues_to_the_same_data_and_nobody_joins_it_meanwhile(undisturbed, images, tmp_path):
-    out = tmp_path / "out"
-    driver = drive(images, out, 0.3)
-    wait_until_some_are_done(driver)
-    pass_ = Store(out).find_pass(REQUEST)
-    with pytest.raises(StoreError, match=f"being written by process {driver.pid}"):
-        go(pass_)
-    driver.kill()
-    _, complaints = driver.communicate()
-    assert complaints == ""
-    assert 0 < pass_.remaining() < NUM_IMAGES
-    go(pass_)
-    assert verify(out).problems == []
-    assert digest(out) == digest(undisturbed[0])
-
-
-def test_ctrl_c_stops_cleanly_says_how_to_go_on_and_ray_says_nothing(images, ray_folder, tmp_path):
-    driver = drive(images, tmp_path / "out", 0.3)
-    wait_until_some_are_done(driver)
-    os.killpg(driver.pid, signal.SIGINT)
-    said, complaints = driver.communicate(timeout=WAIT_S)
-    assert driver.returncode == 130, complaints
-    assert "of 40 images are committed; the same command continues from there." in said.splitlines()[-1]
-    assert complaints == ""
-    left = Store(tmp_path / "out").find_pass(REQUEST).remaining()
-    assert 0 < left < NUM_IMAGES
-
-
 def test_a_finished_run_starts_no_ray(undisturbed, images):
-    driver = drive(images, undisturbed[0], 0)
-    said, complaints = driver.communicate(timeout=WAIT_S)
-    assert said.splitlines() == ["done 40", "done 40", "imported ray: False"], complaints
+    words = [sys.executable, DRIVER, images, undisturbed[0], "0"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=WAIT_S, check=False)
+    assert done.stdout.splitlines() == ["done 40", "done 40", "imported ray: False"], done.stderr
 
 
 def test_what_cannot_work_is_refused_before_ray_starts(images, tmp_path):
