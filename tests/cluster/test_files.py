@@ -25,7 +25,7 @@ from pydantic import ValidationError
 
 import vigc
 from vigc.jobs.cli import app
-from vigc.jobs.generate.config import FLAGS
+from vigc.jobs.generate.config import GenerateConfig
 from vigc.platform.pipeline.metrics import exported_names
 from vigc.serve.settings import ServeSettings
 
@@ -94,7 +94,8 @@ def manifests(text: str) -> list[str]:
         else:
             problems += kubernetes(document)
             if run := document.get("data", {}).get("run.yaml"):
-                problems += [f"run.yaml: there is no {name}" for name in set(yaml.safe_load(run)) - set(FLAGS)]
+                known = set(GenerateConfig.flags())
+                problems += [f"run.yaml: there is no {name}" for name in set(yaml.safe_load(run)) - known]
     return problems
 
 
@@ -116,11 +117,15 @@ def ray_cluster_spec(spec: dict[str, Any]) -> list[str]:
 
 def command(entrypoint: str) -> list[str]:
     program, verb, *words = entrypoint.split()
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    if program != "vigc" or verb not in commands:
+    if program != "vigc" or not options(verb):
         return [f"there is no `{program} {verb}`"]
-    known = {option for parameter in commands[verb].params for option in parameter.opts}
-    return [f"`vigc {verb}` has no {word}" for word in words if word.startswith("--") and word not in known]
+    return [f"`vigc {verb}` has no {word}" for word in words if word.startswith("--") and word not in options(verb)]
+
+
+def options(verb: str) -> set[str]:
+    """What a verb may be given; nothing where there is no such verb."""
+    command = typer.main.get_command(app).commands.get(verb)  # type: ignore[attr-defined]
+    return {option for parameter in command.params for option in parameter.opts} if command else set()
 
 
 def serve(text: str) -> list[str]:
