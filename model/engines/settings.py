@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from vigc.model.completion import CPU_SLOTS, GPU_SLOTS
 from vigc.model.prompts import ChatPhrases
 
-ENGINES = ("continuous", "reference", "vllm", "endpoint")
+ENGINES = ("continuous", "reference", "vllm", "transformers", "endpoint")
 
 
 MAX_PIXELS = 1_048_576  # of an image that is sent, where nobody says: 1024 x 1024, more than most models look at
@@ -47,7 +47,9 @@ class EngineSettings:
     num_threads: int | None = None  # None: all cores
     vllm_python: str | None = None  # of the environment that vLLM is installed in; None: see vllm/environment.py
 
-    endpoint: EndpointSettings | None = None  # where the engine is endpoint
+    endpoint: EndpointSettings | None = None  # of a model that is spoken to through a server, ours or another
+    num_gpus: int = 0  # that a server of ours has
+    server_args: tuple[str, ...] = ()  # that go to it as they are
 
     @property
     def most_slots(self) -> int:

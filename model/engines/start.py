@@ -6,9 +6,10 @@ Heavy imports happen when an engine is started; whoever only hands settings on s
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vigc.model.engines.settings import ENGINES, EngineSettings
+from vigc.model.engines.settings import ENGINES, EndpointSettings, EngineSettings
 from vigc.platform.records import ConfigError
 
 if TYPE_CHECKING:
@@ -24,7 +25,33 @@ def start_engine(settings: EngineSettings) -> Engine:
         if settings.endpoint is None:
             raise ConfigError("The endpoint engine needs an endpoint.")
         return EndpointEngine(settings.endpoint, num_slots=settings.num_slots)
+    if settings.endpoint is not None:
+        return _start_server(settings, settings.endpoint)
     return start_network_engine(settings)
+
+
+def _start_server(settings: EngineSettings, endpoint: EndpointSettings) -> Engine:
+    """A server of our own around the model, and the engine that speaks to it."""
+    from vigc.model.engines.endpoint.engine import EndpointEngine
+    from vigc.model.engines.endpoint.server import Server, transformers_command, vllm_command
+    from vigc.model.engines.vllm.environment import find_python
+
+    if settings.engine == "vllm":
+        command = vllm_command(
+            find_python(settings.vllm_python),
+            settings.model,
+            name=endpoint.model,
+            num_gpus=settings.num_gpus,
+            dtype=settings.dtype,
+            extra=settings.server_args,
+        )
+    else:
+        command = transformers_command(
+            settings.model, device=settings.device, dtype=settings.dtype, extra=settings.server_args
+        )
+    server = Server(command)
+    server.start()
+    return EndpointEngine(replace(endpoint, url=server.url), num_slots=settings.num_slots, server=server)
 
 
 def start_network_engine(settings: EngineSettings) -> NetworkEngine:

@@ -1,4 +1,4 @@
-"""Which model a run uses, without loading it: where it is, the hash of its weights, the size of its pictures.
+"""Which model a run uses, without loading it: where it is, the hash of its weights, the form of its images.
 
 Read from the files alone, so that a finished run is recognised without torch. Weights that an earlier run of the same
 data set has hashed, and that have not been touched since, are not read again.
@@ -10,15 +10,24 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from vigc.model.embedded import PATH as EMBEDDED
 from vigc.model.files.weight_files import find_weights, hash_files
-from vigc.platform.records import ModelError
+from vigc.platform.records import ImageForm, ModelError
 
+MAX_PIXELS = 1_048_576  # of an image for a model without a size of its own: 1024 x 1024
 # What transformers' InstructBlipVisionConfig assumes where config.json does not say.
 DEFAULT_SIZES = {"image_size": 224, "patch_size": 14}
+
+
+class Family(StrEnum):
+    """Which way a model is spoken to."""
+
+    INSTRUCTBLIP = "instructblip"  # by engines of this project, in its own words
+    CHAT = "chat"  # any other that reads images and text: by a server, in a chat
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +36,9 @@ class ModelPlace:
 
     name: str  # "embedded", a hub id, or the name of a folder
     location: str  # what loading takes: an absolute path or a hub id
-    image_size: int  # side of the square pictures, in pixels
-    patch_size: int  # side of what the vision model reads as one
+    family: Family
+    image_size: int  # side of the square images, in pixels; 0: it takes images of many sizes
+    patch_size: int  # side of what the vision model reads as one; 0: not known
     commit: str | None = None  # the hub's, where the model is there
 
 
@@ -36,10 +46,18 @@ class ModelPlace:
 class ModelIdentity:
     name: str  # as in ModelPlace, like the next and the sizes
     location: str
-    weights: str  # sha256 of the weight files, or the hub's commit
+    weights: str  # sha256 of the weight files, the hub's commit, or "endpoint"
+    family: Family
     image_size: int
     patch_size: int
     files: list[list[Any]]  # name, bytes and mtime_ns of each weight file; empty for a hub id
+
+    @property
+    def image_form(self) -> ImageForm:
+        """What the model is given of an image."""
+        if self.family is Family.INSTRUCTBLIP:
+            return ImageForm(side=self.image_size)
+        return ImageForm(max_pixels=MAX_PIXELS)
 
 
 def find_model(model: str | None) -> ModelPlace:
@@ -54,7 +72,7 @@ def find_model(model: str | None) -> ModelPlace:
     if not folder.exists():
         return _find_on_hub(str(model))
     name = "embedded" if folder == EMBEDDED else folder.name
-    return ModelPlace(name, str(folder), *_sizes(folder / "config.json"))
+    return ModelPlace(name, str(folder), *_read(folder / "config.json"))
 
 
 def identify(model: str | None, earlier_runs: Iterable[Mapping[str, Any]] = ()) -> ModelIdentity:
@@ -73,14 +91,14 @@ def identify(model: str | None, earlier_runs: Iterable[Mapping[str, Any]] = ()) 
         files = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in found]
         known = (run["model"]["weights"] for run in earlier_runs if run.get("model", {}).get("files") == files)
         weights = next(known, None) or hash_files(found)
-    return ModelIdentity(place.name, place.location, weights, place.image_size, place.patch_size, files)
+    return ModelIdentity(place.name, place.location, weights, place.family, place.image_size, place.patch_size, files)
 
 
 def _find_on_hub(name: str) -> ModelPlace:
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ModelError(
-            f"{name}: no such folder. Pass the folder of a saved InstructBLIP model, "
-            "or a hub id such as Salesforce/instructblip-vicuna-7b."
+            f"{name}: no such folder. --model takes the folder of a saved model, a hub id such as "
+            "Qwen/Qwen3-VL-8B-Instruct, or the address of an endpoint such as http://localhost:8000/v1."
         )
     import huggingface_hub as hub
 
@@ -95,14 +113,16 @@ def _find_on_hub(name: str) -> ModelPlace:
         raise ModelError(
             f"{name}: no such folder, and the hub gave nothing for it ({reason}). Check the name, or the network."
         ) from error
-    return ModelPlace(name, name, *_sizes(config), commit=config.parent.name)
+    return ModelPlace(name, name, *_read(config), commit=config.parent.name)
 
 
-def _sizes(config: Path) -> tuple[int, int]:
-    """Sides of the pictures and of their patches, in pixels."""
+def _read(config: Path) -> tuple[Family, int, int]:
+    """The family, and the sides of the images and of their patches, in pixels."""
     try:
         content = json.loads(config.read_bytes())
         vision = content.get("vision_config", {})
+        if content.get("model_type", "instructblip") != "instructblip":
+            return _family_of(config, content), 0, 0
         image, patch = (vision.get(name, value) for name, value in DEFAULT_SIZES.items())
     except FileNotFoundError as error:
         raise ModelError(
@@ -115,4 +135,18 @@ def _sizes(config: Path) -> tuple[int, int]:
     for name, size in zip(DEFAULT_SIZES, (image, patch), strict=True):
         if not isinstance(size, int) or size < 1:
             raise ModelError(f"{config}: vision_config.{name} is {size!r}, not a number of pixels. Get the file again.")
-    return image, patch
+    return Family.INSTRUCTBLIP, image, patch
+
+
+def _family_of(config: Path, content: Mapping[str, Any]) -> Family:
+    """Raises ModelError: a model that does not read images, such as a language model alone."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN
+
+    kind = content["model_type"]
+    has_vision = any(name in content for name in ("vision_config", "visual", "vision_tower", "image_token_id"))
+    if kind in KNOWN or has_vision or "auto_map" in content:
+        return Family.CHAT
+    raise ModelError(
+        f"{config.parent}: a model of the type {kind!r}, which does not read images. Pass a model for images and text, "
+        "such as Qwen3-VL, Gemma 3, InternVL, LLaVA or InstructBLIP."
+    )

@@ -15,6 +15,7 @@ import random
 import re
 import socket
 import struct
+import sys
 import threading
 import time
 from collections import Counter
@@ -100,6 +101,7 @@ class VisionServer:
         latency_s: float = 0.0,
         most_at_once: int | None = None,
         seed: int = 0,
+        port: int = 0,
     ) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.counts: Counter[str] = Counter()
@@ -131,7 +133,7 @@ class VisionServer:
             def handle_error(self, *_: object) -> None:
                 pass  # a client that has gone away is no news
 
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = Server(("127.0.0.1", port), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
     def __enter__(self) -> VisionServer:
@@ -143,6 +145,9 @@ class VisionServer:
         self._server.server_close()
 
     def _list(self, handler: BaseHTTPRequestHandler) -> None:
+        if handler.path == "/health":
+            _send(handler, 200, {})
+            return
         data = [{"id": name, "object": "model", "owned_by": "tests", "max_model_len": 4096} for name in self._models]
         _send(handler, 200, {"object": "list", "data": data})
 
@@ -267,3 +272,8 @@ def _reset(handler: BaseHTTPRequestHandler) -> None:
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     handler.close_connection = True
     handler.connection.close()
+
+
+if __name__ == "__main__":  # PORT [SECONDS THAT IT LIVES]
+    with VisionServer(port=int(sys.argv[1])):
+        time.sleep(float(sys.argv[2]) if len(sys.argv) > 2 else 3600)

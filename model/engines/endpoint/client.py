@@ -56,27 +56,34 @@ class _Fault:
     wait_s: float | None = None  # as the server asked
     is_overload: bool = False
     is_malformed: bool = False
+    has_status: bool = False
 
 
 class Client:
     """For one event loop; any number of coroutines may ask at once.
 
     Args:
+        key: what the server wants to see; None: what the settings' variable holds.
         on_note: called with a line for the user when the server goes away and when it is back.
     """
 
-    def __init__(self, settings: EndpointSettings, on_note: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, settings: EndpointSettings, key: str | None = None, on_note: Callable[[str], None] | None = None
+    ) -> None:
         """Raises ConfigError: the key's variable is not set."""
         self._settings = settings
-        self._key = read_key(settings.key_env)
+        self._key = key or read_key(settings.key_env)
+        self.lost: Exception | None = None  # raised by every request from then on
         self._note = on_note or (lambda line: print(line, file=sys.stderr, flush=True))  # noqa: T201
         self._session: aiohttp.ClientSession | None = None
         self.limit = ConcurrencyLimit(settings.concurrency)
         self._down_since: float | None = None
-        self._last_answer = time.monotonic()
+        self.last_answer = time.monotonic()
 
     async def get(self, path: str) -> dict[str, Any]:
-        """What the server has at a path, as JSON. Raises as `ask`."""
+        """What the server has at a path, as JSON. Raises as `ask`; a status from 500 on is a RequestFailed here, since
+        some servers answer so for what they do not have.
+        """
         return await self._patiently("GET", path, None, MAX_ANSWER_BYTES)
 
     async def ask(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -95,6 +102,8 @@ class Client:
         num_malformed, wait_s = 0, FIRST_WAIT_S
         while True:
             async with self.limit.place():
+                if self.lost is not None:
+                    raise self.lost
                 began = time.monotonic()
                 found = await self._once(method, path, data, most)
                 if not isinstance(found, _Fault):
@@ -103,6 +112,8 @@ class Client:
                     return found
                 if found.is_overload:
                     self.limit.overloaded()
+            if method == "GET" and found.has_status and not found.is_overload:
+                raise RequestFailed("bad_request", found.reason)
             num_malformed += found.is_malformed
             if num_malformed >= MAX_MALFORMED and self._down_since is None:
                 raise RequestFailed("malformed", found.reason)
@@ -118,7 +129,7 @@ class Client:
     def _check_patience(self, fault: _Fault) -> None:
         """Waits are counted from the last answer that any request had, so a slow queue is no outage."""
         now = time.monotonic()
-        silent_s = now - self._last_answer
+        silent_s = now - self.last_answer
         if self._down_since is None and not fault.is_malformed and silent_s > 5:
             self._down_since = now
             self._note(
@@ -132,9 +143,9 @@ class Client:
             )
 
     def _is_back(self) -> None:
-        self._last_answer = time.monotonic()
+        self.last_answer = time.monotonic()
         if self._down_since is not None:
-            away_s, self._down_since = self._last_answer - self._down_since, None
+            away_s, self._down_since = self.last_answer - self._down_since, None
             self._note(f"{self._settings.url} answers again after {away_s:.0f} s.")
 
     async def _once(self, method: str, path: str, data: bytes | None, most: int) -> dict[str, Any] | _Fault:
@@ -195,7 +206,7 @@ class Client:
         """What a status from 400 on means: a fault that passes, or the exception that it raises."""
         said = message_of(text)
         if status in PASSING or status >= 500:
-            return _Fault(f"status {status}: {said}", _retry_after(headers), status in OVERLOADED)
+            return _Fault(f"status {status}: {said}", _retry_after(headers), status in OVERLOADED, has_status=True)
         if status in (401, 403):
             where = f"in {self._settings.key_env}" if self._key is not None else "with --api-key-env"
             raise ConfigError(f"{self._settings.url} refuses the key ({status}: {said}). Put the right one {where}.")

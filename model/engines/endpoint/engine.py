@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -28,12 +30,14 @@ from vigc.model.engines.endpoint.messages import (
     usage_of,
     user_turn,
 )
-from vigc.model.engines.interface import Blank, Engine
+from vigc.model.engines.endpoint.server import Server
+from vigc.model.engines.interface import Blank, Engine, EngineLost
 from vigc.model.engines.settings import MAX_CONCURRENCY, EndpointSettings
 from vigc.model.sentences import Unit
-from vigc.platform.records import ConfigError, ImageForm, Stop
+from vigc.platform.records import ConfigError, ImageForm, ModelError, Stop
 
 ANSWER_TOKENS = 1024  # of an answer that is asked for whole and handed out sentence by sentence
+WATCH_S = 1.0  # between looks at a server of our own
 SURE = 4.6  # log-odds of 99 to 1: what a word counts from a server without log-probabilities
 _SEEDS = 2**31 - 1  # servers refuse larger ones
 
@@ -52,16 +56,23 @@ class EndpointEngine(Engine):
 
     Args:
         abilities: of the server; None: they are found out before the first request.
+        server: of our own, which is started again when it dies and ends with the engine.
         num_slots: conversations under way at most; None: as many as the limit of requests may come to.
     """
 
     def __init__(
-        self, settings: EndpointSettings, abilities: Abilities | None = None, num_slots: int | None = None
+        self,
+        settings: EndpointSettings,
+        abilities: Abilities | None = None,
+        num_slots: int | None = None,
+        server: Server | None = None,
     ) -> None:
         super().__init__(num_slots=num_slots or settings.concurrency or MAX_CONCURRENCY)
         self.image_form = ImageForm(max_pixels=settings.max_pixels)
         self._settings = settings
-        self._client = Client(settings)
+        self._server = server
+        self._client = Client(settings, key=server.key if server is not None else None)
+        self._watching: asyncio.Task[None] | None = None
         self._found: asyncio.Task[Abilities] | None = None
         self._abilities = abilities
         self._model = settings.model
@@ -101,6 +112,8 @@ class EndpointEngine(Engine):
     @asynccontextmanager
     async def image(self, data: bytes) -> AsyncIterator[EndpointImage]:
         async with self._room:
+            if self._server is not None and self._watching is None:
+                self._watching = asyncio.ensure_future(self._watch(self._server))
             await self.abilities()
             handle = EndpointImage(image_part(data))
             try:
@@ -147,11 +160,29 @@ class EndpointEngine(Engine):
 
     def close(self) -> None:
         self._is_closed = True
+        if self._server is not None:
+            self._server.close()
 
     async def aclose(self) -> None:
-        """Ends its connections; to be called on the loop that used it."""
+        """Ends its connections, too; to be called on the loop that used it."""
+        if self._watching is not None:
+            self._watching.cancel()
         self.close()
         await self._client.close()
+
+    async def _watch(self, server: Server) -> None:
+        """Starts the server again when it has died: meanwhile what was asked of it is asked again."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            try:
+                began = time.monotonic()
+                if await asyncio.to_thread(server.keep):
+                    print("The model's server had died and was started again.", file=sys.stderr, flush=True)  # noqa: T201
+                elif self._client.last_answer > began - 2 * WATCH_S:
+                    server.answered()
+            except ModelError as error:
+                self._client.lost = EngineLost(str(error))
+                return
 
     async def _complete(self, image: EndpointImage, request: Request) -> Completion:
         if (known := _said_already(image, request)) is not None:
