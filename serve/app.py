@@ -1,7 +1,7 @@
-"""The application: gateways that speak HTTP, and replicas of an engine behind them.
+"""The Ray Serve application: gateways that speak HTTP, and replicas of an engine behind them.
 
-`serve run vigc.serve.app:build`, `serve deploy` with a file that names it, and `vigc serve` all come here. How many
-replicas there are follows the requests under way, within the range that the settings name.
+`vigc serve`, `serve run vigc.serve.app:build` and `serve deploy` with a file that names it all use `build`. The number
+of replicas follows the requests under way, within the range of the settings.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ def build(settings: ServeSettings | Mapping[str, Any]) -> Application:
     """The application, not yet deployed.
 
     Args:
-        settings: as a mapping where they come from a Serve file's `args`.
+        settings: a mapping where they come from the `args` of a Serve file.
     Raises:
         VigcError: a setting that cannot be used.
-        ValueError: `args` that are no settings.
+        ValueError: a key or value of the mapping that is no setting.
     """
     settings = ServeSettings.model_validate(settings)
     check(settings)
@@ -119,7 +119,7 @@ class Gateway:
                 found: dict[str, int] = await self._replica.load.remote()
         except BackPressureError:
             return {"queue": "full"}
-        except Exception as error:  # whatever it is, nobody can be answered now
+        except Exception as error:  # whatever it is, no request can be answered now
             raise unavailable(f"No replica answers ({type(error).__name__}).") from error
         if self._weights is None:
             self._weights = (await asyncio.to_thread(identify, self._settings.model)).weights

@@ -1,7 +1,7 @@
-"""What every request passes before anything looks at it: its id, its key, its size, its time, and a name for its fault.
+"""ASGI middleware for every request: id, API key, size limit, timeout, error format, access log.
 
-Plain ASGI around the whole application, so that nothing answers without it: bodies are counted while they come, slow
-ones are given up, errors are OpenAI's form and never a traceback, and each request leaves one line in the log.
+It wraps the whole application, so that nothing answers without it. Bodies are counted while they arrive, and slow ones
+are given up. Errors have OpenAI's format and never a traceback. Each request leaves one line in the log.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SECURITY = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
-    # Scripts and styles from here alone; pictures also from the visitor's disk, camera and pasted addresses.
+    # Scripts and styles from here alone; images also from the visitor's disk, camera and pasted addresses.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data: https:; media-src 'self' "
         "blob:; connect-src 'self'; font-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -42,10 +42,10 @@ _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
 class ApiKeys:
-    """Bearer keys. Without any, everybody may ask.
+    """Bearer keys. Without any, every client may use the service.
 
     Args:
-        listed: as VIGC_API_KEYS has them, with commas between them.
+        listed: the value of VIGC_API_KEYS, keys with commas between them.
     """
 
     def __init__(self, listed: str) -> None:
@@ -61,7 +61,7 @@ class ApiKeys:
         """
         scheme, _, key = authorization.partition(" ")
         given = _digest(key.strip().encode("utf-8", "surrogateescape"))
-        # All are compared, and digests have one length: the time tells nothing of the keys.
+        # All keys are compared, and all digests have one length, so that the time taken tells nothing about the keys.
         is_known = sum(hmac.compare_digest(given, known) for known in self._digests)
         if scheme.lower() != "bearer" or not is_known:
             raise ApiError(
@@ -73,14 +73,14 @@ class ApiKeys:
 
 
 class AllowedHosts:
-    """Hosts by which the service may be called, where nothing but its address keeps strangers out.
+    """Host names by which the service may be called, where only its address keeps strangers out.
 
-    A page on the web can have a visitor's browser call the visitor's own machine: by the page's own name, which its
-    owner lets point there, or by sending a form. The first shows in the Host header, the second in Origin.
+    A page on the web can make a visitor's browser call the visitor's own machine: by DNS rebinding, which the Host
+    header shows, or by sending a form, which the Origin header shows.
 
     Args:
-        hosts: without ports; none at all lets every name pass.
-        origins: pages elsewhere that may ask nevertheless.
+        hosts: without ports; an empty list allows every name.
+        origins: of pages elsewhere that may call the service nevertheless.
     """
 
     def __init__(self, hosts: Sequence[str], origins: Sequence[str] = ()) -> None:
@@ -94,11 +94,11 @@ class AllowedHosts:
         if not self._hosts:
             return
         if (host := _host_of(f"//{headers.get('host', '')}")) not in self._hosts:
-            message = f"Without keys in {KEYS_VARIABLE} this service is not called {host!r}."
+            message = f"Without keys in {KEYS_VARIABLE} this service does not answer to the host {host!r}."
             raise ApiError(421, message, type_=DENIED, code="wrong_host")
         origin = headers.get("origin")
         if origin and origin not in self._origins and _host_of(origin) not in self._hosts:
-            raise ApiError(403, f"Pages of {origin!r} may not ask here.", type_=DENIED, code="wrong_origin")
+            raise ApiError(403, f"Pages of {origin!r} may not call this service.", type_=DENIED, code="wrong_origin")
 
 
 def _host_of(address: str) -> str:
@@ -178,7 +178,7 @@ class RequestMiddleware:
             await self._refuse(internal(), request, scope, receive, sending)
 
     async def _refuse(self, error: ApiError, request: _AccessLog, scope: Scope, receive: Receive, send: Send) -> None:
-        if not request.status:  # else the answer has begun, and what began it ends it
+        if not request.status:  # an answer that has begun is ended by the code that began it
             await error.response()(scope, receive, send)
 
 
@@ -198,7 +198,7 @@ class _AccessLog:
 
     @property
     def route(self) -> str:
-        """The route's pattern, not the path: a path may be anything."""
+        """The route's pattern. A path could be anything, and would be a label of its own."""
         route = self._scope.get("route")
         return str(getattr(route, "path", "other"))
 
@@ -224,14 +224,17 @@ def _digest(key: bytes) -> bytes:
 
 
 class BodyMemory:
-    """Bytes of bodies that are held by all requests together, until they are answered."""
+    """Limits the bytes of bodies that all requests together hold until they are answered."""
 
     def __init__(self, most: int) -> None:
         self._most, self._now = most, 0
 
     @contextmanager
     def of_one(self) -> Iterator[Callable[[int], None]]:
-        """Gives what one request has to call for each piece of its body; it raises ApiError where that is too much."""
+        """Yields a function that one request calls with the size of each piece of its body.
+
+        It raises ApiError where the limit is exceeded.
+        """
         mine = 0
 
         def hold(num_bytes: int) -> None:
@@ -248,7 +251,7 @@ class BodyMemory:
 
 
 def _bounded(receive: Receive, max_bytes: int, timeout_s: float, hold: Callable[[int], None]) -> Receive:
-    """Receives a body of so many bytes in so many seconds, counted from now; what comes after it is not waited for."""
+    """Receives a body of at most so many bytes within so many seconds from now. Later messages have no timeout."""
     give_up = time.monotonic() + timeout_s
     num_bytes, is_whole = 0, False
 
@@ -272,5 +275,5 @@ def _bounded(receive: Receive, max_bytes: int, timeout_s: float, hold: Callable[
 
 
 def protects(prefixes: Sequence[str]) -> Callable[[str], bool]:
-    """Whether a path lies below one of these."""
+    """A function that tells whether a path lies below one of these."""
     return lambda path: any(path == prefix or path.startswith(prefix + "/") for prefix in prefixes)

@@ -1,4 +1,4 @@
-"""Pictures to try: rendered scenes that no model was trained on, with boxes around all that is there."""
+"""Sample images to try: rendered scenes that no model was trained on, with boxes around all objects in them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from vigc.platform.schema import to_dict
 
 SIZE = 448
 SEED = 71
-# Few objects, many, and many without their usual company, which is where VIG errs most.
+# Few objects, many, and many in unusual combinations, where VIG errs most.
 SCENES = ((0, 2, 4, False), (1, 3, 5, False), (2, 6, 9, False), (3, 6, 12, True), (4, 6, 12, True), (5, 6, 12, True))
 
 
 @dataclass(frozen=True, slots=True)
 class SampleImage:
-    """One picture and what is known of it."""
+    """A sample image and its objects."""
 
     sample_id: str
     jpeg: bytes

@@ -1,4 +1,4 @@
-"""What the service can be told: one typed model, filled from flags of `vigc serve` or from `args` in a Serve file."""
+"""The service's settings: one typed model, filled from flags of `vigc serve` or from `args` in a Serve file."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class ServeSettings(BaseModel):
 
     replicas: str = Field("auto", coerce_numbers_to_str=True)  # a number, or "MIN:MAX"; auto: see replica_range
     gpus_per_replica: float = Field(0, ge=0)
-    gateways: int = Field(1, ge=1)  # replicas that speak HTTP, decode pictures and name objects
+    gateways: int = Field(1, ge=1)  # replicas that speak HTTP, decode images and name objects
     max_ongoing: int = Field(128, ge=1)  # requests that a replica works on; more than slots, so that none waits empty
-    max_queued: int = Field(64, ge=0)  # requests that wait for one, per gateway; what is more is told to come later
+    max_queued: int = Field(64, ge=0)  # requests that wait for one, per gateway; more get status 503
     target_ongoing: float | None = Field(None, gt=0)  # per replica, when scaling; None: half of max_ongoing
     upscale_delay_s: float = Field(10, ge=0)
     downscale_delay_s: float = Field(300, ge=0)
@@ -57,16 +57,16 @@ class ServeSettings(BaseModel):
 
     requires_key: bool = False  # refuse to start without keys in VIGC_API_KEYS
     host_names: list[str] = []  # by which the service may be called; [] for any. See middleware.AllowedHosts
-    allow_hosts: list[str] = []  # that pictures are fetched from: host, host:port, *.domain, or * for all public ones
+    allow_hosts: list[str] = []  # that images are fetched from: host, host:port, *.domain, or * for all public ones
     cors_origins: list[str] = []  # pages of other origins that may ask
-    max_upload_mib: float = Field(20, gt=0)  # one picture
+    max_upload_mib: float = Field(20, gt=0)  # one image
     max_pixels: int = Field(50_000_000, ge=1)
     max_question_chars: int = Field(2000, ge=1)
     max_held_mib: float = Field(1024, gt=0)  # bodies that a gateway holds at once
     max_batch_mib: float = Field(64, gt=0)
     max_batch_lines: int = Field(1000, ge=1)
     body_timeout_s: float = Field(30, gt=0)  # for all of a request to arrive
-    fetch_timeout_s: float = Field(10, gt=0)  # for a picture at an address
+    fetch_timeout_s: float = Field(10, gt=0)  # for an image at an address
     answer_timeout_s: float = Field(300, gt=0)
 
     @field_validator("replicas", mode="after")
@@ -97,7 +97,7 @@ class ServeSettings(BaseModel):
 
     @property
     def max_body_bytes(self) -> int:
-        """Of a request with one picture, which may be base64 inside JSON."""
+        """Of a request with one image, which may be base64 inside JSON."""
         return self.max_upload_bytes * 4 // 3 + MIB
 
     @property

@@ -1,8 +1,8 @@
-"""Pictures at addresses that strangers name, without lending them this machine's place in the network.
+"""Fetches images from addresses that clients send, without giving clients access to this machine's network (SSRF).
 
 A host must be allowed, and every address it resolves to must be public. The connection goes to exactly the addresses
-that were checked, so a name that resolves otherwise a moment later gains nothing, and every redirect is checked anew.
-Proxies from the environment are not used: they would resolve for themselves.
+that were checked, so a name that resolves to another address a moment later gains nothing. Every redirect is checked
+in the same way. Proxies from the environment are not used, because they would resolve names themselves.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]  # host, port -> addres
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is one of the internet's, also where it wraps an IPv4 address."""
+    """Whether an address belongs to the public internet; an IPv4 address inside an IPv6 one is looked at."""
     found = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(found, ipaddress.IPv6Address):
         inner = found.ipv4_mapped or found.sixtofour
@@ -49,7 +49,7 @@ async def resolve(host: str, port: int) -> list[str]:
 
 
 class WebImages:
-    """Fetches pictures.
+    """Fetches images.
 
     Args:
         allow_hosts: see ServeSettings.
@@ -78,10 +78,10 @@ class WebImages:
             async with asyncio.timeout(self._timeout_s):
                 return await self._fetch(url)
         except TimeoutError as error:
-            raise _refused(f"The picture did not come within {self._timeout_s:g} s.", "image_url_timeout") from error
+            raise _refused(f"The image did not come within {self._timeout_s:g} s.", "image_url_timeout") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # The name of the error alone: its text may tell of the network here.
-            raise _refused(f"The picture could not be fetched ({type(error).__name__}).", "image_url_failed") from error
+            raise _refused(f"The image could not be fetched ({type(error).__name__}).", "image_url_failed") from error
 
     async def _fetch(self, url: str) -> bytes:
         connector = aiohttp.TCPConnector(
@@ -101,12 +101,12 @@ class WebImages:
                         url = str(address.join(URL(target)))
                         continue
                     if response.status != 200:
-                        raise _refused(f"The picture's server answers {response.status}.", "image_url_failed")
+                        raise _refused(f"The image's server answers {response.status}.", "image_url_failed")
                     return await self._body(response)
         raise _refused(f"The address leads on more than {MAX_REDIRECTS} times.", "image_url_failed")
 
     def _checked(self, url: str) -> URL:
-        """The address as the client will understand it: what is checked is what is asked."""
+        """The parsed address. The HTTP client gets this same object, so that it asks for what was checked."""
         if len(url) > MAX_URL_CHARS:
             raise _refused(f"The address has more than {MAX_URL_CHARS} characters.", "image_url_invalid")
         address = URL(url)
@@ -116,13 +116,13 @@ class WebImages:
         is_usual = port == _PORTS[address.scheme]
         if not any(pattern.allows(host, port, is_usual) for pattern in self._allowed):
             remedy = "Its operator can allow it with --allow-host." if self._allowed else "This service fetches none."
-            raise _refused(f"Pictures are not fetched from {host}. {remedy}", "image_url_not_allowed")
+            raise _refused(f"Images are not fetched from {host}. {remedy}", "image_url_not_allowed")
         if _is_address(host):  # else it is checked where it is resolved
             self._all_public([host])
         return address
 
     def _socket(self, where: AddrInfoType) -> socket.socket:
-        """Called for every connection, with the very address that it goes to: the last check, whatever came before."""
+        """Called for every connection with the address that it goes to: the last check."""
         family, kind, protocol, _, target = where
         if not self._is_public(str(target[0])):
             raise OSError("not an address of the internet")
@@ -147,7 +147,7 @@ class WebImages:
         return bytes(body)
 
     def _too_large(self) -> ApiError:
-        return _refused(f"The picture has more than {self._max_bytes} bytes.", "too_large")
+        return _refused(f"The image has more than {self._max_bytes} bytes.", "too_large")
 
 
 class _Pattern:

@@ -1,4 +1,4 @@
-"""`vigc bench serve`: the service under load, over real HTTP with pictures: rates, times, refusals, memory.
+"""`vigc bench serve`: the service under load, over real HTTP with images: rates, times, refusals, memory.
 
 The service is a process of its own, started as a user starts it; its clients share this machine's cores. Each client
 asks again as soon as it is answered, and reads the answer as a stream.
@@ -32,7 +32,7 @@ from vigc.jobs.serve.run import make_settings
 from vigc.jobs.terminal import make_console
 from vigc.platform.records import ConfigError, Kind, RunError
 
-NUM_PICTURES, PICTURE_SIDE = 64, 320
+NUM_IMAGES, IMAGE_SIDE = 64, 320
 START_S, STOP_S, ANSWER_S = 120.0, 60.0, 300.0
 BEYOND = 1.5  # times the limit are asked at once, to see what is refused
 BEYOND_S = 15.0
@@ -198,18 +198,18 @@ def _service(console: Console, flags: Mapping[str, object]) -> Iterator[tuple[st
 
 
 class _Load:
-    """Clients with pictures of scenes that the model has not seen."""
+    """Clients with images of scenes that the model has not seen."""
 
     def __init__(self, url: str, kind: Kind) -> None:
         from vigc.model.benchmarks.embedded import held_out_scenes
         from vigc.model.scenes import render
 
         self._url, self._kind = url, kind
-        self._pictures = []
-        for scene in held_out_scenes(NUM_PICTURES, seed=9):
+        self._images = []
+        for scene in held_out_scenes(NUM_IMAGES, seed=9):
             file = io.BytesIO()
-            render(scene, PICTURE_SIDE).save(file, "JPEG", quality=90)
-            self._pictures.append(file.getvalue())
+            render(scene, IMAGE_SIDE).save(file, "JPEG", quality=90)
+            self._images.append(file.getvalue())
 
     async def level(self, num_clients: int, seconds: float) -> Level:
         import aiohttp
@@ -228,19 +228,19 @@ class _Load:
         while time.monotonic() < end_at:
             number += level.num_clients
             try:
-                pause_s = await self._ask(session, level, self._pictures[number % NUM_PICTURES], end_at)
+                pause_s = await self._ask(session, level, self._images[number % NUM_IMAGES], end_at)
             except (aiohttp.ClientError, TimeoutError, ValueError) as error:
                 level.errors[f"{type(error).__name__}: {error}"] += 1
                 pause_s = 1.0
             if pause_s:
                 await asyncio.sleep(min(pause_s, max(0.0, end_at - time.monotonic())))
 
-    async def _ask(self, session: Any, level: Level, picture: bytes, end_at: float) -> float:
+    async def _ask(self, session: Any, level: Level, image: bytes, end_at: float) -> float:
         """One request; says how long to wait before the next."""
         import aiohttp
 
         form = aiohttp.FormData({"kinds": str(self._kind), "stream": "true"})
-        form.add_field("image", picture, filename="scene.jpg", content_type="image/jpeg")
+        form.add_field("image", image, filename="scene.jpg", content_type="image/jpeg")
         began, first_s, last = time.monotonic(), None, ""
         async with session.post(f"{self._url}/v1/vigc", data=form) as answer:
             if answer.status == 503:

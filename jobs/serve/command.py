@@ -104,7 +104,7 @@ def serve(
     gateways: Annotated[
         int | None,
         typer.Option(
-            help="Processes that speak HTTP and decode pictures.",
+            help="Processes that speak HTTP and decode images.",
             show_default=_default("gateways"),
             rich_help_panel=HOW,
         ),
@@ -139,7 +139,7 @@ def serve(
         typer.Option(
             "--allow-host",
             metavar="HOST",
-            help="Fetch pictures from there: a host, host:port, *.domain, or * for all of the public internet. May be "
+            help="Fetch images from there: a host, host:port, *.domain, or * for all of the public internet. May be "
             "repeated.",
             show_default="none",
             rich_help_panel=WHO,
@@ -158,7 +158,7 @@ def serve(
     max_upload_mib: Annotated[
         float | None,
         typer.Option(
-            metavar="MIB", help="The largest picture.", show_default=_default("max_upload_mib"), rich_help_panel=WHO
+            metavar="MIB", help="The largest image.", show_default=_default("max_upload_mib"), rich_help_panel=WHO
         ),
     ] = None,
     json_: Json = False,

@@ -1,4 +1,4 @@
-// One picture from the camera.
+// One image from the camera.
 
 import { byId } from "./dom.js";
 

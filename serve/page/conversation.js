@@ -2,7 +2,7 @@
 
 import { changedWords, pair, words } from "./difference.js";
 import { count, element } from "./dom.js";
-import { light } from "./picture.js";
+import { light } from "./image.js";
 import { drawSentence } from "./sentence.js";
 
 const REASONS = { unparsed: "no question and answer could be read in what VIG said", empty_answer: "the answer is empty" };

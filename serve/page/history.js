@@ -1,4 +1,4 @@
-// The pictures that were asked about in this visit, newest first. A reload forgets them.
+// The images that were asked about in this visit, newest first. A reload forgets them.
 
 import { byId, element } from "./dom.js";
 
@@ -23,13 +23,13 @@ export class History {
   }
 
   #item(visit, index, isShown) {
-    const { picture, asked } = visit;
+    const { image, asked } = visit;
     const number = this.#visits.length - index;
-    const label = `Visit ${number}: ${picture.name || picture.url}, ${asked.question || asked.kinds.join(", ")}`;
+    const label = `Visit ${number}: ${image.name || image.url}, ${asked.question || asked.kinds.join(", ")}`;
     const button = element(
       "button",
       { type: "button", className: "thumb", title: label, aria: { label } },
-      element("img", { src: picture.url, alt: "" })
+      element("img", { src: image.url, alt: "" })
     );
     if (isShown) button.setAttribute("aria-current", "true");
     button.addEventListener("click", () => {

@@ -1,4 +1,4 @@
-// The page: a picture is chosen, asked about, and what is said of it is shown as it comes.
+// The page: an image is chosen, asked about, and what is said of it is shown as it comes.
 
 import { Fault, fetchModel, fetchSamples, talk } from "./api.js";
 import { Card } from "./conversation.js";
@@ -7,23 +7,23 @@ import { byId, element, isCalm } from "./dom.js";
 import { History } from "./history.js";
 import { askForKey, clearNotice, showNotice, waitBusy } from "./notice.js";
 import { chosen, formOf, showOptions } from "./options.js";
-import { showPicture, watchBoxes } from "./picture.js";
+import { showImage, watchBoxes } from "./image.js";
 import { llava } from "./records.js";
 import { showAddresses, showSamples, watchSources } from "./source.js";
-import { hear, newVisit } from "./visit.js";
+import { receive, newVisit } from "./visit.js";
 
 const MOST_TRIES = 10; // while the service is busy
 const MEBIBYTE = 2 ** 20;
 
 let about = null; // what the model and the service can do
-let picture = null;
+let image = null;
 let shown = null; // the visit that is on the page
 let cards = new Map();
 let running = null; // the AbortController of the visit under way
 const narrow = matchMedia("(max-width: 900px)");
 const history = new History((visit) => {
-  picture = visit.picture;
-  showPicture(picture);
+  image = visit.image;
+  showImage(image);
   show(visit);
   update();
 });
@@ -47,16 +47,16 @@ function pick(next) {
   const size = next.blob?.size ?? 0;
   if (about && size > about.max_upload_bytes) {
     const [is, most] = [size, about.max_upload_bytes].map((bytes) => (bytes / MEBIBYTE).toFixed(1));
-    return showNotice(`The picture has ${is} MiB; at most ${most} MiB are taken.`);
+    return showNotice(`The image has ${is} MiB; at most ${most} MiB are taken.`);
   }
-  picture = next;
-  showPicture(picture);
+  image = next;
+  showImage(image);
   update();
   byId("start").focus({ preventScroll: true });
 }
 
 function update() {
-  byId("start").disabled = !about || !picture || Boolean(running);
+  byId("start").disabled = !about || !image || Boolean(running);
   byId("start").textContent = running ? "Looking …" : "Look at it";
   byId("cancel").hidden = !running;
 }
@@ -67,7 +67,7 @@ async function start() {
   if (!asked.kinds.length) return showNotice("Choose at least one kind.");
   clearNotice();
   byId("heard").replaceChildren();
-  const visit = newVisit({ ...picture }, asked);
+  const visit = newVisit({ ...image }, asked);
   const before = shown;
   running = new AbortController();
   update();
@@ -95,10 +95,10 @@ async function start() {
 async function listen(visit, signal) {
   for (let attempt = 1; ; attempt++) {
     try {
-      for await (const event of talk(formOf(visit.picture, visit.asked), signal)) {
+      for await (const event of talk(formOf(visit.image, visit.asked), signal)) {
         if (event.name === "image") history.add(visit, shown);
-        const heard = hear(visit, event);
-        if (heard) readOut(heard);
+        const news = receive(visit, event);
+        if (news) readOut(news);
         if (visit === shown) draw();
       }
       return;
@@ -132,7 +132,7 @@ function report(error, again) {
   showNotice(error.message, canHelp ? { again } : {});
 }
 
-/** For those who hear the page. */
+/** For screen readers. */
 function readOut(text) {
   byId("heard").append(element("p", {}, text));
 }

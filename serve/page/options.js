@@ -1,4 +1,4 @@
-// What can be chosen about how a picture is talked about; the service says what there is.
+// What can be chosen about how an image is talked about; the service says what there is.
 
 import { byId, element } from "./dom.js";
 
@@ -10,7 +10,7 @@ const HINTS = {
   shipped: "As the authors' code does it.",
   none: "Not measured.",
   asked: "Is each object there?",
-  blank: "Against a blank picture.",
+  blank: "Against a blank image.",
 };
 
 export function showOptions(about) {
@@ -45,15 +45,15 @@ export function chosen() {
 }
 
 /** The fields of a request. */
-export function formOf(picture, asked) {
+export function formOf(image, asked) {
   const form = new FormData();
-  form.set("image", picture.blob ?? picture.url);
-  if (picture.name) form.set("image_id", picture.name);
+  form.set("image", image.blob ?? image.url);
+  if (image.name) form.set("image_id", image.name);
   form.set("kinds", asked.kinds.join(","));
   form.set("policy", asked.policy);
   form.set("grounding", asked.grounding);
   if (asked.question) form.set("question", asked.question);
-  if (picture.objects) form.set("objects", JSON.stringify(picture.objects));
+  if (image.objects) form.set("objects", JSON.stringify(image.objects));
   form.set("stream", "true");
   return form;
 }

@@ -26,7 +26,7 @@ export function drawSentence(item, sentence, changed, tag) {
 function notes(grounding, absent) {
   const made = [];
   if (absent.length) {
-    made.push(element("span", { className: "badge" }, `not in the picture: ${absent.join(", ")}`));
+    made.push(element("span", { className: "badge" }, `not in the image: ${absent.join(", ")}`));
   }
   if (grounding !== null) {
     const sign = grounding < 0 ? "−" : "+";

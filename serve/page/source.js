@@ -1,11 +1,11 @@
-// Where pictures come from: a file, a drop, the clipboard, an address, the camera, or a sample.
+// Where images come from: a file, a drop, the clipboard, an address, the camera, or a sample.
 
 import { fetchBlob } from "./api.js";
 import { canFilm, film } from "./camera.js";
 import { byId, element } from "./dom.js";
 
 /**
- * @typedef Picture
+ * @typedef Image
  * @property {?Blob} blob what is sent; null for an address, which the service fetches itself
  * @property {string} url what is shown
  * @property {string} name its image_id
@@ -13,13 +13,13 @@ import { byId, element } from "./dom.js";
  */
 
 /**
- * @param onPick takes a Picture
+ * @param onPick takes an Image
  * @param onFault takes a sentence that says why there is none
  */
 export function watchSources(onPick, onFault) {
   const pick = (blob, name) => {
     if (blob.type && !blob.type.startsWith("image/")) {
-      onFault(`${name} is no picture (${blob.type}). Choose a JPEG, PNG, WebP or GIF.`);
+      onFault(`${name} is no image (${blob.type}). Choose a JPEG, PNG, WebP or GIF.`);
     } else {
       onPick({ blob, url: URL.createObjectURL(blob), name, objects: null });
     }
@@ -59,7 +59,7 @@ export function watchSources(onPick, onFault) {
 }
 
 const NO_ADDRESSES =
-  "This service fetches no pictures (it was started without --allow-host). Save the picture and drop it here.";
+  "This service fetches no images (it was started without --allow-host). Save the image and drop it here.";
 
 /** Says at the field whether addresses are any use. */
 export function showAddresses(areFetched) {
@@ -116,6 +116,6 @@ function pickData(address, pick, onFault) {
   try {
     pick(new Blob([Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0))], { type }), "pasted");
   } catch {
-    onFault("This data: address holds no picture in base64.");
+    onFault("This data: address holds no image in base64.");
   }
 }

@@ -1,21 +1,21 @@
-// One picture being talked about: what has been heard so far. Cards and history are drawn from this alone.
+// One image that is asked about, and the events about it so far. Cards and history are drawn from this alone.
 
-/** @param picture see source.js; @param asked {kinds, policy, grounding, question} */
-export function newVisit(picture, asked) {
+/** @param image see source.js; @param asked {kinds, policy, grounding, question} */
+export function newVisit(image, asked) {
   const talks = new Map(asked.kinds.map((kind) => [kind, newTalk(kind, asked.question)]));
-  return { picture, asked, talks, row: null, state: "waiting" };
+  return { image, asked, talks, row: null, state: "waiting" };
 }
 
 function newTalk(kind, question) {
   return { kind, question, vig: [], vic: [], conversation: null };
 }
 
-/** Takes an event in. @returns what of it can be read out, or null. */
-export function hear(visit, { name, data }) {
+/** Applies an event. @returns the part that a screen reader reads out, or null. */
+export function receive(visit, { name, data }) {
   const talk = visit.talks.get(data.kind);
   if (name === "image") {
-    visit.picture.width = data.width;
-    visit.picture.height = data.height;
+    visit.image.width = data.width;
+    visit.image.height = data.height;
     visit.state = "running";
   } else if (name === "question") {
     talk.question = data.question;

@@ -24,14 +24,14 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def picture() -> bytes:
+def jpeg() -> bytes:
     """A JPEG of a scene of nine objects."""
     return samples()["scene-2"].jpeg
 
 
 @pytest.fixture(scope="session")
-def uri(picture: bytes) -> str:
-    return data_uri(picture)
+def uri(jpeg: bytes) -> str:
+    return data_uri(jpeg)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""POST /v1/vigc: a picture becomes a row of the data set."""
+"""POST /v1/vigc: an image becomes a row of the data set."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_row_of_the_endpoint_equals_the_row_of_a_run(client, job_rows):
         assert found | {"uri": row["uri"], "pass": "001"} == row
 
 
-def test_what_is_said_is_told_as_it_is_said(client, uri, picture):
+def test_what_is_said_is_told_as_it_is_said(client, uri, jpeg):
     objects = samples()["scene-2"].about()["objects"]
     body = {"image": uri, "kinds": ["detail"], "objects": objects}
     row = ask(client, **body).json()
@@ -120,9 +120,9 @@ def test_what_is_said_is_told_as_it_is_said(client, uri, picture):
     assert [sentence for step in steps for sentence in step["sentences"]] == spoken["sentences"]
 
 
-def test_a_form_with_a_file_says_the_same_as_json(client, uri, picture):
+def test_a_form_with_a_file_says_the_same_as_json(client, uri, jpeg):
     by_json = ask(client, image=uri, kinds=["conversation"], image_id="a").json()
-    files = {"image": ("holiday.jpg", picture, "image/jpeg")}
+    files = {"image": ("holiday.jpg", jpeg, "image/jpeg")}
     by_form = client.post("/v1/vigc", data={"kinds": "conversation", "image_id": "a"}, files=files).json()
 
     assert by_form["uri"] == "holiday.jpg"
@@ -152,8 +152,8 @@ def test_a_form_has_its_kinds_with_commas_as_json_or_repeated(client, uri, kinds
         ("seed", "-1", "seed"),
     ],
 )
-def test_a_wrong_field_of_a_form_is_refused_by_name(client, picture, field, value, param):
-    files = {"image": ("a.jpg", picture, "image/jpeg")}
+def test_a_wrong_field_of_a_form_is_refused_by_name(client, jpeg, field, value, param):
+    files = {"image": ("a.jpg", jpeg, "image/jpeg")}
     answer = client.post("/v1/vigc", data={field: value}, files=files)
 
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
@@ -170,18 +170,18 @@ def test_a_question_is_answered_instead_of_asked(client, uri):
     assert spoken["vig_answer"] == ""
 
 
-def test_a_picture_that_cannot_be_used_says_why(client, picture):
-    cut, text = ask(client, image=data_uri(picture[:300])), ask(client, image=data_uri(b"hello there"))
+def test_an_image_that_cannot_be_used_says_why(client, jpeg):
+    cut, text = ask(client, image=data_uri(jpeg[:300])), ask(client, image=data_uri(b"hello there"))
 
     assert (cut.status_code, cut.json()["error"]["code"]) == (400, "truncated")
     assert (text.status_code, text.json()["error"]["code"]) == (400, "not_an_image")
     assert text.json()["error"]["param"] == "image"
 
 
-def test_json_lines_in_give_json_lines_out_in_their_order(client, uri, picture):
+def test_json_lines_in_give_json_lines_out_in_their_order(client, uri, jpeg):
     lines = [
         {"image": uri, "kinds": ["conversation"], "image_id": "one"},
-        {"image": data_uri(picture[:300]), "image_id": "cut"},
+        {"image": data_uri(jpeg[:300]), "image_id": "cut"},
         {"image": "ftp://x"},
         {"image": uri, "kinds": ["conversation"], "image_id": "two", "policy": "lean"},
     ]

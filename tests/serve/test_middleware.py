@@ -138,7 +138,7 @@ def test_bodies_that_are_too_large_are_refused_before_they_are_read(client):
     assert client.post("/v1/vigc", content=b"{}\n" * 4, headers=lines).status_code == 413
 
 
-def test_a_picture_above_the_limit_is_refused_though_its_body_is_not(client):
+def test_an_image_above_the_limit_is_refused_though_its_body_is_not(client):
     files = {"image": ("a.jpg", b"x" * (SETTINGS.max_upload_bytes + 1), "image/jpeg")}
     answer = client.post("/v1/vigc", files=files, headers=KEY)
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")

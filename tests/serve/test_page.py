@@ -90,8 +90,8 @@ def texts(locator):
     return [" ".join(text.split()) for text in locator.all_inner_texts()]
 
 
-def test_sentences_of_an_upload_arrive_one_by_one_and_its_record_is_the_exporters(page, picture):
-    page.set_input_files("#file", files=[{"name": "mine.jpg", "mimeType": "image/jpeg", "buffer": picture}])
+def test_sentences_of_an_upload_arrive_one_by_one_and_its_record_is_the_exporters(page, jpeg):
+    page.set_input_files("#file", files=[{"name": "mine.jpg", "mimeType": "image/jpeg", "buffer": jpeg}])
     expect(page.locator("#look img")).to_have_js_property("naturalWidth", 448)
     page.evaluate(WATCH)
     ask(page, "detail", "conversation")
@@ -111,6 +111,9 @@ def test_sentences_of_an_upload_arrive_one_by_one_and_its_record_is_the_exporter
         tinted = card.locator(".vic .sentence.borne, .vic .sentence.denied")
         expect(tinted).to_have_count(sum(said["grounding"] is not None for said in one["sentences"]))
         assert said_aloud(page, one)
+
+    # A tint shows what the model believes, and not what the image shows.
+    expect(page.locator("#legend")).to_contain_text("the model believes it")
 
     kept = [one for one in row["conversations"] if one["status"] == "kept"]
     expected = [record(Example(f"mine.jpg:{one['kind']}", row, [one])) for one in kept]
@@ -141,7 +144,7 @@ def test_what_vig_had_said_is_struck_out_where_vic_differs_and_boxes_light_up(pa
     absent = {name for one in detail["vig_sentences"] for name in one["objects_absent"]}
     assert absent
     for name in absent:
-        untrue = items.filter(has_text=f"not in the picture: {name}").first
+        untrue = items.filter(has_text=f"not in the image: {name}").first
         expect(untrue.locator("mark.absent").first).to_have_text(re.compile(f"^{name}"))
 
     named = next(number for number, one in enumerate(detail["sentences"]) if one["objects_named"])
@@ -166,21 +169,21 @@ def test_sentences_are_compared_word_by_word(page):
 
 
 @pytest.mark.slow
-def test_a_bad_file_is_named_and_what_was_there_stays(page, picture):
+def test_a_bad_file_is_named_and_what_was_there_stays(page, jpeg):
     sample(page, 1)
     ask(page, "knowledge")
     alert = page.get_by_role("alert")
     page.set_input_files("#file", files=[{"name": "notes.txt", "mimeType": "text/plain", "buffer": b"words"}])
-    expect(alert).to_contain_text("notes.txt is no picture (text/plain)")
-    page.set_input_files("#file", files=[{"name": "cut.jpg", "mimeType": "image/jpeg", "buffer": picture[:300]}])
+    expect(alert).to_contain_text("notes.txt is no image (text/plain)")
+    page.set_input_files("#file", files=[{"name": "cut.jpg", "mimeType": "image/jpeg", "buffer": jpeg[:300]}])
     page.get_by_role("button", name="Look at it").click()
-    expect(alert).to_contain_text("The picture cannot be used:")
+    expect(alert).to_contain_text("The image cannot be used:")
     expect(page.locator(".card .vic .sentence").first).to_be_visible()
     page.evaluate(GIVE, ["big.png", "image/png", [0] * 9, "drop"])
     expect(alert).to_be_empty()
     page.evaluate("File.prototype.__defineGetter__('size', () => 21 * 2 ** 20)")
     page.evaluate(GIVE, ["big.png", "image/png", [0] * 9, "drop"])
-    expect(alert).to_have_text("The picture has 21.0 MiB; at most 20.0 MiB are taken.")
+    expect(alert).to_have_text("The image has 21.0 MiB; at most 20.0 MiB are taken.")
 
 
 @pytest.mark.slow
@@ -217,7 +220,7 @@ def test_escape_cancels(page):
 
 
 def fail(route, error):
-    route.fulfill(status=error.status, json=error.content, headers=error.headers)
+    route.fulfill(status=error.status_code, json=error.content, headers=error.headers or {})
 
 
 @pytest.mark.slow
@@ -260,16 +263,16 @@ def test_a_key_is_asked_for_and_kept_for_this_visit(page):
 
 
 @pytest.mark.slow
-def test_pictures_are_dropped_pasted_and_taken(page, picture):
+def test_images_are_dropped_pasted_and_taken(page, jpeg):
     name = page.locator("#name")
-    page.evaluate(GIVE, ["dropped.jpg", "image/jpeg", list(picture), "drop"])
+    page.evaluate(GIVE, ["dropped.jpg", "image/jpeg", list(jpeg), "drop"])
     expect(name).to_have_text("dropped.jpg")
-    page.evaluate(GIVE, ["pasted.jpg", "image/jpeg", list(picture), "paste"])
+    page.evaluate(GIVE, ["pasted.jpg", "image/jpeg", list(jpeg), "paste"])
     expect(name).to_have_text("pasted.jpg")
-    page.get_by_text("Another picture").click()
+    page.get_by_text("Another image").click()
     page.get_by_label("Use the camera").click()
     expect(page.locator("#video")).to_have_js_property("readyState", 4)
-    page.get_by_role("button", name="Take the picture").click()
+    page.get_by_role("button", name="Take the photo").click()
     expect(name).to_have_text("camera.jpg")
     expect(page.locator("#look img")).not_to_have_js_property("naturalWidth", 448)
     expect(page.locator("#camera-dialog")).to_be_hidden()
@@ -277,7 +280,7 @@ def test_pictures_are_dropped_pasted_and_taken(page, picture):
 
 @pytest.mark.slow
 def test_an_address_that_may_not_be_fetched_is_refused_in_words(page):
-    page.get_by_label("Address of a picture").fill("https://localhost/one.jpg")
+    page.get_by_label("Address of an image").fill("https://localhost/one.jpg")
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Look at it").click()
     expect(page.get_by_role("alert")).to_have_text("The address does not lead to the public internet.")
@@ -286,7 +289,7 @@ def test_an_address_that_may_not_be_fetched_is_refused_in_words(page):
 
 
 @pytest.mark.slow
-def test_an_earlier_picture_of_this_visit_comes_back(page):
+def test_an_earlier_image_of_this_visit_comes_back(page):
     sample(page, 1)
     ask(page, "knowledge")
     first = page.locator(".card .question").inner_text()

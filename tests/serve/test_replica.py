@@ -24,8 +24,8 @@ def replica():
 
 
 @pytest.fixture(scope="module")
-def task(picture):
-    pixels = decode_bytes(picture, 160, 10**6).pixels
+def task(jpeg):
+    pixels = decode_bytes(jpeg, 160, 10**6).pixels
     return ReplicaTask("a", pixels, make_policy("paper"), (Kind.DETAIL,), 0, None, None, True)
 
 
@@ -89,7 +89,7 @@ def test_what_the_engine_cannot_do_is_the_request_s_fault(replica, task):
     assert "beams" in failed.message
 
 
-def test_a_replica_whose_engine_has_ended_says_that_it_is_ill(picture):
+def test_a_replica_whose_engine_has_ended_says_that_it_is_ill(jpeg):
     replica = EngineReplica(ServeSettings(objects="none"))
     asyncio.run(replica.check_health())
     replica.close()

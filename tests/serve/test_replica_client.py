@@ -91,7 +91,7 @@ def test_a_second_replica_that_says_something_else_is_an_error_and_no_muddle():
     assert refusal(Replicas([Started(1), DETAIL[0], ActorDiedError()], [Started(1), changed])) == (503, "unavailable")
 
 
-def test_a_picture_that_kills_replicas_kills_few():
+def test_an_image_that_kills_replicas_kills_few():
     replicas = Replicas([Started(1), ActorDiedError()])
     assert refusal(replicas) == (503, "unavailable")
     assert replicas.num_calls == MAX_DEATHS

@@ -1,4 +1,4 @@
-"""Pictures at addresses: fetched from where they may be, and this machine's own network is out of reach."""
+"""Images at addresses: fetched from where they may be, and this machine's own network is out of reach."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Canary:
         elif where == "zipped":
             request.wfile.write(gzip.compress(b"x" * 2_000_000, 1))
         else:
-            request.wfile.write(b"a picture")
+            request.wfile.write(b"an image")
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ LOOPBACKS = (
 
 @pytest.mark.parametrize("host", LOOPBACKS)
 def test_loopback_is_never_reached_by_any_of_its_names(canary, host):
-    url = f"http://{host}:{canary.port}/picture"
+    url = f"http://{host}:{canary.port}/image"
     allow = ["*", f"*:{canary.port}", f"{host}:{canary.port}"]
 
     assert refusal(url, allow=allow) in ("image_url_not_allowed", "image_url_invalid", "image_url_failed")
@@ -123,7 +123,7 @@ def test_what_is_of_the_internet_is_public(address):
      "http://a.example@127.0.0.1/", "http://a.example:99999/", "http://[::1", "http://a.example:22/",
      "https://" + "a" * 3000, "http://a\r\nHost: b.example/"],
 )  # fmt: skip
-def test_what_is_no_address_of_a_picture_is_refused(url):
+def test_what_is_no_address_of_an_image_is_refused(url):
     assert refusal(url).startswith("image_url_")
 
 
@@ -153,7 +153,7 @@ def test_a_name_that_resolves_otherwise_later_gains_nothing(canary):
     def is_public(address):
         return address == "192.0.2.9"  # leads nowhere
 
-    url, allow = f"http://a.example:{canary.port}/picture", [f"a.example:{canary.port}"]
+    url, allow = f"http://a.example:{canary.port}/image", [f"a.example:{canary.port}"]
     code = refusal(url, allow=allow, resolve=resolve, is_public=is_public, timeout_s=2.0)
     assert code in ("image_url_timeout", "image_url_failed")  # as the network has it
     assert (asked, canary.asked) == (["a.example"], [])
@@ -167,9 +167,9 @@ def at_home(canary, **more):
     }  # fmt: skip
 
 
-def test_a_picture_of_an_allowed_host_is_fetched_under_the_host_s_own_name(canary):
-    assert fetch(f"http://a.example:{canary.port}/picture", **at_home(canary)) == b"a picture"
-    assert canary.asked == [f"a.example:{canary.port}/picture"]
+def test_an_image_of_an_allowed_host_is_fetched_under_the_host_s_own_name(canary):
+    assert fetch(f"http://a.example:{canary.port}/image", **at_home(canary)) == b"an image"
+    assert canary.asked == [f"a.example:{canary.port}/image"]
 
 
 @pytest.mark.parametrize(
@@ -187,9 +187,9 @@ def test_a_picture_of_an_allowed_host_is_fetched_under_the_host_s_own_name(canar
 )
 def test_only_allowed_hosts_are_asked(canary, host, allow, is_allowed):
     settings = at_home(canary, allow=[f"{one}:{canary.port}" for one in allow])
-    url = f"http://{host}:{canary.port}/picture"
+    url = f"http://{host}:{canary.port}/image"
     if is_allowed:
-        assert fetch(url, **settings) == b"a picture"
+        assert fetch(url, **settings) == b"an image"
     else:
         assert refusal(url, **settings) == "image_url_not_allowed"
         assert canary.asked == []
@@ -203,13 +203,13 @@ def test_another_port_has_to_be_allowed_by_name(canary):
 
 def test_redirects_are_checked_like_addresses(canary):
     base = f"http://a.example:{canary.port}"
-    assert fetch(f"{base}/to/{base}/picture", **at_home(canary)) == b"a picture"
+    assert fetch(f"{base}/to/{base}/image", **at_home(canary)) == b"an image"
     for target in (f"http://127.0.0.1:{canary.port}/secret", f"http://b.example:{canary.port}/secret", "file:///x"):
         canary.asked.clear()
         assert refusal(f"{base}/to/{target}", **at_home(canary)).startswith("image_url_")
         assert len(canary.asked) == 1
     loop = f"{base}/to/" * 8
-    assert refusal(f"{loop}{base}/picture", **at_home(canary)) == "image_url_failed"
+    assert refusal(f"{loop}{base}/image", **at_home(canary)) == "image_url_failed"
 
 
 def test_a_redirect_to_a_literal_private_address_is_refused_though_any_host_is_allowed(canary):

@@ -1,28 +1,28 @@
-// The picture that is asked about, and boxes around what is in it.
+// The image that is asked about, and boxes around what is in it.
 
 import { byId, element } from "./dom.js";
 
 const NUM_COLOURS = 8;
 const SVG = "http://www.w3.org/2000/svg";
 
-export function showPicture(picture) {
+export function showImage(image) {
   const look = byId("look");
-  const image = element("img", { src: picture.url, alt: `The picture: ${picture.name || picture.url}` });
-  image.addEventListener("load", () => {
-    picture.width ??= image.naturalWidth;
-    picture.height ??= image.naturalHeight;
-    look.style.setProperty("--ratio", image.naturalWidth / image.naturalHeight);
+  const img = element("img", { src: image.url, alt: `The image: ${image.name || image.url}` });
+  img.addEventListener("load", () => {
+    image.width ??= img.naturalWidth;
+    image.height ??= img.naturalHeight;
+    look.style.setProperty("--ratio", img.naturalWidth / img.naturalHeight);
   });
-  image.addEventListener("error", () => {
-    look.replaceChildren(element("p", { className: "muted no-preview" }, "This browser has no preview of the picture. The service may still read it."));
+  img.addEventListener("error", () => {
+    look.replaceChildren(element("p", { className: "muted no-preview" }, "This browser has no preview of the image. The service may still read it."));
   });
-  look.replaceChildren(image);
+  look.replaceChildren(img);
   look.hidden = false;
   byId("empty").hidden = true;
   byId("about").hidden = false;
   byId("sources").open = false;
-  byId("name").textContent = picture.name || picture.url;
-  drawBoxes(look, picture);
+  byId("name").textContent = image.name || image.url;
+  drawBoxes(look, image);
 }
 
 export function watchBoxes() {
