@@ -15,7 +15,7 @@ import typer
 import vigc
 from vigc.jobs.bench.command import bench
 from vigc.jobs.dataset.command import AUDIT, DIGEST, EXPORT, FILTER, POPE, REPORT, SHOW, VALIDATE, VERIFY
-from vigc.jobs.evaluate.command import EVALUATE_EXAMPLES, evaluate
+from vigc.jobs.evaluate.command import EVALUATE
 from vigc.jobs.experiment.command import EXPERIMENT
 from vigc.jobs.generate.command import GENERATE, SUMMARY
 from vigc.jobs.ingest.command import INGEST
@@ -23,13 +23,13 @@ from vigc.jobs.plan.command import PLAN
 from vigc.jobs.scenes import SCENES
 from vigc.jobs.serve.command import SERVE_EXAMPLES, serve
 from vigc.jobs.settings.command import Verb, add_verb
-from vigc.jobs.settings.config import flag
 from vigc.jobs.settings.shared import PrintsJson
 from vigc.jobs.submit.command import SUBMIT
 from vigc.jobs.terminal import FAULT, NOT_OK, WRONG_USE, help_end, print_json
 from vigc.jobs.train.command import FINETUNE, TRAIN
 from vigc.jobs.weights.command import WEIGHTS
 from vigc.platform.records import VigcError
+from vigc.platform.settings import flag
 
 app = typer.Typer(
     name="vigc",
@@ -96,7 +96,7 @@ DOCTOR = Verb(DoctorConfig, doctor, ("vigc doctor", "vigc doctor --ray"))
 VERBS: dict[str, tuple[Verb[Any], ...]] = {
     "Make data": (GENERATE, PLAN, SCENES, INGEST),
     "Look at it and choose": (SHOW, SUMMARY, REPORT, AUDIT, FILTER, VERIFY, DIGEST, EXPORT, VALIDATE),
-    "Train and measure": (TRAIN, FINETUNE, EXPERIMENT, POPE),
+    "Train and measure": (TRAIN, FINETUNE, EVALUATE, EXPERIMENT, POPE),
     "Serve and send": (SUBMIT,),
     "This machine": (DOCTOR,),
 }
@@ -113,7 +113,6 @@ for verb in WEIGHTS:
 app.add_typer(weights, name="weights", rich_help_panel="Train and measure")
 
 app.command(epilog=SERVE_EXAMPLES)(serve)
-app.command(epilog=EVALUATE_EXAMPLES)(evaluate)
 app.add_typer(bench, name="bench")
 
 

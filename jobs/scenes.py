@@ -11,10 +11,10 @@ from typing import Any
 import typer
 
 from vigc.jobs.settings.command import Verb
-from vigc.jobs.settings.config import flag
 from vigc.jobs.settings.shared import PrintsJson
 from vigc.jobs.terminal import print_json
 from vigc.platform.records import ConfigError, StoreError
+from vigc.platform.settings import flag
 from vigc.platform.storage.files import explained
 
 

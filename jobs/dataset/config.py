@@ -7,10 +7,10 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from vigc.jobs.settings.config import flag
 from vigc.jobs.settings.shared import OfDataSet, PrintsJson, ReadsImages
 from vigc.platform.quality.settings import ALONE, FilterSettings
 from vigc.platform.records import ConfigError, Kind
+from vigc.platform.settings import flag
 
 
 class ShowConfig(OfDataSet):

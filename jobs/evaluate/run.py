@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vigc.jobs.evaluate.config import EvaluateConfig, JudgeConfig
 from vigc.jobs.machine import git_commit, num_gpus, versions
 from vigc.model.cores import num_cores
 from vigc.platform.evaluation import benchmark
@@ -25,46 +26,6 @@ from vigc.platform.storage import Folder, LocalFolder, open_folder
 
 MAX_SIDE = 1344  # pixels of the longer side, of pictures that go out whole
 EMBEDDED = "embedded"
-DIFFICULT = ("direct", "choice", "none")
-
-
-@dataclass(frozen=True)
-class JudgeConfig:
-    """Who judges, and what is recorded already."""
-
-    url: str | None = None
-    model: str | None = None
-    recorded: tuple[str, ...] = ()  # files of judgements to replay
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """The settings of one `vigc evaluate`."""
-
-    model: str  # "embedded", a folder or hub id, or the address of an endpoint, up to and with /v1
-    benchmark: str  # one of evaluation.BENCHMARKS
-    questions: str
-    out: str
-    annotations: str | None = None
-    images: str | None = None
-    references: str | None = None
-    context: str | None = None
-    objects: str = "auto"
-    limit: int | None = None  # the first so many items
-    endpoint_model: str | None = None
-    prompt: str | None = None  # a template with {question}; None: the model's own
-    prompts: str | None = None  # a prompt pack, for InstructBLIP and VIGC
-    policy: str = "paper"
-    max_tokens: int | None = None
-    difficult: str = "direct"  # A-OKVQA: where difficult questions are left out
-    judge: JudgeConfig = JudgeConfig()
-    device: str = "auto"
-    dtype: str = "auto"
-    slots: int = 16
-    actors: int = 1
-    seed: int = 0  # of the intervals
-    tracking: str | None = None
-    overwrite: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,14 +116,8 @@ def rescore(out: str, *, judge: JudgeConfig | None = None, seed: int = 0) -> dic
 
 def _check(config: EvaluateConfig) -> None:
     benchmark(config.benchmark)
-    if config.difficult not in DIFFICULT:
-        raise ConfigError(f"--difficult {config.difficult}: there are {', '.join(DIFFICULT)}.")
-    if config.prompt is not None and "{question}" not in config.prompt:
-        raise ConfigError("--prompt must hold {question}, where the question goes.")
     if _is_endpoint(config.model) and not config.endpoint_model:
         raise ConfigError("--endpoint-model is missing. Say which of the endpoint's models is meant.")
-    if config.slots < 1 or config.actors < 1:
-        raise ConfigError("--slots and --actors: 1 is the least.")
 
 
 def _is_endpoint(model: str) -> bool:
@@ -188,7 +143,7 @@ def _request(config: EvaluateConfig) -> tuple[dict[str, Any], str]:
         "images": config.images,
         "objects": config.objects,
         "limit": config.limit,
-        "prompt": config.prompt,
+        "prompt": config.template,
         "max_tokens": config.max_tokens,
         "options": {"difficult": config.difficult},
     }
@@ -313,11 +268,11 @@ def _ask(
             device=device,
             dtype=dtype,
             num_slots=config.slots,
-            num_threads=max(1, num_cores() // config.actors),
+            num_threads=max(1, num_cores() // config.actors[1]),
         ),
         pack=load_pack(config.prompts),
         policy=make_policy(config.policy),
-        template=config.prompt,
+        template=config.template,
         max_tokens=config.max_tokens,
         endpoint=endpoint,
     )

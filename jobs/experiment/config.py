@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import model_validator
 
-from vigc.jobs.settings.config import flag
 from vigc.jobs.settings.options import Value
 from vigc.jobs.settings.shared import PrintsJson, Tracked
 from vigc.platform.records import ConfigError
+from vigc.platform.settings import flag
 
 
 class ExperimentConfig(Tracked, PrintsJson):

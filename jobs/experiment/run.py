@@ -22,7 +22,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from vigc.jobs.evaluate.run import EvaluateConfig, run_evaluate
+from vigc.jobs.evaluate.config import EvaluateConfig
+from vigc.jobs.evaluate.run import run_evaluate
 from vigc.jobs.experiment.tables import Comparison, compare
 from vigc.jobs.machine import num_gpus
 from vigc.jobs.train.config import LearnConfig
@@ -329,7 +330,8 @@ def _evaluate(config: Experiment, one: Benchmark, number: int, run: Path, on_not
             questions=one.questions,
             annotations=one.annotations,
             images=one.images,
-            prompt=one.prompt,
+            tracking=None,
+            template=one.prompt,
             max_tokens=one.max_tokens,
             out=str(place),
             device=config.device,

@@ -10,12 +10,11 @@ from typing import Literal
 
 from pydantic import field_validator, model_validator
 
-from vigc.jobs.settings.config import flag
 from vigc.jobs.settings.options import Value
 from vigc.jobs.settings.shared import IMAGES_PANEL, ChoosesImages, OfDataSet, PrintsJson
 from vigc.model.completion import CPU_SLOTS, GPU_SLOTS
-from vigc.platform.ranges import Counts
 from vigc.platform.records import ConfigError, Kind
+from vigc.platform.settings import Counts, flag
 
 _images = partial(flag, panel=IMAGES_PANEL)
 _made = partial(flag, panel="What is made of them")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vigc.jobs.settings.config import flag
 from vigc.jobs.settings.shared import ChoosesImages, PrintsJson
+from vigc.platform.settings import flag
 
 
 class IngestConfig(ChoosesImages, PrintsJson):

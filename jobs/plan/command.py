@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from vigc.jobs.settings.command import Verb, add_verb
-from vigc.jobs.settings.config import flag
 from vigc.jobs.settings.shared import PrintsJson
 from vigc.jobs.terminal import make_console, print_json
-from vigc.platform.ranges import Rates
 from vigc.platform.records import ConfigError
+from vigc.platform.settings import Rates, flag
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 from vigc.jobs.settings.file import nearest, read_file
@@ -25,42 +25,6 @@ C = TypeVar("C", bound="Config")
 
 MOST_OF_METAVAR = 28  # characters; a longer one would leave no room for the help
 METAVARS = {int: "<int>", float: "<float>", Path: "FILE"}
-
-
-def flag(
-    description: str,
-    default: Any = ...,
-    *,
-    metavar: str | None = None,
-    panel: str | None = None,
-    shown: str | None = None,
-    positional: bool = False,
-    in_file: bool = True,
-    split: bool = True,
-    **limits: Any,
-) -> Any:
-    """A field of a Config.
-
-    Args:
-        description: a whole phrase; the help.
-        metavar: what stands for the value in the help; by default what the type says.
-        panel: the heading that it is under.
-        shown: what the help says of a default that is None.
-        positional: given by its place, without the flag's name.
-        in_file: False for what one command does once, such as --overwrite; it is no key of a file.
-        split: False for a list whose items may hold commas.
-        limits: of pydantic, such as ge=1, and its alias or default_factory.
-    """
-    more: dict[str, Any] = {
-        "metavar": metavar,
-        "panel": panel,
-        "shown": shown,
-        "positional": positional,
-        "split": split,
-    }
-    if "default_factory" not in limits:
-        limits["default"] = default
-    return Field(description=description, json_schema_extra=more | {"in_file": in_file}, **limits)
 
 
 def flag_name(name: str) -> str:

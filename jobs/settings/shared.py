@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, field_validator
 
-from vigc.jobs.settings.config import Config, flag
+from vigc.jobs.settings.config import Config
+from vigc.platform.settings import flag
 from vigc.platform.tracking import NOT_TRACKED
 
 IMAGES_PANEL = "Which images"

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from vigc.jobs.settings.command import Verb
-from vigc.jobs.settings.config import Config, flag
+from vigc.jobs.settings.config import Config
 from vigc.jobs.terminal import INTERRUPTED
 from vigc.platform.records import ConfigError
+from vigc.platform.settings import flag
 
 if TYPE_CHECKING:
     from vigc.jobs.submit.run import Cluster, Ended, Job

@@ -6,11 +6,10 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from vigc.jobs.settings.config import flag
 from vigc.jobs.settings.options import Value
 from vigc.jobs.settings.shared import PrintsJson, Tracked
-from vigc.platform.ranges import Counts
 from vigc.platform.records import ConfigError, Kind
+from vigc.platform.settings import Counts, flag
 
 
 class LearnConfig(Tracked, PrintsJson):

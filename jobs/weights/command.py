@@ -7,9 +7,9 @@ from typing import Literal
 import typer
 
 from vigc.jobs.settings.command import Verb
-from vigc.jobs.settings.config import flag
 from vigc.jobs.settings.shared import PrintsJson
 from vigc.jobs.terminal import print_json
+from vigc.platform.settings import flag
 
 
 class MakesModel(PrintsJson):

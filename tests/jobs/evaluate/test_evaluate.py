@@ -14,7 +14,8 @@ from chat_server import ChatServer, echo
 from tiny_llava import write_tiny_llava
 from waiting import wait_until
 
-from vigc.jobs.evaluate.run import EvaluateConfig, JudgeConfig, rescore, run_evaluate
+from vigc.jobs.evaluate.config import EvaluateConfig, JudgeConfig
+from vigc.jobs.evaluate.run import rescore, run_evaluate
 from vigc.platform.dataset.verify import verify
 from vigc.platform.records import ConfigError, StoreError
 
@@ -51,7 +52,7 @@ def test_a_killed_evaluation_goes_on_and_asks_nothing_twice_that_was_committed(
     with ChatServer(slowly) as server:
         arguments = ["evaluate", server.url, "--endpoint-model", "m", "--benchmark", "questions", "--out", out]
         arguments += ["--questions", questions, "--images", scenes_dir / "images", "--slots", 1]
-        arguments += ["--prompt", "{question}"]
+        arguments += ["--template", "{question}"]
         process = vigc_started(*arguments)
         wait_until(lambda: [*out.glob("passes/001/rows/*/*.parquet")], process=process)
         os.killpg(process.pid, signal.SIGKILL)

@@ -14,9 +14,11 @@ from vigc.jobs.cli import ALL_VERBS
 from vigc.jobs.generate.config import GenerateConfig
 from vigc.jobs.settings.command import Verb, add_verb
 from vigc.jobs.settings.config import bare, extra, is_list, read_config
-from vigc.platform.ranges import Counts
 from vigc.platform.records import ConfigError
+from vigc.platform.settings import Counts
 
+# What a verb cannot do without, unless a flag such as --print stands for it.
+NEEDED = {"train": ("out",), "evaluate": ("model", "benchmark", "questions", "out")}
 BY_NAME = pytest.mark.parametrize("verb", ALL_VERBS.values(), ids=list(ALL_VERBS))
 # What continues the flag's name instead of being a phrase of its own.
 FRAGMENT = re.compile("(Of|As|As of|Such as|That|Which|Whose|In one|May) ")
@@ -33,8 +35,7 @@ def read(verb: Verb[Any], *words: object) -> Any:
 def filled(verb: Verb[Any], tmp_path: Path, **values: object) -> Path:
     """A file with what the verb cannot do without, and with these values."""
     needed = {name: "some" for name, field in verb.config.flags().items() if field.is_required()}
-    if "out" in verb.config.file_keys():
-        needed["out"] = "some"
+    needed |= dict.fromkeys(NEEDED.get(str(verb), ()), "some")
     file = tmp_path / "settings.yaml"
     file.write_text(yaml.safe_dump(needed | {name.replace("_", "-"): value for name, value in values.items()}))
     return file
