@@ -34,7 +34,7 @@ STORED = "stored"  # the dtype that a model's files are in
 
 @dataclass(frozen=True)
 class Network:
-    """A loaded model with its tokenizers and picture size. All methods are free of state and need no gradient unless
+    """A loaded model with its tokenizers and image size. All methods are free of state and need no gradient unless
     the caller wants one.
     """
 
@@ -67,7 +67,7 @@ class Network:
 
     @property
     def image_size(self) -> int:
-        """Side of the square picture the vision model was built for, in pixels."""
+        """Side of the square image the vision model was built for, in pixels."""
         return int(self.model.config.vision_config.image_size)
 
     @property

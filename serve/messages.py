@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from vigc.model.conversation.image import News
+from vigc.model.conversation.image import ConversationEvent
 from vigc.model.conversation.policy import Policy
 from vigc.platform.records import Kind
 
@@ -37,7 +37,7 @@ class KindEvent:
     """An event of one kind's conversation; the last one is the Conversation."""
 
     kind: Kind
-    event: News
+    event: ConversationEvent
 
 
 class Fault(StrEnum):

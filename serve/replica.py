@@ -11,7 +11,7 @@ import logging
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-from vigc.model.conversation.image import News, Talk, talk_about
+from vigc.model.conversation.image import ConversationEvent, ConversationSettings, hold_conversations
 from vigc.model.engines.start import start_engine
 from vigc.model.prompts import load_pack
 from vigc.platform.quality.mentions import ObjectFinder
@@ -41,7 +41,7 @@ class EngineReplica:
     async def converse(self, task: ReplicaTask) -> AsyncIterator[ReplicaEvent | Failure]:
         """The events of the task's conversations as they come. Leaving the iterator early frees the slots."""
         self._gauge()
-        talk = Talk(
+        talk = ConversationSettings(
             self._pack,
             task.policy,
             task.kinds,
@@ -53,11 +53,11 @@ class EngineReplica:
         yield Started(self._num_prompt_tokens(talk))
         events: asyncio.Queue[KindEvent | None] = asyncio.Queue()
 
-        def emit(kind: Kind, event: News) -> None:
+        def emit(kind: Kind, event: ConversationEvent) -> None:
             if task.wants_steps or isinstance(event, Conversation):
                 events.put_nowait(KindEvent(kind, event))
 
-        work = asyncio.create_task(talk_about(self._engine, task.image_id, task.pixels, talk, emit))
+        work = asyncio.create_task(hold_conversations(self._engine, task.image_id, task.pixels, talk, emit))
         work.add_done_callback(lambda _: events.put_nowait(None))
         try:
             while (event := await events.get()) is not None:
@@ -94,7 +94,7 @@ class EngineReplica:
             return Failure(self._lost, Fault.REPLICA)
         return Failure(str(error), Fault.ENGINE)
 
-    def _num_prompt_tokens(self, talk: Talk) -> int | None:
+    def _num_prompt_tokens(self, talk: ConversationSettings) -> int | None:
         if talk.question is None:
             return None
         prompt = self._pack.vic_prompt(self._pack.vig_prompt(talk.kinds[0]), talk.question)

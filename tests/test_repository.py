@@ -63,7 +63,7 @@ ROOMS = {
         "answering benchmarks"
     ),
     "model/engines": (
-        "settings interface meter scoring base detokenizer tokenized reference continuous vllm endpoint start"
+        "settings interface metrics scoring base detokenizer tokenized reference continuous vllm endpoint start"
     ),
     "jobs": (
         "machine terminal settings scenes ingest doctor dataset weights submit generate plan train evaluate serve "

@@ -14,7 +14,7 @@ from rich.table import Table
 from vigc.jobs.bench.common import write_figures
 from vigc.jobs.bench.memory import MB, MemoryWatch, draw, resident_bytes
 from vigc.jobs.terminal import make_console
-from vigc.model.benchmarks.speed import Settings, lines, measure, profile
+from vigc.model.benchmarks.speed import SpeedSettings, lines, measure, profile
 from vigc.model.files.loading import choose_device
 from vigc.platform.records import Kind
 
@@ -49,7 +49,7 @@ def engine(
     chosen_device, _ = choose_device(device)
     if dtype == "auto":
         dtype = "bfloat16" if chosen_device.type == "cuda" else "float32"
-    settings = Settings(
+    settings = SpeedSettings(
         shape=shape,
         device=str(chosen_device),
         dtype=dtype,

@@ -2,7 +2,7 @@
 beside it, for as many updates, and answers held-out questions.
 
 OUT/experiment.json   what was asked; at the end, what came of it
-OUT/material/         on scenes: what is told, what is only seen, what is asked
+OUT/material/         on scenes: the labelled, the unlabelled and the held-out set
 OUT/model/            on scenes: the tiny model's run, whose model learns
 OUT/generated/        the data set, made of images of which nothing is known
 OUT/data/ARM.json     what each arm learns beside the base data
@@ -66,9 +66,9 @@ class Benchmark:
 class ScenesSize:
     """The material of an experiment on scenes."""
 
-    num_told: int = 60
-    num_silent: int = 600
-    num_asked: int = 150
+    num_labelled: int = 60
+    num_unlabelled: int = 600
+    num_held_out: int = 150
     min_objects: int = 3
     max_objects: int = 9
     seed: int = 60
@@ -202,25 +202,28 @@ def _claim(out: Path, config: Experiment) -> None:
 def _with_scenes(config: Experiment, out: Path, on_note: OnNote) -> Experiment:
     if config.benchmarks:
         return config
-    from vigc.model.scenes.material import write_asked, write_silent, write_told
+    from vigc.model.scenes.material import write_held_out, write_labelled, write_unlabelled
 
     place, size = out / "material", config.scenes
     objects = {"min_objects": size.min_objects, "max_objects": size.max_objects}
     if not (place / "complete").exists():
-        on_note(f"Scenes: {size.num_told} told, {size.num_silent} only seen, {size.num_asked} held out.")
-        write_told(place / "told", num=size.num_told, seed=size.seed, request=DESCRIBE, **objects)
-        write_silent(place / "silent", num=size.num_silent, seed=size.seed + 1, **objects)
-        write_asked(place / "asked", num=size.num_asked, seed=size.seed + 2, **objects)
+        on_note(
+            f"Scenes: {size.num_labelled} labelled, {size.num_unlabelled} unlabelled, {size.num_held_out} held out."
+        )
+        write_labelled(place / "labelled", num=size.num_labelled, seed=size.seed, request=DESCRIBE, **objects)
+        write_unlabelled(place / "unlabelled", num=size.num_unlabelled, seed=size.seed + 1, **objects)
+        write_held_out(place / "held-out", num=size.num_held_out, seed=size.seed + 2, **objects)
         (place / "complete").touch()
-    asked = place / "asked"
+    held_out = place / "held-out"
+    annotations, images = str(held_out / "annotations.json"), str(held_out / "images")
     return replace(
         config,
-        base=(str(place / "told" / "told.json"),),
-        base_images=str(place / "told" / "images"),
-        images=str(place / "silent" / "images"),
+        base=(str(place / "labelled" / "labelled.json"),),
+        base_images=str(place / "labelled" / "images"),
+        images=str(place / "unlabelled" / "images"),
         benchmarks=(
-            Benchmark("questions", str(asked / "questions.jsonl"), None, str(asked / "images"), "{question}", 32),
-            Benchmark("chair", str(asked / "annotations.json"), str(asked / "annotations.json"), str(asked / "images")),
+            Benchmark("questions", str(held_out / "questions.jsonl"), None, images, "{question}", 32),
+            Benchmark("chair", annotations, annotations, images),
         ),
     )
 

@@ -18,7 +18,7 @@ from vigc.jobs.machine import num_gpus
 from vigc.jobs.settings.config import Flags, read_config
 from vigc.jobs.settings.options import changed, read_assignments
 from vigc.model.conversation.grounding import NO_OBJECTS, Grounding
-from vigc.model.conversation.image import Talk
+from vigc.model.conversation.image import ConversationSettings
 from vigc.model.conversation.policy import Policy, make_policy
 from vigc.model.cores import num_cores
 from vigc.model.engines.settings import EngineSettings
@@ -51,7 +51,7 @@ class Plan:
     model: ModelIdentity
     engine: EngineSettings  # of each actor
     gpus_per_actor: float
-    talk: Talk
+    conversations: ConversationSettings
     vocabulary: Vocabulary | None  # that objects are named in; None: they are not
     tracking: str | None  # an MLflow URI
     request: dict[str, Any]
@@ -117,7 +117,7 @@ def make_plan(config: GenerateConfig) -> Plan:
             vllm_python=vllm_python,
         ),
         gpus_per_actor=gpus_per_actor,
-        talk=Talk(pack, policy, kinds, config.seed),
+        conversations=ConversationSettings(pack, policy, kinds, config.seed),
         vocabulary=vocabulary,
         tracking=tracking_uri(config.tracking, store.folder),
         request=request,

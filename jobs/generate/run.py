@@ -164,7 +164,7 @@ def _run(
 
 def worker_settings(plan: Plan, pass_: Pass) -> WorkerSettings:
     """What the plan says to the actors of a pass."""
-    return WorkerSettings(plan.engine, plan.talk, pass_.number, plan.vocabulary)
+    return WorkerSettings(plan.engine, plan.conversations, pass_.number, plan.vocabulary)
 
 
 def _provenance(plan: Plan) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def say_plan(console: Console, plan: Plan, pass_: Pass) -> None:
             f"{plan.model.name}, {engine.device}, {engine.dtype}; {config.engine} engine, {slots}{actors}",
         ),
         ("objects", _objects(plan)),
-        ("asked for", f"{', '.join(config.kinds)}; policy {plan.talk.policy.name}, seed {config.seed}"),
+        ("asked for", f"{', '.join(config.kinds)}; policy {plan.conversations.policy.name}, seed {config.seed}"),
     )
     console.print()
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vigc.model.conversation.grounding import Grounding
-from vigc.model.conversation.image import Talk, talk_about
+from vigc.model.conversation.image import ConversationSettings, hold_conversations
 from vigc.model.engines.settings import EngineSettings
 from vigc.model.engines.start import start_engine
 from vigc.platform.pipeline.metrics import EngineLoad
@@ -30,7 +30,7 @@ class WorkerSettings:
     """All that a worker needs to know; prompts travel with it, so no file of the driver's machine is read."""
 
     engine: EngineSettings
-    talk: Talk  # without `find_objects`, which each worker builds
+    conversations: ConversationSettings  # without `find_objects`, which each worker builds
     pass_number: str
     vocabulary: Vocabulary | None = None  # of the objects that the model is asked about
 
@@ -40,11 +40,13 @@ class Worker:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
-        self._talk = settings.talk
-        if settings.vocabulary is not None and settings.talk.policy.grounding is Grounding.ASKED:
+        self._conversation_settings = settings.conversations
+        if settings.vocabulary is not None and settings.conversations.policy.grounding is Grounding.ASKED:
             from vigc.platform.quality.mentions import ObjectFinder
 
-            self._talk = replace(settings.talk, find_objects=ObjectFinder(settings.vocabulary).named)
+            self._conversation_settings = replace(
+                settings.conversations, find_objects=ObjectFinder(settings.vocabulary).named
+            )
         self._engine = start_engine(settings.engine)
 
     def load(self) -> EngineLoad:
@@ -73,7 +75,9 @@ class Worker:
         if values["error_kind"] is not None:
             return row | {"error": {"kind": values["error_kind"], "message": values["error_message"]}}
         try:
-            conversations = await talk_about(self._engine, values["image_id"], values["pixels"], self._talk)
+            conversations = await hold_conversations(
+                self._engine, values["image_id"], values["pixels"], self._conversation_settings
+            )
         except ConfigError:
             raise  # a setting that the engine refuses would fail every image alike
         except EngineLost as error:

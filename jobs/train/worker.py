@@ -19,7 +19,7 @@ from vigc.model.training.recipe import Recipe
 from vigc.platform.records import ConfigError, VigcError
 
 if TYPE_CHECKING:
-    from vigc.model.training.loop import Report, State
+    from vigc.model.training.loop import Report, TrainingState
     from vigc.model.training.objective import Batch, Objective, Row
     from vigc.model.training.parallel import Parallel
 
@@ -68,14 +68,14 @@ def train_worker(config: dict[str, Any]) -> None:
         settings.queue.put({"error": f"Training stopped: {error}"})
 
 
-def _set_up(settings: TrainSettings) -> tuple[Parallel, State, str]:
+def _set_up(settings: TrainSettings) -> tuple[Parallel, TrainingState, str]:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DS_ACCELERATOR", "cpu" if settings.device == "cpu" else "cuda")
     import ray.train
     import torch
     from safetensors.torch import load_file
 
-    from vigc.model.training.loop import State
+    from vigc.model.training.loop import TrainingState
     from vigc.model.training.parallel import make_parallel, rank
     from vigc.model.weights.model_folders import base_hash
 
@@ -85,18 +85,18 @@ def _set_up(settings: TrainSettings) -> tuple[Parallel, State, str]:
     torch.manual_seed(recipe.seed)  # adapters and heads start alike everywhere
     objective = make_objective(settings)
     parallel = make_parallel(objective, recipe, objective.network.device)
-    state = State()
+    state = TrainingState()
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
             found = json.loads((Path(folder) / STATE).read_text())
-            state = State(**found["state"])
+            state = TrainingState(**found["state"])
             _require_world(recipe, found["world_size"])
             parallel.load(Path(folder), load_file(Path(folder) / TRAINED))
     return parallel, state, settings.base_sha256 or (base_hash(objective.network) if rank() == 0 else "")
 
 
-def _learn(settings: TrainSettings, parallel: Parallel, state: State, base_sha256: str) -> None:
+def _learn(settings: TrainSettings, parallel: Parallel, state: TrainingState, base_sha256: str) -> None:
     import ray.train
 
     from vigc.model.training.flops import peak_flops
@@ -120,7 +120,7 @@ def _learn(settings: TrainSettings, parallel: Parallel, state: State, base_sha25
             objective.set_modes()
             settings.queue.put({"update": report.state.update, "said": said})
 
-    def on_checkpoint(state: State, measured: dict[str, float]) -> None:
+    def on_checkpoint(state: TrainingState, measured: dict[str, float]) -> None:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             _save(folder, parallel, recipe, state, base_sha256)
@@ -196,7 +196,7 @@ def _require_world(recipe: Recipe, before: int) -> None:
         )
 
 
-def _save(folder: Path, parallel: Any, recipe: Recipe, state: State, base_sha256: str) -> None:
+def _save(folder: Path, parallel: Any, recipe: Recipe, state: TrainingState, base_sha256: str) -> None:
     from safetensors.torch import save_file
 
     from vigc.model.training.parallel import rank, world_size

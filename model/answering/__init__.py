@@ -12,7 +12,7 @@ class Answerer(Protocol):
     @property
     def can_rank(self) -> bool: ...
 
-    def image(self, picture: bytes) -> AbstractAsyncContextManager[Any]:
+    def image(self, data: bytes) -> AbstractAsyncContextManager[Any]:
         """Holds an image open: pixels at the model's own size, or a whole file, as the model takes them."""
         ...
 

@@ -38,7 +38,7 @@ _BARE = "USER: <image>\n{prompt} ASSISTANT:"  # where a processor has no chat te
 
 @dataclass(eq=False)
 class _Asked:
-    picture: Image.Image
+    image: Image.Image
     prompt: str
     continuation: str | None  # to be scored; None: to be made
     max_tokens: int
@@ -84,9 +84,9 @@ class ImageTextAnswerer:
         self._thread.start()
 
     @asynccontextmanager
-    async def image(self, picture: bytes) -> AsyncIterator[Image.Image]:
-        """A picture's file."""
-        with Image.open(io.BytesIO(picture)) as opened:
+    async def image(self, data: bytes) -> AsyncIterator[Image.Image]:
+        """`data` is an image file."""
+        with Image.open(io.BytesIO(data)) as opened:
             yield opened.convert("RGB")
 
     async def answer(self, image: Image.Image, question: str, style: str) -> tuple[str, str]:
@@ -114,9 +114,9 @@ class ImageTextAnswerer:
             self._processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
         )
 
-    async def _ask(self, picture: Image.Image, prompt: str, continuation: str | None, max_tokens: int) -> Any:
+    async def _ask(self, image: Image.Image, prompt: str, continuation: str | None, max_tokens: int) -> Any:
         loop = asyncio.get_running_loop()
-        asked = _Asked(picture, prompt, continuation, max_tokens, loop, loop.create_future())
+        asked = _Asked(image, prompt, continuation, max_tokens, loop, loop.create_future())
         self._inbox.put(asked)
         return await asked.future
 
@@ -146,7 +146,7 @@ class ImageTextAnswerer:
     def _inputs(self, batch: list[_Asked], texts: list[str], side: str) -> Any:
         self._tokenizer.padding_side = side
         inputs = self._processor(
-            text=texts, images=[one.picture for one in batch], padding=True, return_tensors="pt", padding_side=side
+            text=texts, images=[one.image for one in batch], padding=True, return_tensors="pt", padding_side=side
         )
         return inputs.to(self._device, dtype=self._model.dtype)
 

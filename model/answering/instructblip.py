@@ -39,10 +39,10 @@ class InstructBlipAnswerer:
     can_rank: bool = True
 
     @asynccontextmanager
-    async def image(self, picture: bytes) -> AsyncIterator[ImageHandle]:
-        """uint8 RGB at the engine's image size, row by row."""
+    async def image(self, data: bytes) -> AsyncIterator[ImageHandle]:
+        """`data` is uint8 RGB at the engine's image size, row by row."""
         size = self.engine.image_size
-        async with self.engine.image(np.frombuffer(picture, dtype=np.uint8).reshape(size, size, 3)) as handle:
+        async with self.engine.image(np.frombuffer(data, dtype=np.uint8).reshape(size, size, 3)) as handle:
             yield handle
 
     async def answer(self, image: ImageHandle, question: str, style: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ import torch
 
 from vigc.model.benchmarks.baselines import EXTENTS
 from vigc.model.benchmarks.shapes import EMBEDDED, SHAPES
-from vigc.model.benchmarks.speed import Settings, lines, measure, profile
+from vigc.model.benchmarks.speed import SpeedSettings, lines, measure, profile
 from vigc.platform.records import Kind
 
 
@@ -23,15 +23,15 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16" if has_gpu else "float32")
     parser.add_argument("--kind", type=Kind, default=Kind.DETAIL)
     parser.add_argument("--slots", type=int)
-    parser.add_argument("--num", type=int, default=Settings.num_images)
-    parser.add_argument("--num-greedy", type=int, default=Settings.num_greedy)
-    parser.add_argument("--num-beams", type=int, default=Settings.num_beams)
+    parser.add_argument("--num", type=int, default=SpeedSettings.num_images)
+    parser.add_argument("--num-greedy", type=int, default=SpeedSettings.num_greedy)
+    parser.add_argument("--num-beams", type=int, default=SpeedSettings.num_beams)
     parser.add_argument("--extent", choices=tuple(EXTENTS), default="loop")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--profile", type=Path, metavar="TRACE.json", help="the engine alone, operator by operator")
     given = parser.parse_args()
-    settings = Settings(
+    settings = SpeedSettings(
         shape=given.shape,
         device=given.device,
         dtype=given.dtype,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vigc.model.engines.meter import Meter
+from vigc.model.engines.metrics import EngineMetrics
 from vigc.model.network import Network
 
 
@@ -27,8 +27,8 @@ class Work:
         return self.vision + self.qformer + self.prefill + self.decode
 
 
-def count(network: Network, meter: Meter) -> Work:
-    """What an engine's meter says it did."""
+def count(network: Network, metrics: EngineMetrics) -> Work:
+    """What an engine's metrics says it did."""
     vision, qformer = network.model.config.vision_config, network.model.config.qformer_config
     text = network.language_model.config
     patches = (vision.image_size // vision.patch_size) ** 2 + 1
@@ -43,7 +43,7 @@ def count(network: Network, meter: Meter) -> Work:
         * qformer.num_hidden_layers
         * (4 * qformer.hidden_size**2 + 2 * qformer.hidden_size * qformer.intermediate_size)
     )
-    queries = meter.num_calls * network.num_queries
+    queries = metrics.num_calls * network.num_queries
     looking = looks * (4 * qformer.hidden_size**2 + 4 * patches * qformer.hidden_size)
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     heads = text.num_attention_heads + text.num_key_value_heads
@@ -52,10 +52,10 @@ def count(network: Network, meter: Meter) -> Work:
     back = 4 * text.num_hidden_layers * text.num_attention_heads * head_dim
     naming = 2 * text.vocab_size * text.hidden_size
     return Work(
-        vision=meter.num_images * patches * (seeing + remembering),
-        qformer=meter.num_qformer * reading + queries * looking,
-        prefill=meter.num_prefilled * (token + back * meter.mean_context / 2) + meter.num_calls * naming,
-        decode=meter.num_decoded * (token + back * meter.mean_context + naming),
+        vision=metrics.num_images * patches * (seeing + remembering),
+        qformer=metrics.num_qformer * reading + queries * looking,
+        prefill=metrics.num_prefilled * (token + back * metrics.mean_context / 2) + metrics.num_calls * naming,
+        decode=metrics.num_decoded * (token + back * metrics.mean_context + naming),
     )
 
 

@@ -27,7 +27,7 @@ BATCH, BEAMS = 8, 5  # the authors' (facts §1.7)
 EXTENTS = {"loop": 1, "lean": 0, "full": 2}  # whole answers that an engine is asked for; see `scripted`
 
 # One conversation, with whole answers or not: what was said, and how many tokens of it were kept.
-Talk = Callable[[Complete, bool], Awaitable[tuple[list[str], int]]]
+HoldConversation = Callable[[Complete, bool], Awaitable[tuple[list[str], int]]]
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,16 @@ class Side:
         return self.num_images / self.seconds
 
 
-def by_reference(network: Network, images: Sequence[np.ndarray], talk: Talk, beams: int, threads: int | None) -> Side:
+def by_reference(
+    network: Network, images: Sequence[np.ndarray], hold: HoldConversation, beams: int, threads: int | None
+) -> Side:
     """As the authors' program: batches of 8 in lockstep, whole answers, the vision model in every step."""
     engine = ReferenceEngine(network, batch_size=BATCH, num_threads=threads)
 
     async def all_batches() -> list[tuple[list[str], int]]:
         made: list[tuple[list[str], int]] = []
         for start in range(0, len(images), BATCH):
-            made += await _together(engine, images[start : start + BATCH], talk, beams)
+            made += await _together(engine, images[start : start + BATCH], hold, beams)
         return made
 
     try:
@@ -64,19 +66,19 @@ def by_reference(network: Network, images: Sequence[np.ndarray], talk: Talk, bea
 
 
 def by_engine(
-    engine: ContinuousEngine | ReplicatedEngine | VllmEngine, images: Sequence[np.ndarray], talk: Talk
+    engine: ContinuousEngine | ReplicatedEngine | VllmEngine, images: Sequence[np.ndarray], hold: HoldConversation
 ) -> Side:
-    before, began = engine.meter.num_decoded, time.perf_counter()
-    made = asyncio.run(_together(engine, images, talk, 1))
-    return _side(made, time.perf_counter() - began, engine.meter.num_decoded - before)
+    before, began = engine.metrics.num_decoded, time.perf_counter()
+    made = asyncio.run(_together(engine, images, hold, 1))
+    return _side(made, time.perf_counter() - began, engine.metrics.num_decoded - before)
 
 
 async def _together(
-    engine: Engine, images: Sequence[np.ndarray], talk: Talk, beams: int
+    engine: Engine, images: Sequence[np.ndarray], hold: HoldConversation, beams: int
 ) -> list[tuple[list[str], int]]:
     async def one(pixels: np.ndarray) -> tuple[list[str], int]:
         async with engine.image(pixels) as image:
-            return await talk(
+            return await hold(
                 lambda request: engine.complete(image, replace(request, num_beams=beams)),
                 isinstance(engine, ReferenceEngine),
             )
@@ -88,18 +90,18 @@ def _side(made: list[tuple[list[str], int]], seconds: float, num_decoded: int) -
     return Side(len(made), seconds, num_decoded, sum(kept for _, kept in made), [text for text, _ in made])
 
 
-def spoken(network: Network, pack: PromptPack, policy: Policy, kind: Kind) -> Talk:
+def spoken(network: Network, pack: PromptPack, policy: Policy, kind: Kind) -> HoldConversation:
     """A real conversation; one that VIG began with no question counts for nothing."""
 
-    async def talk(complete: Complete, whole: bool) -> tuple[list[str], int]:
+    async def hold(complete: Complete, whole: bool) -> tuple[list[str], int]:
         said: Conversation = await converse(complete, pack, kind, policy)
         kept = [said.question, said.vig_answer, said.answer]
         return kept, len(network.prompt_ids(" ".join(kept)))
 
-    return talk
+    return hold
 
 
-def scripted(network: Network, script: Script, extent: str = "loop") -> Talk:
+def scripted(network: Network, script: Script, extent: str = "loop") -> HoldConversation:
     """Requests of fixed lengths. The paper's loop decodes all that is left of an answer, an engine one sentence and the
     token that shows its end.
 
@@ -113,7 +115,7 @@ def scripted(network: Network, script: Script, extent: str = "loop") -> Talk:
         raise ConfigError(f"The extent {extent!r} is unknown; there are {', '.join(EXTENTS)}.")
     words = next(_words(network))
 
-    async def talk(complete: Complete, whole: bool) -> tuple[list[str], int]:
+    async def hold(complete: Complete, whole: bool) -> tuple[list[str], int]:
         prompt, left = words * script.instruction, script.answer
         asked = script.question + (1 if extent == "lean" and not whole else left)
         first = await complete(Request(qformer_text=prompt, prompt=prompt, max_tokens=asked))
@@ -130,7 +132,7 @@ def scripted(network: Network, script: Script, extent: str = "loop") -> Talk:
             left = max(script.sentence + 1, left - script.sentence)
         return said, script.question + script.sentence * num + script.answer * EXTENTS[extent]
 
-    return talk
+    return hold
 
 
 def _words(network: Network) -> Iterator[str]:

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from vigc.model.benchmarks.arithmetic import bandwidth, bytes_per_step, count, least_seconds, matmul_peak
-from vigc.model.benchmarks.baselines import BEAMS, Side, Talk, by_engine, by_reference, scripted, spoken
+from vigc.model.benchmarks.baselines import BEAMS, HoldConversation, Side, by_engine, by_reference, scripted, spoken
 from vigc.model.benchmarks.embedded import held_out_scenes
 from vigc.model.benchmarks.shapes import EMBEDDED, FROZEN_SCRIPT, SCRIPTS, make_network
 from vigc.model.conversation.policy import make_policy
 from vigc.model.engines.continuous.engine import ContinuousEngine
 from vigc.model.engines.continuous.replicas import continuous_engine
-from vigc.model.engines.meter import PARTS, Meter
+from vigc.model.engines.metrics import PARTS, EngineMetrics
 from vigc.model.network import Network
 from vigc.model.prompts import load_pack
 from vigc.model.scenes import render
@@ -30,7 +30,7 @@ WARM_UP = 8  # images
 
 
 @dataclass(frozen=True)
-class Settings:
+class SpeedSettings:
     shape: str = EMBEDDED
     device: str = "cpu"
     dtype: str = "float32"
@@ -44,7 +44,7 @@ class Settings:
     extent: str = "loop"  # of random weights: see `scripted`
 
 
-def measure(settings: Settings, on_progress: Callable[[str], None] = lambda line: None) -> dict[str, float]:
+def measure(settings: SpeedSettings, on_progress: Callable[[str], None] = lambda line: None) -> dict[str, float]:
     """Rates, ratios and shares, medians of the rounds; see the keys.
 
     Each round has a process of its own: the threads that torch leaves behind when an engine ends would slow down the
@@ -61,7 +61,7 @@ def measure(settings: Settings, on_progress: Callable[[str], None] = lambda line
     return figures | {"num_images": settings.num_images, "rounds": settings.rounds}
 
 
-def profile(settings: Settings, trace: Path) -> str:
+def profile(settings: SpeedSettings, trace: Path) -> str:
     """The engine alone, on an eighth of the images: a table of the operators that took longest.
 
     Args:
@@ -71,15 +71,15 @@ def profile(settings: Settings, trace: Path) -> str:
     from torch._C._profiler import _ExperimentalConfig
 
     network = make_network(settings.shape, settings.device, settings.dtype)
-    images, talk = _images(network, max(WARM_UP, settings.num_images // 8)), _talk(network, settings)
+    images, hold = _images(network, max(WARM_UP, settings.num_images // 8)), _hold(network, settings)
     engine = continuous_engine(network, num_slots=settings.num_slots, num_threads=settings.num_threads)
     on_gpu = network.device.type == "cuda"
     activities = [profiler.ProfilerActivity.CPU, *([profiler.ProfilerActivity.CUDA] if on_gpu else [])]
     every_thread = _ExperimentalConfig(profile_all_threads=True)  # the engine works in one of its own
     try:
-        by_engine(engine, images[:WARM_UP], talk)
+        by_engine(engine, images[:WARM_UP], hold)
         with profiler.profile(activities=activities, experimental_config=every_thread) as profiled:
-            by_engine(engine, images, talk)
+            by_engine(engine, images, hold)
     finally:
         engine.close()
     profiled.export_chrome_trace(str(trace))
@@ -87,42 +87,42 @@ def profile(settings: Settings, trace: Path) -> str:
     return str(profiled.key_averages().table(sort_by=longest, row_limit=20, max_name_column_width=40))
 
 
-def _round(settings: Settings) -> dict[str, float]:
+def _round(settings: SpeedSettings) -> dict[str, float]:
     """Beams, greedy and the engine, one after the other, so that what else the machine does falls on all."""
     network = make_network(settings.shape, settings.device, settings.dtype)
-    images, talk = _images(network, settings.num_images), _talk(network, settings)
-    beams = by_reference(network, images[: settings.num_beams], talk, BEAMS, settings.num_threads)
-    greedy = by_reference(network, images[: settings.num_greedy], talk, 1, settings.num_threads)
+    images, hold = _images(network, settings.num_images), _hold(network, settings)
+    beams = by_reference(network, images[: settings.num_beams], hold, BEAMS, settings.num_threads)
+    greedy = by_reference(network, images[: settings.num_greedy], hold, 1, settings.num_threads)
     engine = continuous_engine(network, num_slots=settings.num_slots, num_threads=settings.num_threads)
     try:
-        by_engine(engine, images[:WARM_UP], talk)
-        engine.new_meter()
-        ours = by_engine(engine, images, talk)
-        figures = _figures(network, beams, greedy, ours, engine.meter)
-        return figures | (_exact_shares(engine, images, talk) if isinstance(engine, ContinuousEngine) else {})
+        by_engine(engine, images[:WARM_UP], hold)
+        engine.reset_metrics()
+        ours = by_engine(engine, images, hold)
+        figures = _figures(network, beams, greedy, ours, engine.metrics)
+        return figures | (_exact_shares(engine, images, hold) if isinstance(engine, ContinuousEngine) else {})
     finally:
         engine.close()
 
 
-def _exact_shares(engine: ContinuousEngine, images: list[np.ndarray], talk: Talk) -> dict[str, float]:
+def _exact_shares(engine: ContinuousEngine, images: list[np.ndarray], hold: HoldConversation) -> dict[str, float]:
     """Once more, waiting for each part to be done, which a GPU's clock needs; a CPU's is exact without."""
     if engine.network.device.type != "cuda":
         return {}
-    engine.new_meter()
-    meter = engine.meter
-    meter.is_exact = True
-    seconds = by_engine(engine, images, talk).seconds
-    shares = {f"share_{part}": meter.seconds[part] / seconds for part in PARTS}
-    return shares | {"ms_per_step": 1e3 * meter.seconds["decode"] / max(1, meter.num_steps)}
+    engine.reset_metrics()
+    metrics = engine.metrics
+    metrics.is_exact = True
+    seconds = by_engine(engine, images, hold).seconds
+    shares = {f"share_{part}": metrics.seconds[part] / seconds for part in PARTS}
+    return shares | {"ms_per_step": 1e3 * metrics.seconds["decode"] / max(1, metrics.num_steps)}
 
 
-def _figures(network: Network, beams: Side, greedy: Side, ours: Side, meter: Meter) -> dict[str, float]:
+def _figures(network: Network, beams: Side, greedy: Side, ours: Side, metrics: EngineMetrics) -> dict[str, float]:
     peak = matmul_peak(network.device, network.dtype)
-    work = count(network, meter)
-    slots = meter.num_occupied / max(1, meter.num_steps)
-    step_bytes, bytes_per_s = bytes_per_step(network, slots, meter.mean_context), bandwidth(network.device)
-    least = least_seconds(work, step_bytes * meter.num_steps, peak, bytes_per_s)
-    parts = {f"share_{part}": meter.seconds[part] / ours.seconds for part in PARTS}
+    work = count(network, metrics)
+    slots = metrics.num_occupied / max(1, metrics.num_steps)
+    step_bytes, bytes_per_s = bytes_per_step(network, slots, metrics.mean_context), bandwidth(network.device)
+    least = least_seconds(work, step_bytes * metrics.num_steps, peak, bytes_per_s)
+    parts = {f"share_{part}": metrics.seconds[part] / ours.seconds for part in PARTS}
     return {
         "num_parameters": sum(weight.numel() for weight in network.model.parameters()),
         "images_per_s": ours.images_per_s,
@@ -140,8 +140,8 @@ def _figures(network: Network, beams: Side, greedy: Side, ours: Side, meter: Met
         "gflop_per_s": work.total / ours.seconds / 1e9,
         "matmul_peak_gflop_per_s": peak / 1e9,
         "share_of_peak": work.total / ours.seconds / peak,
-        "ms_per_step": 1e3 * meter.num_replicas * meter.seconds["decode"] / max(1, meter.num_steps),
-        "mean_context": meter.mean_context,
+        "ms_per_step": 1e3 * metrics.num_replicas * metrics.seconds["decode"] / max(1, metrics.num_steps),
+        "mean_context": metrics.mean_context,
         "mb_per_step": step_bytes / 1e6,
         "ms_per_step_at_least": 1e3 * step_bytes / bytes_per_s,
         "gb_per_s": bytes_per_s / 1e9,
@@ -165,7 +165,7 @@ def _images(network: Network, num: int) -> list[np.ndarray]:
     return [np.asarray(render(scene, size)) for scene in held_out_scenes(num, seed=5)]
 
 
-def _talk(network: Network, settings: Settings) -> Talk:
+def _hold(network: Network, settings: SpeedSettings) -> HoldConversation:
     if settings.shape == EMBEDDED:
         return spoken(network, load_pack(), POLICY, settings.kind)
     script = FROZEN_SCRIPT if settings.shape == "frozen" else SCRIPTS[settings.kind]

@@ -24,7 +24,7 @@ class Question:
     vig_answer: str  # "" where nobody asked for one
 
 
-Listener = Callable[[Question | CorrectionStep], None]
+OnEvent = Callable[[Question | CorrectionStep], None]
 
 
 class Dialogue:
@@ -37,14 +37,14 @@ class Dialogue:
         grounder: Grounder | None,
         policy: Policy,
         key: str,
-        listen: Listener | None,
+        on_event: OnEvent | None,
     ) -> None:
         if policy.grounding is not Grounding.NONE and grounder is None:
             raise ConfigError("The policy measures grounding, and there is no grounder.")
         if policy.candidates > 1 and candidates is None:
             raise ConfigError("The policy wants several candidates, and nothing gives them.")
         self._complete, self._candidates, self._grounder = complete, candidates, grounder
-        self.policy, self.key, self._listen = policy, key, listen
+        self.policy, self.key, self._on_event = policy, key, on_event
         self.steps: list[CorrectionStep] = []
         self.question: Question | None = None  # once it is known
         self.one_shot_answer: str | None = None
@@ -153,13 +153,13 @@ class Dialogue:
 
     def record(self, step: CorrectionStep) -> None:
         self.steps.append(step)
-        self.tell(step)
+        self.emit(step)
 
-    def tell(self, news: Question | CorrectionStep) -> None:
-        if isinstance(news, Question):
-            self.question = news
-        if self._listen is not None:
-            self._listen(news)
+    def emit(self, event: Question | CorrectionStep) -> None:
+        if isinstance(event, Question):
+            self.question = event
+        if self._on_event is not None:
+            self._on_event(event)
 
     async def conversation(
         self, kind: Kind, instruction: str, question: str, vig_answer: str, answer: str, prompt: str

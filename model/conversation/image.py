@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Talk:
-    """What is said about an image."""
+class ConversationSettings:
+    """Which conversations are held about each image, and how."""
 
     pack: PromptPack
     policy: Policy
@@ -37,32 +37,32 @@ class Talk:
     max_tokens: int | None = None  # decoded for each conversation in all; None: as the policy goes
 
 
-News = Question | CorrectionStep | Conversation
+ConversationEvent = Question | CorrectionStep | Conversation
 
 
-async def talk_about(
+async def hold_conversations(
     engine: Engine,
     image_id: str,
     pixels: bytes,
-    talk: Talk,
-    listen: Callable[[Kind, News], None] | None = None,
+    settings: ConversationSettings,
+    on_event: Callable[[Kind, ConversationEvent], None] | None = None,
 ) -> list[Conversation]:
     """All kinds at once; when one fails, the others are cancelled and free their slots.
 
     Args:
-        image_id: sampling depends on it and the talk's seed.
+        image_id: sampling depends on it and on `settings.seed`.
         pixels: the image in the engine's `image_form`.
-        listen: called with all that is said, as it is said.
+        on_event: called with each question, step and conversation as soon as it is there.
     Raises:
         Exception: whatever the engine raised first.
     """
     try:
         async with engine.image(pixels) as image, asyncio.TaskGroup() as group:
-            grounder = make_grounder(talk.policy.grounding, engine, image, talk.pack, talk.find_objects)
+            grounder = make_grounder(settings.policy.grounding, engine, image, settings.pack, settings.find_objects)
             candidates = partial(engine.candidates, image)
             tasks = [
-                group.create_task(_conversation(candidates, grounder, image_id, kind, talk, listen))
-                for kind in talk.kinds
+                group.create_task(_conversation(candidates, grounder, image_id, kind, settings, on_event))
+                for kind in settings.kinds
             ]
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None  # the first to fail; the others were cancelled for it
@@ -74,29 +74,29 @@ async def _conversation(
     grounder: Grounder | None,
     image_id: str,
     kind: Kind,
-    talk: Talk,
-    listen: Callable[[Kind, News], None] | None,
+    settings: ConversationSettings,
+    on_event: Callable[[Kind, ConversationEvent], None] | None,
 ) -> Conversation:
-    if talk.max_tokens is not None:
-        candidates = _Limited(candidates, talk.max_tokens)
+    if settings.max_tokens is not None:
+        candidates = _Limited(candidates, settings.max_tokens)
 
     async def complete(request: Request) -> Completion:
         return (await candidates(request))[0]
 
-    heard = partial(listen, kind) if listen is not None else None
-    begin = partial(converse, complete, talk.pack)
-    if talk.question is not None:
-        begin = partial(answer_question, complete, talk.pack, talk.question)
+    emit = partial(on_event, kind) if on_event is not None else None
+    begin = partial(converse, complete, settings.pack)
+    if settings.question is not None:
+        begin = partial(answer_question, complete, settings.pack, settings.question)
     made = await begin(
         kind=kind,
-        policy=talk.policy,
-        seed_key=f"{talk.seed}/{image_id}",
+        policy=settings.policy,
+        seed_key=f"{settings.seed}/{image_id}",
         candidates=candidates,
         grounder=grounder,
-        listen=heard,
+        on_event=emit,
     )
-    if heard is not None:
-        heard(made)
+    if emit is not None:
+        emit(made)
     return made
 
 

@@ -15,7 +15,7 @@ import random
 import re
 
 from vigc.model.completion import Candidates, Complete, Completion, RequestFailed, derive_seed
-from vigc.model.conversation.dialogue import Dialogue, Listener, Question
+from vigc.model.conversation.dialogue import Dialogue, OnEvent, Question
 from vigc.model.conversation.grounding import Grounder
 from vigc.model.conversation.policy import Policy, PromptStyle
 from vigc.model.prompts import PromptPack
@@ -50,7 +50,7 @@ async def converse(
     seed_key: str = "",
     candidates: Candidates | None = None,
     grounder: Grounder | None = None,
-    listen: Listener | None = None,
+    on_event: OnEvent | None = None,
 ) -> Conversation:
     """Runs one conversation to its end.
 
@@ -58,9 +58,9 @@ async def converse(
         seed_key: makes sampling depend on the run, image and kind only, e.g. "0/train/a.jpg".
         candidates: as `complete`, for several at once; needed where the policy wants several.
         grounder: of the image; needed where the policy measures grounding. All kinds of an image may share it.
-        listen: called with the question and then with each VIC step, as they are made.
+        on_event: called with the question and then with each VIC step, as they are made.
     """
-    dialogue = Dialogue(complete, candidates, grounder, policy, f"{seed_key}/{kind}", listen)
+    dialogue = Dialogue(complete, candidates, grounder, policy, f"{seed_key}/{kind}", on_event)
     try:
         return await (_knowledge(dialogue, pack) if kind is Kind.KNOWLEDGE else _converse(dialogue, pack, kind))
     except RequestFailed as failed:
@@ -74,7 +74,7 @@ async def _converse(dialogue: Dialogue, pack: PromptPack, kind: Kind) -> Convers
     if pair is None:
         return dialogue.rejected(kind, instruction, text)
     question, vig_answer = pair
-    dialogue.tell(Question(question, vig_answer))
+    dialogue.emit(Question(question, vig_answer))
     prompt = (
         pack.vic_prompt(instruction, question, pack.kind(kind).style)
         if policy.prompt_style is PromptStyle.VIG
@@ -96,11 +96,11 @@ async def answer_question(
     seed_key: str = "",
     candidates: Candidates | None = None,
     grounder: Grounder | None = None,
-    listen: Listener | None = None,
+    on_event: OnEvent | None = None,
 ) -> Conversation:
     """VIC alone, for a question that is already there; the VIG answer stays empty."""
-    dialogue = Dialogue(complete, candidates, grounder, policy, f"{seed_key}/{kind}/{question}", listen)
-    dialogue.tell(Question(question, ""))
+    dialogue = Dialogue(complete, candidates, grounder, policy, f"{seed_key}/{kind}/{question}", on_event)
+    dialogue.emit(Question(question, ""))
     instruction = pack.vig_prompt(kind)
     prompt = (
         pack.vic_prompt(instruction, question, pack.kind(kind).style)
@@ -193,7 +193,7 @@ async def _knowledge(dialogue: Dialogue, pack: PromptPack) -> Conversation:
     if pair is None:
         return dialogue.rejected(Kind.KNOWLEDGE, instruction, text)
     question, vig_answer = pair
-    dialogue.tell(Question(question, vig_answer))
+    dialogue.emit(Question(question, vig_answer))
     short = pack.short_answer.format(question=question)
     piece = await dialogue.ask(short, max_tokens=dialogue.policy.max_tokens_short)
     answer = re.sub(r"^\s*answer:", "", piece.text, flags=re.IGNORECASE).strip()

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from vigc.model.embedded.samples import TextMixture, make_texts
-from vigc.model.embedded.shape import CLIP_MEAN, CLIP_STD, Shape, make_config, make_model
+from vigc.model.embedded.shape import CLIP_MEAN, CLIP_STD, ModelShape, make_config, make_model
 from vigc.model.network import Network
 from vigc.model.prompts import PromptPack
 
@@ -42,7 +42,7 @@ def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def fresh_network(shape: Shape, pack: PromptPack, seed: int) -> Network:
+def fresh_network(shape: ModelShape, pack: PromptPack, seed: int) -> Network:
     """A network of this shape that knows nothing yet, with the tokenizer of the little world."""
     rows = (make_texts(_TOKENIZER_SEED, i, pack=pack, mixture=TextMixture()) for i in range(_TOKENIZER_SCENES))
     tokenizer = make_tokenizer(text for prompts, targets in rows for text in (*prompts, *targets))

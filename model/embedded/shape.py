@@ -19,7 +19,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """The numbers of one model; heads are 32 wide everywhere."""
 
     image_size: int = 160
@@ -28,18 +28,18 @@ class Shape:
     vision_layers: int = 4
     width: int = 192  # of the Q-Former and the language model
     qformer_layers: int = 4
-    cross_attention_frequency: int = 1  # 1: every layer of the Q-Former looks at the picture
+    cross_attention_frequency: int = 1  # 1: every layer of the Q-Former looks at the image
     language_layers: int = 4
     num_queries: int = 4
 
 
-SHIPPED = Shape()
+SHIPPED = ModelShape()
 # For ablations: a run takes minutes.
-SMALL = Shape(vision_width=128, vision_layers=3, width=128, qformer_layers=3, language_layers=3)
+SMALL = ModelShape(vision_width=128, vision_layers=3, width=128, qformer_layers=3, language_layers=3)
 
 
 def make_config(
-    shape: Shape,
+    shape: ModelShape,
     vocab_size: int,
     qformer_vocab_size: int,
     *,

@@ -27,8 +27,8 @@ LLAVA_V1 = (
 
 
 @dataclass(frozen=True)
-class Chat:
-    """A conversation about one picture as text."""
+class ChatTemplate:
+    """Renders a conversation about one image as text."""
 
     template: str
     image_token: str
@@ -77,8 +77,8 @@ def _asked(question: str, *, first: bool) -> dict[str, Any]:
     return {"role": "user", "content": [*content, {"type": "text", "text": question}]}
 
 
-def read_chat(name: str, tokenizer: PreTrainedTokenizerBase, image_token: str = "<image>") -> Chat:
-    """The chat of a model folder or hub id."""
+def read_chat_template(name: str, tokenizer: PreTrainedTokenizerBase, image_token: str = "<image>") -> ChatTemplate:
+    """The chat template of a model folder or hub id."""
     from vigc.model.files.loading import read_part
 
     def read() -> str | None:
@@ -100,4 +100,4 @@ def read_chat(name: str, tokenizer: PreTrainedTokenizerBase, image_token: str = 
         return tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None
 
     template = read_part(name, "chat template", read)
-    return Chat(template or LLAVA_V1, image_token, str(tokenizer.eos_token), tokenizer, name)
+    return ChatTemplate(template or LLAVA_V1, image_token, str(tokenizer.eos_token), tokenizer, name)

@@ -1,7 +1,7 @@
 """A LLaVA-style model: a vision tower, a projector of its patch features, a language model that reads them as tokens.
 
-transformers' `LlavaForConditionalGeneration` with its tokenizer, image processor and chat template. The picture's
-tokens depend on the picture alone, unlike a Q-Former's (arXiv 2304.08485 §4.1, arXiv 2310.03744 §3).
+transformers' `LlavaForConditionalGeneration` with its tokenizer, image processor and chat template. The image's
+tokens depend on the image alone, unlike a Q-Former's (arXiv 2304.08485 §4.1, arXiv 2310.03744 §3).
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from transformers import AutoTokenizer, LlavaConfig, LlavaForConditionalGenerati
 from transformers.image_processing_base import ImageProcessingMixin
 
 from vigc.model.files.loading import choose_device, load_weights, read_part, require_files, stored_dtype
-from vigc.model.llava.chat import Chat, read_chat
+from vigc.model.llava.chat import ChatTemplate, read_chat_template
 from vigc.model.network import STORED, normalised
 from vigc.platform.records import ModelError
 
 
 @dataclass(frozen=True)
 class LlavaNetwork:
-    """A loaded model with its tokenizer, picture size and chat; see `vigc.model.weights.trainee`."""
+    """A loaded model with its tokenizer, image size and chat; see `vigc.model.weights.trainee`."""
 
     model: Any  # LlavaForConditionalGeneration
     tokenizer: PreTrainedTokenizerBase
-    chat: Chat
+    chat: ChatTemplate
     image_mean: tuple[float, ...]
     image_std: tuple[float, ...]
     name: str
@@ -47,7 +47,7 @@ class LlavaNetwork:
 
     @property
     def image_size(self) -> int:
-        """Side of the square picture the vision tower was built for, in pixels."""
+        """Side of the square image the vision tower was built for, in pixels."""
         return int(self.model.config.vision_config.image_size)
 
     @property
@@ -76,7 +76,7 @@ class LlavaNetwork:
 
     @property
     def num_image_tokens(self) -> int:
-        """That a picture becomes, in front of the language model."""
+        """Visual tokens of an image."""
         config = self.model.config
         per_side = self.image_size // int(config.vision_config.patch_size)
         return int(per_side**2 + self.num_class_tokens - (config.vision_feature_select_strategy == "default"))
@@ -126,7 +126,7 @@ def load_llava(source: str | Path, *, device: str = "auto", dtype: str = "auto")
     return LlavaNetwork(
         model=model.to(chosen).eval().requires_grad_(False),
         tokenizer=tokenizer,
-        chat=read_chat(name, tokenizer),
+        chat=read_chat_template(name, tokenizer),
         image_mean=tuple(processor["image_mean"]),
         image_std=tuple(processor["image_std"]),
         name=name,

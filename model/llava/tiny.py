@@ -12,7 +12,7 @@ import torch
 from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, SiglipVisionConfig
 
 from vigc.model.embedded import PATH
-from vigc.model.llava.chat import Chat
+from vigc.model.llava.chat import ChatTemplate
 from vigc.model.llava.network import LlavaNetwork
 from vigc.model.network import Network, load_network
 from vigc.model.prompts import PromptPack
@@ -42,7 +42,7 @@ def tiny_llava(pack: PromptPack, seed: int) -> LlavaNetwork:
     return LlavaNetwork(
         model=model.eval(),
         tokenizer=source.tokenizer,
-        chat=Chat(template, "<image>", end, source.tokenizer, "tiny"),
+        chat=ChatTemplate(template, "<image>", end, source.tokenizer, "tiny"),
         image_mean=source.image_mean,
         image_std=source.image_std,
         name="tiny",

@@ -1,4 +1,4 @@
-"""Scenes: rendered pictures with exact ground truth, written as the files anybody's images are.
+"""Scenes: rendered images with exact ground truth, written as the files anybody's images are.
 
 `write_scenes` leaves OUT/images/*.jpg and *.png with OUT/annotations.json in COCO's form, so they come in by the same
 door as photographs. Only this package and the training of the embedded model know the world's word lists.

@@ -1,6 +1,6 @@
 """Draws a scene with Pillow: flat shapes with outlines on a textured background.
 
-Everything is placed in shares of the picture's side and drawn at twice the size wanted, then halved, so that edges are
+Everything is placed in shares of the image's side and drawn at twice the size wanted, then halved, so that edges are
 smooth at any size.
 """
 
@@ -40,15 +40,15 @@ _GROUNDS: dict[str, tuple[Rgb, Rgb]] = {
 
 
 def render(scene: Scene, size: int) -> Image.Image:
-    """The scene as an RGB picture of size x size pixels; the same scene and size give the same pixels."""
+    """The scene as an RGB image of size x size pixels; the same scene and size give the same pixels."""
     rng = random.Random(scene.seed + "/drawing")
     side = 2 * size
-    picture = Image.new("RGB", (side, side))
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (side, side))
+    draw = ImageDraw.Draw(image)
     _background(draw, scene.background, side, rng)
     for thing in sorted(scene.objects, key=lambda o: o.box[1] + o.box[3]):  # what stands lower is nearer
         _thing(draw, thing, side, rng)
-    pixels = np.asarray(picture.reduce(2), dtype=np.int16)
+    pixels = np.asarray(image.reduce(2), dtype=np.int16)
     grain = np.random.default_rng(zlib.crc32(scene.seed.encode())).integers(-7, 8, size=pixels.shape, dtype=np.int16)
     return Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8))
 

@@ -1,7 +1,7 @@
-"""What an experiment on scenes is made of: a few told truly, and many questions about others, with exact answers.
+"""The three sets of an experiment on scenes: labelled ones, unlabelled ones, and held-out ones with exact answers.
 
-Told in LLaVA's form and asked in the form of an own question file, so an experiment on scenes reads what any other
-would.
+Labels are in LLaVA's form and questions in the form of an own question file, so an experiment on scenes reads what any
+other would.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from vigc.model.scenes import Split, make_scene, write_scenes
 from vigc.model.scenes.wording import CONVERSATION, ask, describe
 from vigc.model.scenes.world import Scene
 
-NUM_ASKED = 3  # questions about each scene that is told
+NUM_QUESTIONS = 3  # about each labelled scene
 
 
-def write_told(out: Path, *, num: int, seed: int, min_objects: int, max_objects: int, request: str) -> Path:
-    """Scenes with a description and NUM_ASKED questions each, all true: OUT/images and OUT/told.json.
+def write_labelled(out: Path, *, num: int, seed: int, min_objects: int, max_objects: int, request: str) -> Path:
+    """Scenes with a description and NUM_QUESTIONS questions each, all true: OUT/images and OUT/labelled.json.
 
     Args:
         request: how a description is asked for.
@@ -29,16 +29,16 @@ def write_told(out: Path, *, num: int, seed: int, min_objects: int, max_objects:
     for name, scene in scenes:
         rng = random.Random(f"{scene.seed}/told")
         topics = rng.sample(list(CONVERSATION), len(CONVERSATION))
-        asked = [qa for topic in topics if (qa := ask(scene, topic, rng)) is not None][:NUM_ASKED]
-        told = [(request, describe(scene, rng).answer, "detail")]
-        told += [(qa.question, qa.answer, "conversation") for qa in asked]
-        for number, (question, answer, kind) in enumerate(told):
-            turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
-            records.append({"id": f"{name}/{number}:{kind}", "image": name, "conversations": turns})
-    return _json(out / "told.json", json.dumps(records, indent=1))
+        asked = [qa for topic in topics if (qa := ask(scene, topic, rng)) is not None][:NUM_QUESTIONS]
+        turns = [(request, describe(scene, rng).answer, "detail")]
+        turns += [(qa.question, qa.answer, "conversation") for qa in asked]
+        for number, (question, answer, kind) in enumerate(turns):
+            messages = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
+            records.append({"id": f"{name}/{number}:{kind}", "image": name, "conversations": messages})
+    return _json(out / "labelled.json", json.dumps(records, indent=1))
 
 
-def write_asked(out: Path, *, num: int, seed: int, min_objects: int, max_objects: int) -> Path:
+def write_held_out(out: Path, *, num: int, seed: int, min_objects: int, max_objects: int) -> Path:
     """Held-out scenes with a question of every topic: OUT/images, OUT/annotations.json and OUT/questions.jsonl. Right
     is the true sentence, or the word that decides it.
     """
@@ -52,8 +52,8 @@ def write_asked(out: Path, *, num: int, seed: int, min_objects: int, max_objects
     return _json(out / "questions.jsonl", "\n".join(lines) + "\n")
 
 
-def write_silent(out: Path, *, num: int, seed: int, min_objects: int, max_objects: int) -> Path:
-    """Scenes of which nothing is known: OUT/images alone."""
+def write_unlabelled(out: Path, *, num: int, seed: int, min_objects: int, max_objects: int) -> Path:
+    """Scenes without any annotation: OUT/images alone."""
     _write(out, Split.TRAIN, num, seed, min_objects, max_objects)
     (out / "annotations.json").unlink(missing_ok=True)
     return out / "images"

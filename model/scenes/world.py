@@ -65,7 +65,7 @@ class Split(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SceneObject:
-    """One thing in a scene; the box is x, y, width, height as shares of the picture's side."""
+    """One thing in a scene; the box is x, y, width, height as shares of the image's side."""
 
     category: str
     colour: str

@@ -1,6 +1,6 @@
-"""The loss on chats: a LLaVA-style model learns its own answers of a whole conversation about a picture.
+"""The loss on chats: a LLaVA-style model learns its own answers of a whole conversation about an image.
 
-One row is a picture with one or more questions and answers. They follow each other in one sequence, so the picture's
+One row is an image with one or more questions and answers. They follow each other in one sequence, so the image's
 tokens, which are most of it, are read once for all of them; what the model did not say itself does not count.
 """
 
@@ -22,15 +22,15 @@ from vigc.model.training.instructions import IGNORE
 from vigc.model.training.objective import Batch, Objective, Row
 from vigc.model.training.trainable import set_modes
 
-MAX_TOKENS = 2048  # of a sequence, the picture's included; the rest of a longer conversation is not learnt
+MAX_TOKENS = 2048  # of a sequence, the image's included; the rest of a longer conversation is not learnt
 
 
 @dataclass
 class ChatBatch(Batch):
-    """Conversations about pictures, tokenised and padded on the right."""
+    """Conversations about images, tokenised and padded on the right."""
 
     pixels: Tensor  # (num_rows, side, side, 3) uint8
-    ids: Tensor  # (num_rows, length); the picture's place is held by as many image tokens as it becomes
+    ids: Tensor  # (num_rows, length); the image's place is held by as many image tokens as it becomes
     mask: Tensor
     labels: Tensor  # ids where the model speaks, IGNORE elsewhere
     num_rows: int
@@ -69,7 +69,7 @@ def chat_ids(network: LlavaNetwork, turns: list[tuple[str, str]]) -> tuple[list[
 
 
 class ChatObjective(Objective[ChatBatch]):
-    """Learns to answer each question of a conversation, given the picture and what was said before.
+    """Learns to answer each question of a conversation, given the image and what was said before.
 
     Args:
         autocast: dtype of the arithmetic; None leaves it to the weights.
@@ -88,7 +88,7 @@ class ChatObjective(Objective[ChatBatch]):
 
     def collate(self, rows: list[Row]) -> ChatBatch:
         """Rows with `pixels` (side, side, 3) uint8, `prompts` and `targets`: questions and as many answers. A row
-        without any, whose picture could not be read, goes through the model and counts nothing.
+        without any, whose image could not be read, goes through the model and counts nothing.
         """
         network: LlavaNetwork = self.network
         encoded = []

@@ -69,7 +69,7 @@ class TextBatch(Batch):
 def collate_texts(network: Network, rows: list[Row]) -> TextBatch:
     """Rows with `pixels` (side, side, 3) uint8, `prompts` and `targets` (as many texts each) to tensors on the CPU.
 
-    A row without texts, whose picture could not be read, becomes a text without a target: it counts nothing, and goes
+    A row without texts, whose image could not be read, becomes a text without a target: it counts nothing, and goes
     through the model all the same. Sharded weights (FSDP, ZeRO 3) are gathered by all processes together, so each has
     to call every layer equally often, also where nothing in a micro-batch was readable.
     """

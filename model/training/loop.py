@@ -20,16 +20,16 @@ from vigc.model.training.recipe import Recipe
 from vigc.model.training.schedule import Schedule
 from vigc.platform.records import VigcError
 
-FEWEST_SAMPLES = 1000  # that a share of unreadable pictures is counted against
+FEWEST_SAMPLES = 1000  # that a share of unreadable images is counted against
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class TrainingState:
     """How far a run is."""
 
     update: int = 0  # updates done
     num_samples: int = 0  # consumed, over all processes
-    num_unreadable: int = 0  # of those: their picture could not be read, and nothing was learnt from them
+    num_unreadable: int = 0  # of those: their image could not be read, and nothing was learnt from them
     best_loss: float = math.inf  # of the evaluations so far
     num_worse: int = 0  # evaluations since the best
 
@@ -38,12 +38,12 @@ class State:
 class Report:
     """What one update, or one evaluation, gave."""
 
-    state: State
+    state: TrainingState
     figures: dict[str, float]
 
 
 class UnreadableError(VigcError):
-    """Too many pictures cannot be read for what is left to be the data that was meant."""
+    """Too many images cannot be read for what is left to be the data that was meant."""
 
 
 MicroBatches = Iterator[list[Batch]]  # one item per update: this process's micro-batches
@@ -61,12 +61,12 @@ def train(
     num_updates: int,
     batches: MicroBatches,
     *,
-    state: State,
+    state: TrainingState,
     evaluation: Callable[[], Iterator[Batch]] | None = None,
     on_update: Callable[[Report], None],
-    on_checkpoint: Callable[[State, dict[str, float]], None],
+    on_checkpoint: Callable[[TrainingState, dict[str, float]], None],
     peak_flops: float | None = None,
-) -> State:
+) -> TrainingState:
     """Runs from `state` to `num_updates`, or to the early stop; every process calls this.
 
     Args:
@@ -74,7 +74,7 @@ def train(
         on_checkpoint: called where a checkpoint is due and at the end, with the evaluation made there.
         peak_flops: of one device, per second; for the share of it that is used.
     Raises:
-        UnreadableError: more pictures than the recipe allows cannot be read; in every process at the same update.
+        UnreadableError: more images than the recipe allows cannot be read; in every process at the same update.
     """
     schedule = make_schedule(recipe, num_updates)
     while state.update < num_updates:
@@ -113,10 +113,10 @@ def train(
     return state
 
 
-def _require_readable(state: State, recipe: Recipe) -> None:
+def _require_readable(state: TrainingState, recipe: Recipe) -> None:
     if state.num_unreadable > recipe.max_unreadable * max(state.num_samples, FEWEST_SAMPLES):
         raise UnreadableError(
-            f"{state.num_unreadable:,} of {state.num_samples:,} samples have a picture that cannot be read. "
+            f"{state.num_unreadable:,} of {state.num_samples:,} samples have an image that cannot be read. "
             "Is --images the right folder? --set max_unreadable=1 goes on with the rest."
         )
 
@@ -131,7 +131,7 @@ def evaluate(parallel: Parallel, batches: Iterator[Batch]) -> dict[str, float]:
     """Mean loss over the validation set of all processes.
 
     Raises:
-        UnreadableError: none of its pictures can be read.
+        UnreadableError: none of its images can be read.
     """
     parallel.objective.eval()
     try:
@@ -143,7 +143,7 @@ def evaluate(parallel: Parallel, batches: Iterator[Batch]) -> dict[str, float]:
         parallel.objective.set_modes()
     total, counted = all_sum([total, counted], parallel.device)
     if not counted:
-        raise UnreadableError("No picture of the validation set can be read. Is --images the right folder?")
+        raise UnreadableError("No image of the validation set can be read. Is --images the right folder?")
     return {"val_loss": total / counted}
 
 

@@ -24,7 +24,7 @@ class Batch(ABC):
     """Tensors of a few rows, on one device."""
 
     num_rows: int
-    num_unreadable: int = 0  # rows beside those, whose picture could not be read
+    num_unreadable: int = 0  # rows beside those, whose image could not be read
     num_counted: float  # what the loss sum of these rows is divided by, e.g. target tokens
     num_tokens: int  # that go through the language model, or patches through the vision model: for rates
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from vigc.model.embedded.samples import TextMixture
-from vigc.model.embedded.shape import SHIPPED, Shape
+from vigc.model.embedded.shape import SHIPPED, ModelShape
 from vigc.model.training.trainable import Trainable
 from vigc.model.weights.adapters import Lora
 
@@ -51,9 +51,9 @@ class Tasks:
 
 @dataclass(frozen=True)
 class Augment:
-    """What happens to pictures in training (facts §1.5)."""
+    """What happens to images in training (facts §1.5)."""
 
-    min_scale: float = 0.5  # of the picture's area that a random crop keeps; 1: the whole picture
+    min_scale: float = 0.5  # of the image's area that a random crop keeps; 1: the whole image
     flip: float = 0.5  # never where the texts speak of left and right (Q21)
 
 
@@ -65,10 +65,10 @@ class Recipe:
     about: str
     stage: str = ""  # of a recipe with several: each goes on with the model that the one before it left
     base: str = VICUNA_7B  # the model that is trained on; --model
-    fresh: Shape | None = None  # start from a new embedded model of this shape instead
+    fresh: ModelShape | None = None  # start from a new embedded model of this shape instead
     # "instructions" and "chat" (of a LLaVA-style model) learn from data, the others from rendered scenes.
     objective: Literal["instructions", "chat", "eyes", "words", "captions"] = "instructions"
-    max_turns: int = 32  # questions about one picture that a chat learns in one sequence
+    max_turns: int = 32  # questions about one image that a chat learns in one sequence
     texts: TextMixture = field(default_factory=TextMixture)  # of one scene, for "words"
     auxiliary_weight: float = 0.5  # of the loss on what the visual tokens say, beside "words"
     trainable: Trainable = field(default_factory=Trainable)
@@ -85,7 +85,7 @@ class Recipe:
     gradient_checkpointing: bool = False
     evaluate_every: int = 500  # updates; 0: only at the end
     num_evaluated: int = 2048  # validation samples
-    max_unreadable: float = 0.02  # share of the samples so far whose picture cannot be read; with more the run stops
+    max_unreadable: float = 0.02  # share of the samples so far whose image cannot be read; with more the run stops
     checkpoint_every: int = 500  # updates
     # What the run leaves is stored in: the trained weights (none: fp32) and a merged model (none: as its base).
     saved_as: Literal["float32", "bfloat16", "float16"] | None = None

@@ -30,7 +30,7 @@ _GROUP = 32  # texts of like length that go through the network together, so tha
 class TextGroup:
     """Texts of like length, as tensors."""
 
-    images: Tensor  # (texts,): index into the batch's pictures
+    images: Tensor  # (texts,): index into the batch's images
     qformer_ids: Tensor  # (texts, length)
     qformer_mask: Tensor
     ids: Tensor  # (texts, length): prompt and target
@@ -46,7 +46,7 @@ class TextGroup:
 
 @dataclass(frozen=True)
 class WordsBatch(Batch):
-    """Pictures, uint8 (batch, size, size, 3), and all their texts."""
+    """Images, uint8 (batch, size, size, 3), and all their texts."""
 
     pixels: Tensor
     groups: tuple[TextGroup, ...]

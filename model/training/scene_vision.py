@@ -1,7 +1,7 @@
 """Stage one of the embedded model: eyes.
 
 The vision transformer alone learns to say, for each patch, what lies there: category, colour, size and the object's
-cell, and for the whole picture its background. The heads are thrown away afterwards. Without this stage the language
+cell, and for the whole image its background. The heads are thrown away afterwards. Without this stage the language
 loss has to teach seeing through a whole network, and at this size it does not. The loss is a sum over scenes, to be
 divided by their number, so that any number of processes and micro-batches makes the same update.
 """

@@ -2,7 +2,7 @@
 §1.1), and for common-knowledge questions the short form (§1.3).
 
 VIC may find its answer begun, as it does at inference: the prompt then holds the first sentences, sometimes with one
-that belongs to another picture, and the target is the true rest (an addition of ours; quirk Q6). A sentence that was
+that belongs to another image, and the target is the true rest (an addition of ours; quirk Q6). A sentence that was
 begun wrongly is not taken back, the next one is true again.
 """
 

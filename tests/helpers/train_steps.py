@@ -29,7 +29,7 @@ from vigc.model.network import load_network
 from vigc.model.scenes import Split, make_scene, render
 from vigc.model.scenes.wording import describe
 from vigc.model.training.instructions import InstructionObjective
-from vigc.model.training.loop import Report, State, train
+from vigc.model.training.loop import Report, TrainingState, train
 from vigc.model.training.objective import Batch
 from vigc.model.training.parallel import make_parallel, rank, rows_per_process, world_size
 from vigc.model.training.recipe import OptimizerRecipe, Recipe
@@ -110,9 +110,9 @@ def main() -> None:
     rows = make_rows(network.image_size)
     rows[20:22] = [unreadable(network.image_size)] * 2  # a whole micro-batch of one process
     parallel = make_parallel(objective, recipe, torch.device("cpu"))
-    state = State()
+    state = TrainingState()
     if options.resume_from is not None:
-        state = State(**json.loads((options.resume_from / "state.json").read_text()))
+        state = TrainingState(**json.loads((options.resume_from / "state.json").read_text()))
         parallel.load(options.resume_from, load_file(options.resume_from / "trained.safetensors"))
 
     def batches() -> Iterator[list[Batch]]:

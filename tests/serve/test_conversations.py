@@ -12,7 +12,7 @@ from local_service import data_uri, sse
 from vigc.jobs.generate.worker import Worker, WorkerSettings
 from vigc.model import embedded
 from vigc.model.conversation.grounding import Grounding
-from vigc.model.conversation.image import Talk
+from vigc.model.conversation.image import ConversationSettings
 from vigc.model.conversation.policy import make_policy
 from vigc.model.engines.settings import EngineSettings
 from vigc.model.prompts import load_pack
@@ -51,7 +51,7 @@ def job_rows(scenes):
     manifest = next(iter(source.tables())).slice(0, 3)
     settings = WorkerSettings(
         EngineSettings(model=str(embedded.PATH), device="cpu", num_slots=8, num_threads=2),
-        Talk(
+        ConversationSettings(
             load_pack(),
             make_policy("paper", temperature=0.7, grounding=Grounding.ASKED),
             (Kind.CONVERSATION, Kind.DETAIL, Kind.REASONING),

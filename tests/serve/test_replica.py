@@ -39,7 +39,7 @@ async def conversation_of(replica, task):
 def steps(replica):
     """Decode steps until now, when the engine has nothing to do."""
     wait_until(lambda: replica._engine.num_under_way == replica._engine.num_in_use == 0)
-    return replica._engine.meter.num_steps
+    return replica._engine.metrics.num_steps
 
 
 def test_requests_that_come_together_are_decoded_together(replica, task):

@@ -24,7 +24,7 @@ from vigc.model.engines.continuous.decoder import Decoder
 from vigc.model.engines.continuous.graphs import Recorded
 from vigc.model.engines.continuous.sampler import greedy, sampled
 from vigc.model.engines.detokenizer import Pieces, Transcript
-from vigc.model.engines.meter import DECODE, HOST, PREFILL, Meter
+from vigc.model.engines.metrics import DECODE, HOST, PREFILL, EngineMetrics
 from vigc.model.engines.tokenized import TokenizedRequest, banned_tokens
 from vigc.model.network import Network, upload
 
@@ -59,8 +59,10 @@ class _NextTokens:
 class DecodeBatch:
     """See the module. `num_slots` may come out smaller, where there is no memory for so many."""
 
-    def __init__(self, network: Network, num_slots: int, length: int, meter: Meter, *, async_scheduling: bool) -> None:
-        self._network, self.meter, self._async_scheduling = network, meter, async_scheduling
+    def __init__(
+        self, network: Network, num_slots: int, length: int, metrics: EngineMetrics, *, async_scheduling: bool
+    ) -> None:
+        self._network, self.metrics, self._async_scheduling = network, metrics, async_scheduling
         self._decoder = Decoder(network, length)
         self._cache = _allocate(network, num_slots, length)
         self.num_slots, self.length = len(self._cache.positions), length
@@ -86,7 +88,7 @@ class DecodeBatch:
             nums: how many of each.
             visual: (len(jobs), num_queries, language_width).
         """
-        with self.meter.part(PREFILL):
+        with self.metrics.part(PREFILL):
             lengths = [self._network.num_queries + len(job.work.prompt) for job in jobs]
             free = self._free()
             places = [[next(free) for _ in range(number)] for number in nums]
@@ -111,7 +113,7 @@ class DecodeBatch:
             for place, new in added.items():
                 self._slots[place] = new
                 new.job.work.pending.remove(new.candidate)
-            self.meter.num_prefilled += sum(lengths)
+            self.metrics.num_prefilled += sum(lengths)
         if not self._async_scheduling:
             self._read_tokens()
             self._make_room()
@@ -140,15 +142,15 @@ class DecodeBatch:
 
     def step(self) -> None:
         """One token for every slot."""
-        with self.meter.part(DECODE):
+        with self.metrics.part(DECODE):
             occupied = [slot for slot in self._slots if slot is not None]
             width = max(slot.length for slot in occupied) + 1
             logits = self._step(self._next[: len(self._slots)], self._cache, width)
             for slot in occupied:
                 slot.length += 1
-            self.meter.num_steps += 1
-            self.meter.num_occupied += len(occupied)
-            self.meter.num_seen += sum(slot.length for slot in occupied)
+            self.metrics.num_steps += 1
+            self.metrics.num_occupied += len(occupied)
+            self.metrics.num_seen += sum(slot.length for slot in occupied)
             self._choose_tokens(logits, list(self._slots))
         self._read_tokens(keep=1 if self._async_scheduling else 0)
         self._make_room()
@@ -228,14 +230,14 @@ class DecodeBatch:
             chosen = self._unread.popleft()
             if chosen.ready is not None:
                 chosen.ready.synchronize()
-            with self.meter.part(HOST):
+            with self.metrics.part(HOST):
                 rows = zip(chosen.slots, chosen.tokens.tolist(), chosen.logprobs.tolist(), strict=True)
                 for slot, token, logprob in rows:
                     if slot is not None and not slot.done:
                         self._append(slot, token, logprob)
 
     def _append(self, slot: _Slot, token: int, logprob: float) -> None:
-        self.meter.num_decoded += 1
+        self.metrics.num_decoded += 1
         completion = slot.transcript.add(token, logprob, self._network.eos_id)
         if completion is not None:
             slot.done = True

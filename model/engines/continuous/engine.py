@@ -21,7 +21,7 @@ from vigc.model.engines.base import WAKE_UP, BatchingEngine, Encode, EngineJob, 
 from vigc.model.engines.continuous.batch import DecodeBatch, RequestJob
 from vigc.model.engines.continuous.capacity import MOST_CONTEXT, context_length, is_out_of_memory, slots_to_use
 from vigc.model.engines.continuous.images import Images
-from vigc.model.engines.meter import PREFILL, Meter
+from vigc.model.engines.metrics import PREFILL, EngineMetrics
 from vigc.model.engines.scoring import ScoreRequest, TokenizedText, of_like_length, read, score
 from vigc.model.engines.tokenized import TokenizedRequest, tokenize_request
 from vigc.model.network import Network
@@ -75,11 +75,11 @@ class ContinuousEngine(BatchingEngine):
     ) -> None:
         length = context_length(network, max_context)
         num_slots = slots_to_use(network, length, num_slots, memory_bytes)
-        self.meter = Meter(network.device)
+        self.metrics = EngineMetrics(network.device)
         self._async = network.device.type == "cuda" if async_scheduling is None else async_scheduling
         with torch.inference_mode():
-            self._batch = DecodeBatch(network, num_slots, length, self.meter, async_scheduling=self._async)
-        self._images = Images(network, self.meter, most_held=2 * self._batch.num_slots)
+            self._batch = DecodeBatch(network, num_slots, length, self.metrics, async_scheduling=self._async)
+        self._images = Images(network, self.metrics, most_held=2 * self._batch.num_slots)
         self._slots_at_once = _BackoffLimit(self._batch.num_slots)
         self._images_at_once = _BackoffLimit(_IMAGES_ON_GPU if network.device.type == "cuda" else _IMAGES)
         self._prefilled_at_once, self._scored_at_once = _BackoffLimit(_PREFILLED), _BackoffLimit(_SCORED)
@@ -95,12 +95,12 @@ class ContinuousEngine(BatchingEngine):
     @property
     def occupancy(self) -> float:
         """Mean share of slots that were occupied in a decode step, since the start; 0 before the first."""
-        steps = self.meter.num_steps
-        return self.meter.num_occupied / (steps * self.num_slots) if steps else 0.0
+        steps = self.metrics.num_steps
+        return self.metrics.num_occupied / (steps * self.num_slots) if steps else 0.0
 
-    def new_meter(self) -> None:
+    def reset_metrics(self) -> None:
         """Counts from now on; for an engine that has nothing to do."""
-        self.meter = self._batch.meter = self._images.meter = Meter(self.network.device)
+        self.metrics = self._batch.metrics = self._images.metrics = EngineMetrics(self.network.device)
 
     def check(self, request: Request) -> None:
         super().check(request)
@@ -232,10 +232,10 @@ class ContinuousEngine(BatchingEngine):
         row_of = {key: row for row, key in enumerate(first)}
         chosen = [alive[place] for place in first.values()]
         visual = self._images.visual([memory for _, memory in chosen], [job.work.qformer_row for job, _ in chosen])
-        with self.meter.part(PREFILL):
+        with self.metrics.part(PREFILL):
             scored = score(self.network, visual, [job.work for job, _ in alive], [row_of[key] for key in keys])
-            self.meter.num_passes += 1
-            self.meter.num_scored += sum(self.network.num_queries + len(job.work) for job, _ in chosen)
+            self.metrics.num_passes += 1
+            self.metrics.num_scored += sum(self.network.num_queries + len(job.work) for job, _ in chosen)
         for (job, _), tokens in zip(alive, scored, strict=True):
             job.answer(tokens)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from vigc.model.engines.base import Encode, EngineJob, ImageHandle, pixels_of
 from vigc.model.engines.continuous.qformer import QFormer
 from vigc.model.engines.interface import BLANK, Blank
-from vigc.model.engines.meter import QFORMER, VISION, Meter
+from vigc.model.engines.metrics import QFORMER, VISION, EngineMetrics
 from vigc.model.network import Network
 from vigc.platform.records import ModelError
 
@@ -21,8 +21,8 @@ from vigc.platform.records import ModelError
 class Images:
     """See the module. Of images that are open, no more than `most_held` are seen."""
 
-    def __init__(self, network: Network, meter: Meter, most_held: int) -> None:
-        self._network, self.meter, self._most_held = network, meter, most_held
+    def __init__(self, network: Network, metrics: EngineMetrics, most_held: int) -> None:
+        self._network, self.metrics, self._most_held = network, metrics, most_held
         if network.device.type == "cuda":  # cuDNN's attention plans 6 ms for each new shape, and most are new
             torch.backends.cuda.enable_cudnn_sdp(False)
         with torch.inference_mode():
@@ -70,8 +70,8 @@ class Images:
 
     def remembered(self, images: Sequence[ImageHandle | Blank]) -> Tensor:
         """The same, computed now for all of these."""
-        with self.meter.part(VISION):
-            self.meter.num_images += len(images)
+        with self.metrics.part(VISION):
+            self.metrics.num_images += len(images)
             pixels = torch.stack([pixels_of(self._network, image) for image in images])
             return self._qformer.memory(self._network.encode_images(pixels))
 
@@ -81,8 +81,8 @@ class Images:
         Args:
             rows: each text, from `Network.qformer_row`.
         """
-        with self.meter.part(QFORMER):
+        with self.metrics.part(QFORMER):
             ids, mask = self._network.padded_for_qformer(rows)
-            self.meter.num_calls += len(rows)
-            self.meter.num_qformer += mask.numel() + len(rows) * self._network.num_queries
+            self.metrics.num_calls += len(rows)
+            self.metrics.num_qformer += mask.numel() + len(rows) * self._network.num_queries
             return self._qformer.visual_tokens(torch.stack(list(memory)), ids, mask).to(self._network.dtype)

@@ -1,6 +1,6 @@
 """The Q-Former, with what depends on the image alone computed once.
 
-Its queries look at the picture through cross-attention, whose keys and values are the same for every prompt: they are
+Its queries look at the image through cross-attention, whose keys and values are the same for every prompt: they are
 an image's `memory`, kept while its conversations run. The text side is read up to the last layer, of which only the
 queries come out.
 """
@@ -23,7 +23,7 @@ class _Layer:
     module: Any
     qkv: Tensor
     qkv_bias: Tensor | None
-    cross: int | None  # which of the layers that look at the picture
+    cross: int | None  # which of the layers that look at the image
 
 
 class QFormer:

@@ -18,7 +18,7 @@ from vigc.model.engines.base import Encode, ImageHandle, NetworkEngine
 from vigc.model.engines.continuous.capacity import context_length, slots_to_use
 from vigc.model.engines.continuous.engine import ContinuousEngine
 from vigc.model.engines.interface import Blank
-from vigc.model.engines.meter import Meter
+from vigc.model.engines.metrics import EngineMetrics
 from vigc.model.network import Network
 
 _SMALL = 2**28  # bytes of a language model that is bound by its many short operations, not by arithmetic or memory
@@ -49,17 +49,17 @@ class ReplicatedEngine(NetworkEngine):
     @property
     def occupancy(self) -> float:
         """Mean share of slots that were occupied in a decode step, since the start; 0 before the first."""
-        places = sum(engine.meter.num_steps * engine.num_slots for engine in self.engines)
-        return self.meter.num_occupied / places if places else 0.0
+        places = sum(engine.metrics.num_steps * engine.num_slots for engine in self.engines)
+        return self.metrics.num_occupied / places if places else 0.0
 
     @property
-    def meter(self) -> Meter:
+    def metrics(self) -> EngineMetrics:
         """What all have done together, up to now."""
-        return Meter.of([engine.meter for engine in self.engines])
+        return EngineMetrics.of([engine.metrics for engine in self.engines])
 
-    def new_meter(self) -> None:
+    def reset_metrics(self) -> None:
         for engine in self.engines:
-            engine.new_meter()
+            engine.reset_metrics()
 
     def check(self, request: Request) -> None:
         self.engines[0].check(request)

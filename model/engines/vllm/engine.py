@@ -24,7 +24,7 @@ from vigc.model.engines.continuous.capacity import MOST_CONTEXT, context_length,
 from vigc.model.engines.continuous.images import Images
 from vigc.model.engines.detokenizer import Pieces, Transcript
 from vigc.model.engines.interface import BLANK, EngineLost
-from vigc.model.engines.meter import Meter
+from vigc.model.engines.metrics import EngineMetrics
 from vigc.model.engines.scoring import ScoreRequest, TokenizedText, read
 from vigc.model.engines.tokenized import TokenizedRequest, require_room, tokenize_request
 from vigc.model.engines.vllm.connection import Connection
@@ -90,9 +90,9 @@ class VllmEngine(BatchingEngine):
         self._length = context_length(network, max_context)
         num_slots = slots_to_use(network, self._length, num_slots, memory_bytes)
         on_gpu = network.device.type == "cuda"
-        self.meter = Meter(network.device)
+        self.metrics = EngineMetrics(network.device)
         folder = language_model_folder(network)
-        self._images = Images(network, self.meter, most_held=2 * num_slots)
+        self._images = Images(network, self.metrics, most_held=2 * num_slots)
         if on_gpu:
             network.language_model.model.layers.to("cpu")
             torch.cuda.empty_cache()
@@ -262,7 +262,7 @@ class VllmEngine(BatchingEngine):
         else:
             done = set()
             for number, tokens, logprobs, ended in message["tokens"]:
-                self.meter.num_decoded += len(tokens)
+                self.metrics.num_decoded += len(tokens)
                 one = self._under_way.get(number)
                 if isinstance(one, _Scoring):
                     self._add_score(number, one, logprobs, ended=ended)

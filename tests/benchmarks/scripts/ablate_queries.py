@@ -30,7 +30,7 @@ from vigc.model.embedded.shape import SMALL
 from vigc.model.engines.continuous.replicas import continuous_engine
 from vigc.model.network import Network, load_network
 from vigc.model.prompts import PromptPack, load_pack
-from vigc.model.training.loop import Report, State, train
+from vigc.model.training.loop import Report, TrainingState, train
 from vigc.model.training.objective import Batch
 from vigc.model.training.parallel import make_parallel
 from vigc.model.training.recipe import Recipe, embedded
@@ -97,7 +97,7 @@ def _train(network: Network, pack: PromptPack, recipe: Recipe) -> None:
         recipe,
         num_updates,
         batches,
-        state=State(),
+        state=TrainingState(),
         on_update=_report,
         on_checkpoint=lambda state, figures: None,
     )

@@ -39,14 +39,14 @@ def measure(num: int) -> dict[str, Any]:
     runs = []
     try:
         for extent in EXTENTS:
-            engine.new_meter()
+            engine.reset_metrics()
             side = by_engine(engine, images, scripted(network, SCRIPTS[Kind.DETAIL], extent))
             runs.append(
                 {
                     "extent": extent,
                     "images_per_s": side.images_per_s,
-                    "tflop_per_s": count(network, engine.meter).total / side.seconds / 1e12,
-                    "mean_slots": engine.meter.num_occupied / max(1, engine.meter.num_steps),
+                    "tflop_per_s": count(network, engine.metrics).total / side.seconds / 1e12,
+                    "mean_slots": engine.metrics.num_occupied / max(1, engine.metrics.num_steps),
                 }
             )
             print({key: round(value, 2) if isinstance(value, float) else value for key, value in runs[-1].items()})

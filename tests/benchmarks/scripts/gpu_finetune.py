@@ -19,7 +19,7 @@ import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from vigc.model.embedded import PATH
-from vigc.model.llava.chat import LLAVA_V1, Chat
+from vigc.model.llava.chat import LLAVA_V1, ChatTemplate
 from vigc.model.llava.network import LlavaNetwork
 from vigc.model.network import load_network
 from vigc.model.training.chat import ChatObjective
@@ -57,7 +57,7 @@ def make_network(layers: int) -> LlavaNetwork:
     with torch.device("cuda"):
         model = LlavaForConditionalGeneration(config)
     torch.set_default_dtype(torch.float32)
-    chat = Chat(LLAVA_V1, "<image>", str(tokenizer.eos_token), tokenizer, "random 7B")
+    chat = ChatTemplate(LLAVA_V1, "<image>", str(tokenizer.eos_token), tokenizer, "random 7B")
     mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
     return LlavaNetwork(model.eval().requires_grad_(False), tokenizer, chat, mean, std, "random 7B")
 

@@ -19,7 +19,7 @@ from vigc.jobs.bench.data import (
     write_manifest,
 )
 from vigc.jobs.bench.memory import MB, MemorySample, MemoryWatch, draw, growth
-from vigc.model.engines.meter import PARTS
+from vigc.model.engines.metrics import PARTS
 from vigc.platform.dataset.layout import Block
 from vigc.platform.dataset.ledger import commit
 from vigc.platform.dataset.merging import Merger

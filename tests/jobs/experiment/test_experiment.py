@@ -16,7 +16,7 @@ from datasets import finished
 from vigc.jobs.experiment.run import ARMS, Experiment, _write_arms
 from vigc.jobs.experiment.tables import _row
 from vigc.jobs.train.recipes import make_recipes
-from vigc.model.scenes.material import write_asked, write_silent, write_told
+from vigc.model.scenes.material import write_held_out, write_labelled, write_unlabelled
 from vigc.model.scenes.wording import CONVERSATION
 from vigc.platform.evaluation.items import Figure
 from vigc.platform.instructions import open_instructions
@@ -27,23 +27,23 @@ from vigc.platform.report.experiment import write_page
 SIZES = {"min_objects": 3, "max_objects": 9}
 
 
-def test_told_scenes_are_ordinary_instruction_data_and_silent_ones_say_nothing(tmp_path):
-    told = write_told(tmp_path / "told", num=5, seed=1, request="Describe this image in detail.", **SIZES)
-    read = list(open_instructions(told, images=str(tmp_path / "told" / "images")))
+def test_labelled_scenes_are_ordinary_instruction_data_and_unlabelled_ones_say_nothing(tmp_path):
+    labelled = write_labelled(tmp_path / "labelled", num=5, seed=1, request="Describe this image in detail.", **SIZES)
+    read = list(open_instructions(labelled, images=str(tmp_path / "labelled" / "images")))
     assert Counter(one.kind for one in read) == {Kind.DETAIL: 5, Kind.CONVERSATION: 15}
-    images = write_silent(tmp_path / "silent", num=5, seed=2, **SIZES)
+    images = write_unlabelled(tmp_path / "unlabelled", num=5, seed=2, **SIZES)
     assert len(list(images.iterdir())) == 5
-    assert [entry.name for entry in (tmp_path / "silent").iterdir()] == ["images"]
+    assert [entry.name for entry in (tmp_path / "unlabelled").iterdir()] == ["images"]
 
 
-def test_held_out_scenes_are_asked_about_every_topic_and_none_of_them_was_told(tmp_path):
-    told = write_told(tmp_path / "told", num=4, seed=1, request="Describe.", **SIZES)
-    asked = write_asked(tmp_path / "asked", num=4, seed=1, **SIZES)  # the same seed of another split
+def test_held_out_scenes_are_asked_about_every_topic_and_none_of_them_is_labelled(tmp_path):
+    labelled = write_labelled(tmp_path / "labelled", num=4, seed=1, request="Describe.", **SIZES)
+    asked = write_held_out(tmp_path / "held-out", num=4, seed=1, **SIZES)  # the same seed of another split
     lines = [json.loads(line) for line in asked.read_text().splitlines()]
     assert {line["type"] for line in lines} == set(CONVERSATION)
     assert all(len(line["answers"]) == 2 for line in lines)
     assert len({line["id"] for line in lines}) == len(lines)
-    pictures = [sorted(one.read_bytes() for one in (f.parent / "images").iterdir()) for f in (told, asked)]
+    pictures = [sorted(one.read_bytes() for one in (f.parent / "images").iterdir()) for f in (labelled, asked)]
     assert not set(pictures[0]) & set(pictures[1])
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from vigc.jobs.generate.worker import Worker, WorkerSettings
 from vigc.model.completion import Completion
-from vigc.model.conversation.image import Talk
+from vigc.model.conversation.image import ConversationSettings
 from vigc.model.conversation.policy import POLICIES
 from vigc.model.engines.interface import EngineLost
 from vigc.model.engines.settings import EngineSettings
@@ -23,7 +23,7 @@ from vigc.platform.schema import ROW
 SIZE = 2
 SETTINGS = WorkerSettings(
     EngineSettings(model="none"),
-    Talk(load_pack(), POLICIES["paper"], (Kind.CONVERSATION, Kind.DETAIL), seed=5),
+    ConversationSettings(load_pack(), POLICIES["paper"], (Kind.CONVERSATION, Kind.DETAIL), seed=5),
     pass_number="003",
 )
 
@@ -137,7 +137,9 @@ def test_a_setting_that_the_engine_refuses_ends_the_run(make_worker):
 def test_seeds_depend_on_the_run_s_seed_and_the_image_alone(make_worker):
     def seeds(batch, seed=5):
         engine = ScriptedEngine()
-        rows_from(make_worker(engine, replace(SETTINGS, talk=replace(SETTINGS.talk, seed=seed))), batch)
+        rows_from(
+            make_worker(engine, replace(SETTINGS, conversations=replace(SETTINGS.conversations, seed=seed))), batch
+        )
         return set(engine.seeds)
 
     assert seeds(batch_of(1)) < seeds(batch_of(2, 1))

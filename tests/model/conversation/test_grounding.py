@@ -174,9 +174,9 @@ def test_yes_and_no_are_read_together_and_score_as_alone(
             scored = await asyncio.gather(*(engine.score(image, question, text) for text in texts))
         return [token.logprob for one in scored for token in one]
 
-    before = continuous.meter.num_calls
+    before = continuous.metrics.num_calls
     together = asyncio.run(scores(continuous))
-    assert continuous.meter.num_calls - before <= 2  # what the Q-Former read: yes and no once
+    assert continuous.metrics.num_calls - before <= 2  # what the Q-Former read: yes and no once
     assert np.allclose(together, asyncio.run(scores(reference)), atol=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""What an engine says about one image: heard while it is said, and bounded."""
+"""The conversations about one image: events while they are held, and bounded."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from vigc.model.conversation.dialogue import Question
-from vigc.model.conversation.image import Talk, talk_about
+from vigc.model.conversation.image import ConversationSettings, hold_conversations
 from vigc.model.conversation.policy import make_policy
 from vigc.model.prompts import load_pack
 from vigc.model.scenes import Split, make_scene, render
 from vigc.platform.records import Conversation, CorrectionStep, Kind, Stop
 
 
-def talk(**changes):
-    settings = {"pack": load_pack(), "policy": make_policy("paper"), "kinds": (Kind.DETAIL,), "seed": 0}
-    return Talk(**settings | changes)
+def settings(**changes):
+    values = {"pack": load_pack(), "policy": make_policy("paper"), "kinds": (Kind.DETAIL,), "seed": 0}
+    return ConversationSettings(**values | changes)
 
 
 @pytest.fixture(scope="module")
@@ -27,41 +27,44 @@ def pixels(network):
 
 
 def made(engine, pixels, what):
-    heard = []
-    spoken = asyncio.run(talk_about(engine, "a.jpg", pixels, what, lambda kind, news: heard.append((kind, news))))
-    return spoken, heard
+    events = []
+    work = hold_conversations(engine, "a.jpg", pixels, what, lambda kind, event: events.append((kind, event)))
+    spoken = asyncio.run(work)
+    return spoken, events
 
 
-def test_the_question_the_steps_and_the_whole_are_heard_in_this_order(continuous, pixels):
-    (spoken,), heard = made(continuous, pixels, talk())
+def test_the_question_the_steps_and_the_whole_come_in_this_order(continuous, pixels):
+    (spoken,), events = made(continuous, pixels, settings())
 
     assert len(spoken.steps) > 1
-    assert [news for _, news in heard] == [Question(spoken.question, spoken.vig_answer), *spoken.steps, spoken]
-    assert {kind for kind, _ in heard} == {Kind.DETAIL}
+    assert [event for _, event in events] == [Question(spoken.question, spoken.vig_answer), *spoken.steps, spoken]
+    assert {kind for kind, _ in events} == {Kind.DETAIL}
 
 
-def test_of_many_kinds_each_is_heard_as_it_goes(continuous, pixels):
+def test_of_many_kinds_each_has_its_events_in_order(continuous, pixels):
     kinds = (Kind.CONVERSATION, Kind.DETAIL, Kind.KNOWLEDGE)
-    spoken, heard = made(continuous, pixels, talk(kinds=kinds))
+    spoken, events = made(continuous, pixels, settings(kinds=kinds))
 
     for kind, conversation in zip(kinds, spoken, strict=True):
-        types = [type(news) for of, news in heard if of is kind]
+        types = [type(event) for of, event in events if of is kind]
         assert types == [Question, *[CorrectionStep] * len(conversation.steps), Conversation]
 
 
 def test_a_question_that_is_there_is_answered_as_it_stands(continuous, pixels):
-    (spoken,), heard = made(continuous, pixels, talk(question="What is in the picture?", kinds=(Kind.CONVERSATION,)))
+    (spoken,), events = made(
+        continuous, pixels, settings(question="What is in the picture?", kinds=(Kind.CONVERSATION,))
+    )
 
     assert spoken.question == "What is in the picture?"
     assert (spoken.vig_answer, bool(spoken.answer)) == ("", True)
-    assert heard[0][1] == Question("What is in the picture?", "")
+    assert events[0][1] == Question("What is in the picture?", "")
 
 
 @pytest.mark.parametrize("max_tokens", [1, 12, 40])
 def test_no_more_is_decoded_than_may_be_and_only_whole_sentences_are_kept(continuous, pixels, max_tokens):
     what = {"question": "Describe the picture in detail."}
-    (whole,), _ = made(continuous, pixels, talk(**what))
-    (spoken,), _ = made(continuous, pixels, talk(**what, max_tokens=max_tokens))
+    (whole,), _ = made(continuous, pixels, settings(**what))
+    (spoken,), _ = made(continuous, pixels, settings(**what, max_tokens=max_tokens))
 
     assert whole.num_tokens > 40
     assert spoken.num_tokens <= max_tokens

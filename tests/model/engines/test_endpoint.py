@@ -12,7 +12,7 @@ from PIL import Image
 from vision_server import VisionServer, sentences_about, words_of
 
 from vigc.model.completion import Request, RequestFailed
-from vigc.model.conversation.image import Talk, talk_about
+from vigc.model.conversation.image import ConversationSettings, hold_conversations
 from vigc.model.conversation.policy import make_policy
 from vigc.model.engines.endpoint.abilities import find_abilities, find_model
 from vigc.model.engines.endpoint.address import clean_url
@@ -110,8 +110,8 @@ def test_addresses() -> None:
 
 
 async def describe(engine: EndpointEngine) -> list[Any]:
-    talk = Talk(PACK, make_policy("paper"), (Kind.DETAIL, Kind.CONVERSATION), seed=0)
-    return await talk_about(engine, "a.jpg", picture(), talk)
+    settings = ConversationSettings(PACK, make_policy("paper"), (Kind.DETAIL, Kind.CONVERSATION), seed=0)
+    return await hold_conversations(engine, "a.jpg", picture(), settings)
 
 
 def test_a_conversation_takes_two_requests_and_has_every_sentence() -> None:
@@ -225,8 +225,8 @@ def test_no_fault_of_the_server_becomes_an_images() -> None:
     num = 60
 
     async def all_images(engine: EndpointEngine) -> list[Any]:
-        talk = Talk(PACK, make_policy("paper"), (Kind.DETAIL,), seed=0)
-        about = (talk_about(engine, f"{number}.png", picture(number), talk) for number in range(num))
+        settings = ConversationSettings(PACK, make_policy("paper"), (Kind.DETAIL,), seed=0)
+        about = (hold_conversations(engine, f"{number}.png", picture(number), settings) for number in range(num))
         return [spoken for (spoken,) in await asyncio.gather(*about)]
 
     with VisionServer(fault_rate=0.33, outage_at=60, outage_s=2.0) as server:

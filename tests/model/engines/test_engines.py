@@ -113,7 +113,7 @@ def test_candidates_share_a_prompt_and_differ_by_their_seeds(network: Network) -
     assert len({one.text for one in six}) > 1
     # One reading of the prompt for the first four of six, one or two for the others, and one for the single request.
     prompt = network.num_queries + len(network.prompt_ids(ASK.prompt))
-    assert engine.meter.num_prefilled in (3 * prompt, 4 * prompt)
+    assert engine.metrics.num_prefilled in (3 * prompt, 4 * prompt)
     engine.close()
 
 
@@ -177,7 +177,7 @@ def test_scores_do_not_depend_on_the_company_and_are_read_together(network: Netw
 
     async def work(image: Any) -> tuple[list[Any], list[Any]]:
         alone = [await engine.score(one, DETAIL, text) for one in (image, BLANK) for text in texts]
-        engine.new_meter()
+        engine.reset_metrics()
         decoding = [engine.complete(image, replace(ASK, seed=i)) for i in range(12)]
         scoring = [engine.score(one, DETAIL, text) for one in (image, BLANK) for text in texts]
         together = (await asyncio.gather(*decoding, *scoring))[len(decoding) :]
@@ -187,7 +187,7 @@ def test_scores_do_not_depend_on_the_company_and_are_read_together(network: Netw
     for one, same in zip(alone, together, strict=True):
         assert [token.end for token in one] == [token.end for token in same]
         assert np.allclose([token.logprob for token in one], [token.logprob for token in same], atol=1e-4)
-    assert engine.meter.num_passes < len(together)
+    assert engine.metrics.num_passes < len(together)
     engine.close()
 
 
@@ -274,7 +274,7 @@ def test_a_closed_engine_says_so(network: Network) -> None:
         answered(engine, lambda image: engine.complete(image, ASK))
 
 
-def test_pictures_of_another_size_are_refused(continuous: ContinuousEngine) -> None:
+def test_images_of_another_size_are_refused(continuous: ContinuousEngine) -> None:
     async def wrong() -> None:
         async with continuous.image(np.zeros((64, 64, 3), dtype=np.uint8)):
             pass
@@ -290,7 +290,7 @@ def test_an_unknown_engine_is_refused() -> None:
 
 @pytest.mark.slow
 def test_the_model_looks(continuous: ContinuousEngine) -> None:
-    """With the pictures of two scenes swapped, at least nine of ten of VIG's answers are different."""
+    """With the images of two scenes swapped, at least nine of ten of VIG's answers are different."""
     scenes = held_out_scenes(100, seed=23)
     kinds = [Kind.CONVERSATION, Kind.DETAIL, Kind.REASONING]
     for position, kind in enumerate(kinds):

@@ -1,4 +1,4 @@
-"""Several engines as one: the same texts, each picture with one of them, figures of all."""
+"""Several engines as one: the same texts, each image with one of them, figures of all."""
 
 from __future__ import annotations
 
@@ -50,20 +50,20 @@ def test_slots_and_threads_are_shared_out(engine: ReplicatedEngine) -> None:
 
 
 def test_texts_are_those_of_the_reference_and_the_figures_are_those_of_all(engine: ReplicatedEngine) -> None:
-    engine.new_meter()
+    engine.reset_metrics()
     assert engine.occupancy == 0.0
     found = compare(engine, EXPECTED[:24])
     assert (found.num_equal, found.wrong) == (24 - len(found.excused), [])
-    of_each = [one.meter.num_decoded for one in engine.engines]
-    assert min(of_each) > 0  # a third of the pictures each, though not of the words: the kinds take turns
-    assert engine.meter.num_decoded == sum(of_each)
+    of_each = [one.metrics.num_decoded for one in engine.engines]
+    assert min(of_each) > 0  # a third of the images each, though not of the words: the kinds take turns
+    assert engine.metrics.num_decoded == sum(of_each)
     assert 0.5 < engine.occupancy <= 1
-    assert engine.meter.seconds["decode"] == pytest.approx(
-        sum(one.meter.seconds["decode"] for one in engine.engines) / 3
+    assert engine.metrics.seconds["decode"] == pytest.approx(
+        sum(one.metrics.seconds["decode"] for one in engine.engines) / 3
     )
 
 
-def test_pictures_go_where_the_fewest_are_and_leave_nothing_behind(engine: ReplicatedEngine) -> None:
+def test_images_go_where_the_fewest_are_and_leave_nothing_behind(engine: ReplicatedEngine) -> None:
     async def main() -> list[int]:
         async with engine.image(pixels(engine, 0)), engine.image(pixels(engine, 1)) as second:
             async with engine.image(pixels(engine, 2)), engine.image(pixels(engine, 3)):
@@ -76,15 +76,15 @@ def test_pictures_go_where_the_fewest_are_and_leave_nothing_behind(engine: Repli
     assert engine._replica_of == {}
 
 
-def test_few_pictures_do_not_spread(network: Network) -> None:
+def test_few_images_do_not_spread(network: Network) -> None:
     engine = continuous_engine(network, num_slots=24, num_threads=3)
     assert isinstance(engine, ReplicatedEngine)
 
     async def main() -> list[list[int]]:
         held = []
-        async with AsyncExitStack() as pictures:
+        async with AsyncExitStack() as images:
             for number in range(1, 10):
-                await pictures.enter_async_context(engine.image(pixels(engine, 0)))
+                await images.enter_async_context(engine.image(pixels(engine, 0)))
                 if number in (2, 5, 9):
                     held.append([len(one._images.held) for one in engine.engines])
         return held
@@ -95,7 +95,7 @@ def test_few_pictures_do_not_spread(network: Network) -> None:
         engine.close()
 
 
-def test_a_closed_picture_and_no_picture_are_answered_for_too(engine: ReplicatedEngine) -> None:
+def test_a_closed_image_and_no_image_are_answered_for_too(engine: ReplicatedEngine) -> None:
     async def main() -> list[Any]:
         async with engine.image(pixels(engine, 0)) as closed:
             pass

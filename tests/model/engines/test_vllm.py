@@ -145,17 +145,17 @@ def test_a_request_that_nobody_waits_for_is_taken_back(vllm: VllmEngine) -> None
 
     async def work(image: Any) -> int:
         tasks = [asyncio.create_task(vllm.complete(image, long)) for _ in range(64)]
-        before = vllm.meter.num_decoded
-        while vllm.meter.num_decoded < before + 200:
+        before = vllm.metrics.num_decoded
+        while vllm.metrics.num_decoded < before + 200:
             await asyncio.sleep(0.01)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        cancelled_at = vllm.meter.num_decoded
+        cancelled_at = vllm.metrics.num_decoded
         assert (await vllm.complete(image, replace(ASK, max_tokens=5))).stop is Stop.LENGTH
         while vllm._under_way:  # the answer comes an instant before its end is noted
             await asyncio.sleep(0.01)
-        return vllm.meter.num_decoded - cancelled_at
+        return vllm.metrics.num_decoded - cancelled_at
 
     # 64 requests of 400 tokens would have been before it; a few steps of the 32 in slots may have been under way.
     assert answered(vllm, work) < 32 * 40
@@ -171,7 +171,7 @@ def test_when_vllms_process_dies_whoever_waits_is_told_and_so_is_who_comes_later
     async def work(image: Any) -> list[BaseException | Completion]:
         long = replace(ASK, min_tokens=400, max_tokens=400)
         tasks = [asyncio.create_task(engine.complete(image, long)) for _ in range(8)]
-        while not engine.meter.num_decoded:
+        while not engine.metrics.num_decoded:
             await asyncio.sleep(0.01)
         os.kill(engine._vllm.pid, signal.SIGKILL)
         return await asyncio.gather(*tasks, return_exceptions=True)

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from vigc.model.llava import load_llava
-from vigc.model.llava.chat import LLAVA_V1, Chat
+from vigc.model.llava.chat import LLAVA_V1, ChatTemplate
 from vigc.model.llava.tiny import tiny_llava
 from vigc.model.network import load_network
 from vigc.model.prompts import load_pack
@@ -80,7 +80,7 @@ def test_only_answers_count_and_each_ends_with_the_end_mark(network):
 
 
 def test_a_folder_without_a_template_is_spoken_to_as_llava_is(network):
-    chat = Chat(LLAVA_V1, "<image>", "</s>", network.tokenizer, "llava")
+    chat = ChatTemplate(LLAVA_V1, "<image>", "</s>", network.tokenizer, "llava")
     shown = "".join(piece for piece, _ in chat.pieces(TURNS))
     assert shown == (
         "USER: <image>\nWhat color is the car? ASSISTANT: The car is red.</s>"
@@ -89,7 +89,7 @@ def test_a_folder_without_a_template_is_spoken_to_as_llava_is(network):
 
 
 def test_a_template_that_tells_a_conversation_otherwise_each_time_is_refused(network):
-    chat = Chat("{{ messages | length }}", "<image>", "</s>", network.tokenizer, "odd")
+    chat = ChatTemplate("{{ messages | length }}", "<image>", "</s>", network.tokenizer, "odd")
     with pytest.raises(ModelError, match="odd: its chat template"):
         chat.pieces(TURNS)
 

@@ -27,7 +27,7 @@ from vigc.model.network import Network
 from vigc.model.prompts import load_pack
 from vigc.model.scenes.wording import PLACES
 from vigc.model.scenes.world import CATEGORIES
-from vigc.model.training.loop import State, train
+from vigc.model.training.loop import TrainingState, train
 from vigc.model.training.parallel import make_parallel, require_adamw
 from vigc.model.training.recipe import Recipe, embedded
 from vigc.model.training.scene_texts import WordsObjective
@@ -60,7 +60,7 @@ def learn(recipe: Recipe, network: Network, num_updates: int, rows: list[list[di
         recipe,
         num_updates,
         ([objective.collate(part)] for part in rows),
-        state=State(),
+        state=TrainingState(),
         on_update=lambda report: losses.append(report.figures["loss"]),
         on_checkpoint=lambda state, figures: None,
     )

@@ -163,7 +163,7 @@ def test_a_batch_without_texts_asks_for_no_change():
     assert float(network.model.query_tokens.grad.abs().sum()) == 0.0
 
 
-def test_a_run_goes_on_past_a_few_unreadable_pictures_counts_them_and_stops_at_many(monkeypatch):
+def test_a_run_goes_on_past_a_few_unreadable_images_counts_them_and_stops_at_many(monkeypatch):
     monkeypatch.setattr(loop, "FEWEST_SAMPLES", 10)
     network = load_network(PATH, device="cpu", dtype="float32")
     set_trainable(network, Trainable())
@@ -176,7 +176,7 @@ def test_a_run_goes_on_past_a_few_unreadable_pictures_counts_them_and_stops_at_m
     def learn(*updates):
         batches = ([objective.collate(list(rows))] for rows in updates)
         parallel = make_parallel(objective, recipe, network.device)
-        state = loop.State()
+        state = loop.TrainingState()
         loop.train(
             parallel,
             recipe,
@@ -190,9 +190,9 @@ def test_a_run_goes_on_past_a_few_unreadable_pictures_counts_them_and_stops_at_m
     learn((readable, faulty), (faulty, readable))  # 2 of what would be 10
     assert [r.figures["num_unreadable"] for r in seen] == [1, 2]
     assert seen[-1].state.num_unreadable == 2
-    with pytest.raises(loop.UnreadableError, match=r"3 of 4 samples have a picture that cannot be read\. Is --images"):
+    with pytest.raises(loop.UnreadableError, match=r"3 of 4 samples have an image that cannot be read\. Is --images"):
         learn((readable, faulty), (faulty, faulty), (readable, readable))
-    with pytest.raises(loop.UnreadableError, match="No picture of the validation set"):
+    with pytest.raises(loop.UnreadableError, match="No image of the validation set"):
         loop.evaluate(make_parallel(objective, recipe, network.device), iter([objective.collate([faulty])]))
 
 

@@ -13,7 +13,7 @@ VISION, QFORMER, PREFILL, DECODE, HOST = "vision", "qformer", "prefill", "decode
 PARTS = (VISION, QFORMER, PREFILL, DECODE, HOST)
 
 
-class Meter:
+class EngineMetrics:
     """Counts since its engine began. Seconds of a GPU's parts are those of launching them, unless `is_exact`: then the
     engine waits for each, which costs time itself.
     """
@@ -35,17 +35,17 @@ class Meter:
         self._device = device
 
     @classmethod
-    def of(cls, meters: Sequence[Meter]) -> Meter:
+    def of(cls, parts: Sequence[EngineMetrics]) -> EngineMetrics:
         """What engines beside each other have done together. Seconds are the mean, so that their shares of the time
         that passed are right; of a step of one of them they are `num_replicas` times as many.
         """
-        whole = cls(meters[0]._device)
-        whole.num_replicas = len(meters)
+        whole = cls(parts[0]._device)
+        whole.num_replicas = len(parts)
         for name in vars(whole):
             if name.startswith("num_") and name != "num_replicas":
-                setattr(whole, name, sum(getattr(one, name) for one in meters))
+                setattr(whole, name, sum(getattr(one, name) for one in parts))
         for part in PARTS:
-            whole.seconds[part] = sum(one.seconds[part] for one in meters) / len(meters)
+            whole.seconds[part] = sum(one.seconds[part] for one in parts) / len(parts)
         return whole
 
     @property
