@@ -43,7 +43,7 @@ class Request:
     seed: int = 0
     n: int = 1  # candidates
     num_beams: int = 1  # above 1 in the reference engine only
-    repetition_penalty: float = 1.0  # sees new tokens only (quirk Q10)
+    repetition_penalty: float = 1.0  # sees new tokens only (model/README.md, Q10)
     length_penalty: float = 1.0
     suppress: tuple[str, ...] = ()  # words that must not be said
     stop_at: str = ""  # nothing behind these words is wanted; the continuation may end with them

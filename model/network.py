@@ -27,7 +27,7 @@ from vigc.model.files.loading import choose_device, load_weights, read_part, req
 from vigc.platform.records import ModelError
 
 # The Q-Former reads at most this many tokens, and what is cut is cut from the left: the newest sentence matters most
-# (quirk Q7).
+# (model/README.md, Q7).
 QFORMER_MAX_TOKENS = 128
 STORED = "stored"  # the dtype that a model's files are in
 

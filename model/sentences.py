@@ -2,8 +2,8 @@
 
 VIC keeps one sentence per step, so a wrong cut changes the data. The paper's code cuts at the first ".", which breaks
 "3.5 m" and "Mr. Li" and knows no "!" or "?"; SENTENCE is the default, REFERENCE_SENTENCE reproduces that code
-(facts: quirk Q2). Text arrives token by token, and both rules answer only when no later text could change the answer,
-so cutting early and cutting the whole text afterwards give the same sentence.
+(model/README.md, Q2). Text arrives token by token, and both rules answer only when no later text could change the
+answer, so cutting early and cutting the whole text afterwards give the same sentence.
 """
 
 from __future__ import annotations

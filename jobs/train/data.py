@@ -91,7 +91,7 @@ def make_order(recipe: Recipe, set_sizes: tuple[int, ...]) -> NDArray[np.int64]:
     """The entry at each position of the run; entry = 2 * record + task. A multiple of the batch.
 
     By "size" each epoch is a permutation of everything; by "sqrt" a set and task takes part with the square root of its
-    size, so small sets come round more often (facts §1.6).
+    size, so small sets come round more often (model/README.md, "Training").
 
     Raises:
         ConfigError: fewer samples than one batch.

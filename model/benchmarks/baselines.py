@@ -22,7 +22,7 @@ from vigc.model.network import Network
 from vigc.model.prompts import PromptPack
 from vigc.platform.records import ConfigError, Conversation, Kind
 
-BATCH, BEAMS = 8, 5  # the authors' (facts §1.7)
+BATCH, BEAMS = 8, 5  # the authors' (model/README.md, "Generation as released")
 
 EXTENTS = {"loop": 1, "lean": 0, "full": 2}  # whole answers that an engine is asked for; see `scripted`
 

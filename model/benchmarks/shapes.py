@@ -1,7 +1,7 @@
 """Networks to measure: the one that ships, and others of real shapes with random weights and the same tokenizers.
 
-With random weights no text means anything, so conversations go by a script of lengths (facts §5), and the end mark is
-never the likeliest token.
+With random weights no text means anything, so conversations go by a script of lengths (model/README.md, "What a
+conversation costs"), and the end mark is never the likeliest token.
 """
 
 from __future__ import annotations

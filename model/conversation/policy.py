@@ -14,7 +14,7 @@ class PromptStyle(StrEnum):
     """What VIC reads in front of the answer so far."""
 
     VIG = "vig"  # instruction and tagged question, as the authors' generation does
-    VIC = "vic"  # the bare question, as VIC was trained (quirk Q6)
+    VIC = "vic"  # the bare question, as VIC was trained (Q6)
 
 
 class QformerReads(StrEnum):
@@ -27,7 +27,9 @@ class QformerReads(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Every choice the method leaves open (facts §1.8 lists the quirks). The defaults are the preset `paper`."""
+    """Every choice the method leaves open. The defaults are the preset `paper`; Q1 to Q23 are explained in
+    model/README.md.
+    """
 
     name: str = "paper"
     unit: Unit = Unit.SENTENCE
@@ -62,7 +64,8 @@ POLICIES = {
     "lean": Policy(name="lean", vig_answer=False, max_steps=4),
     # As `paper`, and nothing stays that the model denies when it is asked.
     "verified": Policy(name="verified", grounding=Grounding.ASKED, verify=True),
-    # Bug for bug what the authors' generation configs do (facts §1.7): 249 new tokens are what max_len 250 gave (Q10).
+    # Bug for bug what the authors' settings do (model/README.md): 249 new tokens are what their limit of 250 gave
+    # (Q10).
     "shipped": Policy(
         name="shipped",
         unit=Unit.REFERENCE_SENTENCE,

@@ -182,8 +182,8 @@ def _cut(piece: Completion, policy: Policy) -> tuple[str, bool]:
 
 
 async def _knowledge(dialogue: Dialogue, pack: PromptPack) -> Conversation:
-    """The knowledge route (facts §1.3): a question from a sampled first word, then one short answer to it; VIC does not
-    iterate here.
+    """The knowledge route (model/README.md, "Knowledge questions"): a question from a sampled first word, then one
+    short answer to it; VIC does not iterate here.
     """
     words = pack.kind(Kind.KNOWLEDGE).first_words
     rng = random.Random(derive_seed(dialogue.key, "first word"))

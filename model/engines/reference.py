@@ -2,7 +2,7 @@
 
 Every request runs the vision model again, decodes a whole answer with transformers' own `generate` (greedy, beams or
 sampling), and leaves the cutting to the conversation. Nothing is shared, nothing clever. With a `batch_size`, so many
-requests run in lockstep, as the authors' program does it (facts §1.7: 8), and each waits for the longest.
+requests run in lockstep, as the authors' program does it (8 of them), and each waits for the longest.
 """
 
 from __future__ import annotations

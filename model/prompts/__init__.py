@@ -84,8 +84,8 @@ class PromptPack:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def vig_prompt(self, kind: Kind, first_word: str = "") -> str:
-        """What VIG reads. With a first word the question is already begun, or is asked to begin with it (the knowledge
-        route, facts §1.3).
+        """What VIG reads. With a first word the question is already begun, or is asked to begin with it
+        (model/README.md, "Knowledge questions").
         """
         instruction = self.kind(kind).instruction
         if not first_word:

@@ -1,7 +1,7 @@
 """The loss on image-text data: cross-entropy of the answer's tokens, given image and prompt.
 
 Prompt, visual and padding positions do not count. Prompt and target are tokenised apart, and the target ends with the
-end mark (facts §1.1, §1.8 Q8). One row is an image with one or more texts; the image is encoded once for all of them.
+end mark (model/README.md, Q8). One row is an image with one or more texts; the image is encoded once for all of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vigc.model.training.objective import Batch, Objective, Row
 from vigc.model.training.trainable import set_modes
 
 IGNORE = -100  # label of positions that do not count
-# What the language model reads of the prompt and learns of the target (facts §1.8 Q7): the newest of the one, the
+# What the language model reads of the prompt and learns of the target (model/README.md, Q7): the newest of the one, the
 # beginning of the other.
 MAX_PROMPT_TOKENS, MAX_TARGET_TOKENS = 128, 256
 

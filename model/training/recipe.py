@@ -1,7 +1,7 @@
 """Recipes: everything that decides what a training run does, as small typed values with their sources.
 
 A recipe is printed by `vigc train --recipe NAME --print` and changed by `--set optimizer.peak=1e-5`. The figures of the
-presets are those of the paper's code (facts §1.6 of arXiv 2308.12714's release) unless their comment says otherwise.
+presets are those of the paper's code (model/README.md, "Training") unless their comment says otherwise.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class OptimizerRecipe:
 
 @dataclass(frozen=True)
 class Tasks:
-    """How a record becomes texts. VIG: instruction → question and answer. VIC: question → answer (facts §1.1)."""
+    """How a record becomes texts. VIG: instruction → question and answer. VIC: question → answer (model/README.md, "Two
+    tasks").
+    """
 
     vig: float = 1.0  # weight of each task beside the other
     vic: float = 1.0
@@ -51,7 +53,7 @@ class Tasks:
 
 @dataclass(frozen=True)
 class Augment:
-    """What happens to images in training (facts §1.5)."""
+    """What happens to images in training (model/README.md, "Images")."""
 
     min_scale: float = 0.5  # of the image's area that a random crop keeps; 1: the whole image
     flip: float = 0.5  # never where the texts speak of left and right (Q21)

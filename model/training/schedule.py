@@ -1,5 +1,6 @@
-"""The learning rate over a run, and the optimisers: AdamW as the paper's code sets it up (facts §1.6), and Muon (Jordan
-et al. 2024) for the matrices of small models that learn from nothing, where it needs a fraction of the updates.
+"""The learning rate over a run, and the optimisers: AdamW as the paper's code sets it up (model/README.md, "Training"),
+and Muon (Jordan et al. 2024) for the matrices of small models that learn from nothing, where it needs a fraction of the
+updates.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""How one question with its answers becomes a text to learn: VIG and VIC from the same records, told two ways (facts
-§1.1), and for common-knowledge questions the short form (§1.3).
+"""How one question with its answers becomes a text to learn: VIG and VIC are two wordings of the same records, and
+common-knowledge questions have a short form (model/README.md, "Two tasks" and "Knowledge questions").
 
 VIC may find its answer begun, as it does at inference: the prompt then holds the first sentences, sometimes with one
-that belongs to another image, and the target is the true rest (an addition of ours; quirk Q6). A sentence that was
-begun wrongly is not taken back, the next one is true again.
+that belongs to another image, and the target is the true rest (an addition of ours; model/README.md, Q6). A sentence
+that was begun wrongly is not taken back, the next one is true again.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _vig(pack: PromptPack, tasks: Tasks, kind: Kind, question: str, answer: str,
     whole = f" {pack.question_tag} {question} {pack.answer_tag} {answer}"
     first, _, rest = question.partition(" ")
     if kind is Kind.KNOWLEDGE and rest and pack.kind(kind).first_words and rng.random() < 0.5:
-        begun = f" {pack.question_tag} {first}"  # as at generation, where the first word is drawn (facts §1.3)
+        begun = f" {pack.question_tag} {first}"  # as at generation, where the first word is sampled
         return instruction + begun, whole[len(begun) :]
     return instruction, whole
 

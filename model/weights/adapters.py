@@ -22,7 +22,9 @@ MARK = ".lora_"
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """Adapters on these linear layers; the defaults are those of the paper's LoRA variant (facts §1.6)."""
+    """Adapters on these linear layers; the defaults are those of the paper's LoRA variant (model/README.md,
+    "Training").
+    """
 
     rank: int = 8
     alpha: int = 16

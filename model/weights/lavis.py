@@ -5,7 +5,7 @@ weights are taken. `lavis_names` says what is called how. Every key is accounted
 changes.
 
 A MiniGPT-4 file holds the projection alone, and the VIGC files that started from MiniGPT-4 hold no `ln_vision`. LAVIS
-leaves what is missing as it happens to be (quirk Q16); here the caller has to say where it comes from.
+leaves what is missing as it happens to be (model/README.md, Q16); here the caller has to say where it comes from.
 """
 
 from __future__ import annotations

@@ -331,8 +331,8 @@ def decode_crop(
     uri: str, image_size: int, rng: random.Random, min_scale: float, flip: bool, *, centred: bool = False
 ) -> bytes | RowError:
     """A random part of the picture at the model's size, for training: `min_scale` to all of its area, at 3:4 to 4:3 of
-    its shape, bicubic, mirrored where `flip`; or why there is none (facts §1.5). All of it is pressed into a
-    square, or, where `centred`, the largest square in its middle is taken, as CLIP's image processor does.
+    its shape, bicubic, mirrored where `flip`; or why there is none (model/README.md, "Images"). All of it is pressed
+    into a square, or, where `centred`, the largest square in its middle is taken, as CLIP's image processor does.
     """
     try:
         original = open_upright(fetch(uri), MAX_PIXELS)

@@ -1,4 +1,4 @@
-"""Whether a text tells left from right, so that a mirrored image would make it wrong (quirk Q21).
+"""Whether a text tells left from right, so that a mirrored image would make it wrong (model/README.md, Q21).
 
 A word too many only costs a mirrored image, a word too few teaches a falsehood: each "left" and "right" counts unless
 it stands in a phrase that is known to mean something else.

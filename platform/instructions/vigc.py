@@ -2,7 +2,8 @@
 
 - LLaVA sets: `answer` is a list, drawn by frequency; `dataset` names the LLaVA file.
 - OKVQA and VQAv2: `answer` is a list of ten.
-- Generated VQA: `answer` with a list `weight`, which says how often each is drawn (facts of the paper's third step).
+- Generated VQA: `answer` with a list `weight`, which says how often each is drawn (model/README.md, "Knowledge
+  questions").
 - Generated LLaVA data: `answer` is a text; `instruction` and `original_answer` stay aside.
 """
 

@@ -1,4 +1,4 @@
-"""What is particular to Objects365, which otherwise is a COCO file (facts: v1 and v2 name the same things differently).
+"""What is particular to Objects365, which otherwise is a COCO file (v1 and v2 name the same things differently).
 
 Its `file_name`s are those of its authors (`images/v2/patch16/objects365_v2_00908726.jpg`); on disk the last two parts
 count, below whatever the downloads were unpacked into. Three annotated files were never published. Boxes marked

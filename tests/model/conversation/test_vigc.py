@@ -76,7 +76,7 @@ def test_each_step_feeds_instruction_question_and_answer_so_far_to_both_readers(
 
 
 def test_the_shipped_policy_makes_four_calls_and_cuts_numbers() -> None:
-    # Facts Q2, Q3: "3.5" is cut at its dot, there is no early end, and what comes after the fourth piece is lost.
+    # Q2, Q3: "3.5" is cut at its dot, there is no early end, and what comes after the fourth piece is lost.
     script = Script(" It is 3.5 m long. A tree. A dog. A cat. A bird.", lazy=True)
     made = run(script, base="shipped")
     assert made.answer == "It is 3.5 m long. A tree. A dog."

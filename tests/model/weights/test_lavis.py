@@ -243,7 +243,7 @@ def test_ln_vision_comes_from_a_folder_of_the_hugging_face_form_too(tmp_path: Pa
 
 
 def test_a_projection_alone_asks_where_the_qformer_comes_from(own: Network, tmp_path: Path) -> None:
-    """MiniGPT-4's stage-1 files: LAVIS loads them without a word and without an effect (quirk Q16)."""
+    """MiniGPT-4's stage-1 files: LAVIS loads them without a word and without an effect (Q16)."""
     whole = lavis_state(lavis_shapes(config_of(own), projection="llama_proj"))
     stage1 = {key: tensor for key, tensor in whole.items() if key.startswith("llama_proj.")}
     torch.save({"model": stage1}, tmp_path / "stage1.pth")
