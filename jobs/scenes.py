@@ -15,7 +15,6 @@ from vigc.jobs.settings.shared import PrintsJson
 from vigc.jobs.terminal import print_json
 from vigc.platform.records import ConfigError, StoreError
 from vigc.platform.settings import flag
-from vigc.platform.storage.files import explained
 
 
 class ScenesConfig(PrintsJson):
@@ -62,6 +61,8 @@ def make_scenes(
         StoreError: OUT holds something else, or cannot be written.
         ConfigError: more objects at least than at most.
     """
+    from vigc.platform.storage.files import explained
+
     if min_objects > max_objects:
         raise ConfigError(
             f"--min-objects {min_objects} is more than --max-objects {max_objects}. Raise the second, too."
