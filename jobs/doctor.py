@@ -16,9 +16,10 @@ from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
 
-from vigc.jobs.machine import PACKAGES, installed, memory_bytes, num_gpus, versions
+from vigc.jobs.machine import PACKAGES, installed, memory_bytes, versions
 from vigc.model.cores import num_cores
 from vigc.model.weights.identity import identify
+from vigc.platform.pipeline.hardware import num_gpus
 from vigc.platform.pipeline.ray_session import OBJECT_STORE_BYTES
 from vigc.platform.records import VigcError
 

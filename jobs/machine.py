@@ -1,9 +1,8 @@
-"""What this machine has, learned without torch or Ray: cores, memory, GPUs, versions."""
+"""What this machine has, learned without torch or Ray: memory, versions."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -14,15 +13,6 @@ import vigc
 
 COMMIT_VARIABLE = "VIGC_GIT_COMMIT"  # what a job on a cluster was sent with
 PACKAGES = ("torch", "transformers", "ray", "pyarrow", "numpy", "pillow", "simplejpeg", "safetensors")
-
-
-def num_gpus() -> int:
-    """NVIDIA GPUs that a process started here would see."""
-    present = sum(1 for node in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", node.name))
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None or not present:
-        return present
-    return len([name for name in visible.split(",") if name.strip() not in ("", "-1", "NoDevFiles")])
 
 
 def memory_bytes() -> int | None:

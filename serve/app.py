@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 
 from vigc.model.prompts import load_pack
 from vigc.model.weights.identity import find_model, identify
+from vigc.platform.pipeline.hardware import choose_hardware
 from vigc.platform.records import ConfigError
 from vigc.serve import jsonl
 from vigc.serve.conversations import ConversationService
@@ -50,12 +51,13 @@ def build(settings: ServeSettings | Mapping[str, Any]) -> Application:
         ValueError: a key or value of the mapping that is no setting.
     """
     settings = ServeSettings.model_validate(settings)
+    settings = settings.on(choose_hardware(settings.device, settings.dtype, settings.gpus_per_replica))
     check(settings)
     least, most = settings.replica_range
     # `serve.deployment` is untyped; its options are checked by Ray.
     replica = serve.deployment(EngineReplica).options(  # type: ignore[attr-defined]
         name="EngineReplica",
-        ray_actor_options={"num_cpus": CPUS_OF_A_REPLICA, "num_gpus": settings.gpus_per_replica},
+        ray_actor_options={"num_cpus": CPUS_OF_A_REPLICA, "num_gpus": settings.gpus_per_replica or 0},
         max_ongoing_requests=settings.max_ongoing,
         max_queued_requests=settings.max_queued,
         graceful_shutdown_timeout_s=settings.drain_s,

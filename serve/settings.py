@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -11,6 +11,9 @@ from vigc.model.conversation.grounding import Grounding
 from vigc.model.cores import num_cores
 from vigc.model.engines.settings import EngineSettings
 from vigc.model.weights.identity import find_model
+
+if TYPE_CHECKING:
+    from vigc.platform.pipeline.hardware import Hardware
 
 KEYS_VARIABLE = "VIGC_API_KEYS"  # bearer keys, with commas between them; read where the gateway runs
 MIB = 2**20
@@ -46,7 +49,7 @@ class ServeSettings(BaseModel):
     threads: int | None = Field(None, ge=1)  # of a replica's engine; None: its share of the cores but one
 
     replicas: str = Field("auto", coerce_numbers_to_str=True)  # a number, or "MIN:MAX"; auto: see replica_range
-    gpus_per_replica: float = Field(0, ge=0)
+    gpus_per_replica: float | None = Field(None, ge=0)  # None: 1 where the replicas run on GPUs, else 0
     gateways: int = Field(1, ge=1)  # replicas that speak HTTP, decode images and name objects
     max_ongoing: int = Field(128, ge=1)  # requests that a replica works on; more than slots, so that none waits empty
     max_queued: int = Field(64, ge=0)  # requests that wait for one, per gateway; more get status 503
@@ -86,7 +89,8 @@ class ServeSettings(BaseModel):
         Its steps are so short that two engines in one process mostly wait for each other, as Python runs one at a time.
         """
         if self.replicas == "auto":
-            few = min(num_cores(), MOST_SMALL_REPLICAS) if self.model is None and self.chosen_device == "cpu" else 1
+            on_gpu = self.gpus_per_replica or self.device.startswith("cuda")
+            few = min(num_cores(), MOST_SMALL_REPLICAS) if self.model is None and not on_gpu else 1
             return few, few
         least, _, most = self.replicas.partition(":")
         return int(least), int(most or least)
@@ -108,27 +112,24 @@ class ServeSettings(BaseModel):
     def max_held_bytes(self) -> int:
         return int(self.max_held_mib * MIB)
 
+    def on(self, hardware: Hardware) -> ServeSettings:
+        """The same, with what was left open about hardware decided."""
+        chosen = {"device": hardware.device, "dtype": hardware.dtype, "gpus_per_replica": hardware.gpus}
+        return self.model_copy(update=chosen)
+
     @property
     def engine_settings(self) -> EngineSettings:
         """Of each replica."""
         return EngineSettings(
             engine=self.engine,
             model=find_model(self.model).location,
-            device=self.chosen_device,
-            dtype=self.chosen_dtype,
+            device=self.device,
+            dtype=self.dtype,
             num_slots=self.slots,
             memory_gib=self.engine_memory,
             num_threads=self.chosen_threads,
             vllm_python=self.vllm_python,
         )
-
-    @property
-    def chosen_device(self) -> str:
-        return self.device if self.device != "auto" else ("cuda" if self.gpus_per_replica else "cpu")
-
-    @property
-    def chosen_dtype(self) -> str:
-        return self.dtype if self.dtype != "auto" else ("bfloat16" if self.chosen_device != "cpu" else "float32")
 
     @property
     def chosen_threads(self) -> int:

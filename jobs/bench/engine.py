@@ -46,9 +46,8 @@ def engine(
         profile_file: gets a trace of the engine alone instead, and its operators are printed.
     """
     console = make_console()
-    chosen_device, _ = choose_device(device)
-    if dtype == "auto":
-        dtype = "bfloat16" if chosen_device.type == "cuda" else "float32"
+    chosen_device, chosen_dtype = choose_device(device, dtype)
+    dtype = str(chosen_dtype).removeprefix("torch.")
     settings = SpeedSettings(
         shape=shape,
         device=str(chosen_device),

@@ -88,7 +88,7 @@ def serve(
     """
     console = make_console()
     flags = {"max_ongoing": max_ongoing, "max_queued": max_queued, "replicas": replicas}
-    num_replicas = make_settings(flags).replica_range[1]
+    num_replicas = make_settings(flags)[0].replica_range[1]
     limit = num_replicas * max_ongoing + max_queued
     with _service(console, flags) as (url, pid), MemoryWatch(pid) as watch:
         load = _Load(url, kind)

@@ -32,7 +32,11 @@ def evaluate(config: EvaluateConfig) -> None:
     meter = ProgressBar(console)
     try:
         with meter.shown("images"):
-            done = run_evaluate(config, on_progress=lambda now: meter.report(now.done, now.total))
+            done = run_evaluate(
+                config,
+                on_progress=lambda now: meter.report(now.done, now.total),
+                on_note=lambda note: console.print(note, soft_wrap=True),
+            )
     except KeyboardInterrupt as stop:
         typer.echo("\n".join(["Stopped.", *getattr(stop, "__notes__", ())]), err=True)
         raise typer.Exit(INTERRUPTED) from stop

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from vigc.jobs.evaluate.config import EvaluateConfig, JudgeConfig
-from vigc.jobs.machine import git_commit, num_gpus, versions
+from vigc.jobs.machine import git_commit, versions
 from vigc.model.cores import num_cores
 from vigc.platform.evaluation import benchmark
 from vigc.platform.evaluation.items import Answered, Files, Item
+from vigc.platform.pipeline.hardware import Hardware, choose_hardware
 from vigc.platform.records import AnswerStyle, ConfigError, StoreError
 from vigc.platform.storage import Folder, LocalFolder, open_folder
 
@@ -37,13 +38,17 @@ class Evaluated:
 
 
 OnProgress = Callable[[Any], None]
+OnNote = Callable[[str], None]
 
 
-def run_evaluate(config: EvaluateConfig, *, on_progress: OnProgress | None = None) -> Evaluated:
+def run_evaluate(
+    config: EvaluateConfig, *, on_progress: OnProgress | None = None, on_note: OnNote = lambda note: None
+) -> Evaluated:
     """Asks what is not answered yet, and scores.
 
     Args:
         on_progress: called about once a second with a pipeline.Progress, from another thread.
+        on_note: called with a line that a person should read.
     Raises:
         VigcError: a file, a setting, the model or OUT cannot be used, or the run broke off.
         KeyboardInterrupt: with a note on how far the run is.
@@ -52,7 +57,8 @@ def run_evaluate(config: EvaluateConfig, *, on_progress: OnProgress | None = Non
 
     _check(config)
     folder = open_folder(config.out)
-    request, kind = _request(config)
+    hardware = _hardware(config)
+    request, kind = _request(config, hardware)
     if config.overwrite and existing_pass(folder) is not None:
         folder.delete_all()
     existing = existing_pass(folder)
@@ -63,7 +69,9 @@ def run_evaluate(config: EvaluateConfig, *, on_progress: OnProgress | None = Non
     started, before = time.monotonic(), existing.remaining()
     if before:
         items = read_items(folder)
-        _ask(config, kind, folder, existing, items, on_progress)
+        if kind != "endpoint":
+            on_note(f"{request['model']['name']} on {hardware}, {hardware.dtype}")
+        _ask(config, kind, hardware, folder, existing, items, on_progress)
     scores = rescore(config.out, judge=config.judge, seed=config.seed)
     seconds = time.monotonic() - started
     if config.tracking:
@@ -124,7 +132,7 @@ def _is_endpoint(model: str) -> bool:
     return model.startswith(("http://", "https://"))
 
 
-def _request(config: EvaluateConfig) -> tuple[dict[str, Any], str]:
+def _request(config: EvaluateConfig, hardware: Hardware) -> tuple[dict[str, Any], str]:
     """What decides the replies, and the kind of the model."""
     from vigc.model.conversation.policy import make_policy
     from vigc.model.prompts import load_pack
@@ -134,7 +142,7 @@ def _request(config: EvaluateConfig) -> tuple[dict[str, Any], str]:
         "benchmark": config.benchmark,
         "model": model,
         "kind": kind,
-        "dtype": _hardware(config)[1] if kind != "endpoint" else None,
+        "dtype": hardware.dtype if kind != "endpoint" else None,
         "files": {
             name: {"path": value, "sha256": _hash_of(value)}
             for name in ("questions", "annotations", "references", "context")
@@ -225,18 +233,20 @@ def _refuse_another(folder: Folder, there: dict[str, Any], request: dict[str, An
         )
 
 
-def _hardware(config: EvaluateConfig) -> tuple[str, str, float]:
-    """Device, dtype and GPUs of each actor."""
-    if config.device.startswith("cuda") and not num_gpus():
-        raise ConfigError(f"--device {config.device}: there is no NVIDIA GPU that this process could use.")
-    on_gpu = config.device.startswith("cuda") or (config.device == "auto" and num_gpus() > 0)
-    device = "cuda" if on_gpu else "cpu"
-    dtype = config.dtype if config.dtype != "auto" else ("bfloat16" if on_gpu else "float32")
-    return device, dtype, 1.0 if on_gpu else 0.0
+def _hardware(config: EvaluateConfig) -> Hardware:
+    if _is_endpoint(config.model):
+        return Hardware("cpu", "float32", 0, "the model is elsewhere")
+    return choose_hardware(config.device, config.dtype)
 
 
 def _ask(
-    config: EvaluateConfig, kind: str, folder: Folder, pass_: Any, items: list[Item], on_progress: OnProgress | None
+    config: EvaluateConfig,
+    kind: str,
+    hardware: Hardware,
+    folder: Folder,
+    pass_: Any,
+    items: list[Item],
+    on_progress: OnProgress | None,
 ) -> None:
     from vigc.jobs.evaluate.worker import EvaluateSettings, EvaluateWorker
     from vigc.model.conversation.policy import make_policy
@@ -248,7 +258,6 @@ def _ask(
     from vigc.platform.images.decode import decode_batch
     from vigc.platform.pipeline import run as pipeline
 
-    device, dtype, gpus = _hardware(config) if kind != "endpoint" else ("cpu", "float32", 0.0)
     model, image_size = config.model, MAX_SIDE
     if kind == "instructblip":
         found = identify(None if config.model == EMBEDDED else config.model)
@@ -265,8 +274,8 @@ def _ask(
         engine=EngineSettings(
             engine="continuous" if kind == "instructblip" else kind,
             model=model,
-            device=device,
-            dtype=dtype,
+            device=hardware.device,
+            dtype=hardware.dtype,
             num_slots=config.slots,
             num_threads=max(1, num_cores() // config.actors[1]),
         ),
@@ -276,7 +285,7 @@ def _ask(
         max_tokens=config.max_tokens,
         endpoint=endpoint,
     )
-    pass_.add_run({"versions": versions(), "git_commit": git_commit(), "device": device})
+    pass_.add_run({"versions": versions(), "git_commit": git_commit(), "device": hardware.device})
     pipeline.run(
         pass_,
         worker=EvaluateWorker,
@@ -284,7 +293,7 @@ def _ask(
         image_size=image_size,
         num_slots=config.slots,
         actors=config.actors,
-        gpus_per_actor=gpus,
+        gpus_per_actor=hardware.gpus,
         decode=decode_batch if kind == "instructblip" else whole_pictures,
         on_progress=on_progress,
     )

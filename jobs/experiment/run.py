@@ -16,7 +16,6 @@ left. This is the paper's table 1 (arXiv 2308.12714), where the budget is not he
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,7 +24,6 @@ from typing import Any, Literal
 from vigc.jobs.evaluate.config import EvaluateConfig
 from vigc.jobs.evaluate.run import run_evaluate
 from vigc.jobs.experiment.tables import Comparison, compare
-from vigc.jobs.machine import num_gpus
 from vigc.jobs.train.config import LearnConfig
 from vigc.jobs.train.run import CPUS_BESIDE_WORKERS, prepare_environment
 from vigc.model.training.recipe import Recipe
@@ -34,7 +32,8 @@ from vigc.platform.dataset.store import Store
 from vigc.platform.evaluation.chair import QUESTION as DESCRIBE
 from vigc.platform.exports.examples import clean, question_of
 from vigc.platform.exports.llava import SPEAKERS
-from vigc.platform.pipeline.ray_session import CPUS_PER_ACTOR, ray_session
+from vigc.platform.pipeline.hardware import choose_hardware
+from vigc.platform.pipeline.ray_session import ray_session
 from vigc.platform.quality.settings import FilterSettings
 from vigc.platform.records import ConfigError, Kind, RowStatus, StoreError, Verdict
 from vigc.platform.storage import LocalFolder
@@ -117,16 +116,18 @@ def run_experiment(config: Experiment, on_note: OnNote = lambda note: None) -> D
     """
     out = Path(config.out).expanduser().absolute()
     _check(config)
+    hardware = choose_hardware(config.device)
+    on_note(f"On {hardware}.")
     out.mkdir(parents=True, exist_ok=True)
     with only_writer(out):
         _claim(out, config)
         tracking = _tracking(config, out, on_note)
         try:
-            prepare_environment(_device(config))
-            num_cpus = config.workers * (config.cpus_per_worker or 1) + CPUS_BESIDE_WORKERS
+            prepare_environment(hardware.device)
+            cpus = config.workers * (config.cpus_per_worker or 1) + CPUS_BESIDE_WORKERS
             # One Ray for all parts, which would start their own otherwise.
-            with ray_session(out / "ray.log", actors=math.ceil(num_cpus / CPUS_PER_ACTOR)):
-                done = _run(config, out, on_note, tracking)
+            with ray_session(out / "ray.log", cpus, config.workers * hardware.gpus):
+                done = _run(replace(config, device=hardware.device), out, on_note, tracking)
         except BaseException:
             if tracking is not None:
                 tracking.close(failed=True)
@@ -157,12 +158,6 @@ def _run(config: Experiment, out: Path, on_note: OnNote, tracking: Any) -> Done:
 
     write_page(out / "report.html", table.as_json(), {arm: ARMS[arm] for arm in config.arms})
     return Done(out, table)
-
-
-def _device(config: Experiment) -> str:
-    if config.device != "auto":
-        return config.device
-    return "cuda" if num_gpus() else "cpu"
 
 
 def _check(config: Experiment) -> None:

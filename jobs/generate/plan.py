@@ -1,4 +1,5 @@
-"""A run, thought through before anything heavy starts: every setting checked, nothing written, no torch and no Ray.
+"""A run, thought through before anything heavy starts: every setting checked, nothing written, no torch, and of Ray no
+more than a cluster's answer to what it has.
 
 What decides the rows becomes the pass's request and is compared when the command is run again. What may differ between
 runs without changing a row (engine, actors, machine, versions) goes into `runs/NNN.json` beside it.
@@ -14,7 +15,6 @@ from typing import Any
 
 from vigc.jobs.generate.config import GenerateConfig, Mode, mode_of
 from vigc.jobs.ingest.run import open_chosen
-from vigc.jobs.machine import num_gpus
 from vigc.jobs.settings.config import Flags, read_config
 from vigc.jobs.settings.options import changed, read_assignments
 from vigc.model.conversation.grounding import NO_OBJECTS, Grounding
@@ -29,6 +29,7 @@ from vigc.platform.dataset.followup_passes import FailedImages, SameImages
 from vigc.platform.dataset.layout import RUNS_FOLDER
 from vigc.platform.dataset.request import differences, plain
 from vigc.platform.dataset.store import Pass, Store
+from vigc.platform.pipeline.hardware import Hardware, choose_hardware
 from vigc.platform.records import ConfigError, Kind, StoreError
 from vigc.platform.sources import Source
 from vigc.platform.storage import Folder, LocalFolder
@@ -50,7 +51,7 @@ class Plan:
     num_in_source: int | None  # where a pass is continued and the source can be counted without reading it
     model: ModelIdentity
     engine: EngineSettings  # of each actor
-    gpus_per_actor: float
+    hardware: Hardware  # of each actor
     conversations: ConversationSettings
     vocabulary: Vocabulary | None  # that objects are named in; None: they are not
     tracking: str | None  # an MLflow URI
@@ -73,7 +74,7 @@ def make_plan(config: GenerateConfig) -> Plan:
             "cannot. Add --engine reference, or --set num_beams=1."
         )
     vllm_python = str(find_python(config.vllm_python)) if config.engine == "vllm" else None
-    device, dtype, gpus_per_actor = choose_hardware(config.device, config.dtype, config.gpus_per_actor)
+    hardware = choose_hardware(config.device, config.dtype, config.gpus_per_actor)
     store = Store(config.out)
     model = identify(config.model, (run for one in store.passes() for run in runs_of(one)))
     source, kinds = _source_of(config, store)
@@ -84,7 +85,7 @@ def make_plan(config: GenerateConfig) -> Plan:
         "source": source.describe(),
         "kinds": [str(kind) for kind in kinds],
         "model": {"name": model.name, "weights": model.weights},
-        "dtype": dtype,
+        "dtype": hardware.dtype,
         "prompts": {"name": pack.name, "hash": pack.hash},
         "policy": asdict(policy),
         "seed": config.seed,
@@ -96,8 +97,7 @@ def make_plan(config: GenerateConfig) -> Plan:
         request["objects"] = {"vocabulary": vocabulary.name, "hash": vocabulary.hash}
     if config.max_pixels is not None:
         request["max_pixels"] = config.max_pixels
-    existing = _existing_pass(store, config.mode, request, source)
-    note, is_idle = _note(store, existing, request, source)
+    existing, note, is_idle = _pass_at(config, store, source, request)
     return Plan(
         config=config,
         source=source if existing is None else None,
@@ -109,14 +109,14 @@ def make_plan(config: GenerateConfig) -> Plan:
         engine=EngineSettings(
             engine=config.engine,
             model=model.location,
-            device=device,
-            dtype=dtype,
+            device=hardware.device,
+            dtype=hardware.dtype,
             num_slots=config.slots,
             memory_gib=config.engine_memory,
             num_threads=max(1, num_cores() // config.actors[1]),
             vllm_python=vllm_python,
         ),
-        gpus_per_actor=gpus_per_actor,
+        hardware=hardware,
         conversations=ConversationSettings(pack, policy, kinds, config.seed),
         vocabulary=vocabulary,
         tracking=tracking_uri(config.tracking, store.folder),
@@ -168,43 +168,41 @@ def _vocabulary(config: GenerateConfig, store: Store, source: Source) -> Vocabul
     return vocabulary_of(source.categories() or ())
 
 
-def _note(store: Store, existing: Pass | None, request: dict[str, Any], source: Source) -> tuple[str | None, bool]:
-    """What the user should know in the end, and whether it is all that there is to this run."""
+def _pass_at(
+    config: GenerateConfig, store: Store, source: Source, request: dict[str, Any]
+) -> tuple[Pass | None, str | None, bool]:
+    """The pass that this run continues, what the user should know in the end, and whether there is no more to it."""
     if isinstance(source, FailedImages):
         if source.num_images() == 0:
-            return f"No image of {store} failed, so there is nothing to retry.", True
-        if source.num_left:
-            return f"{source.num_left} images failed for other kinds; the same command again retries those.", False
-    if isinstance(source, SameImages) and existing is None and source.have(request):
-        return (
-            f"{store} was asked for {', '.join(request['kinds'])} in this way already; there is nothing to add.",
-            True,
-        )
-    newer = [] if existing is None else [one for one in store.passes() if int(one.number) > int(existing.number)]
-    numbers = " and ".join(one.number for one in newer if set(one.request["kinds"]) & set(request["kinds"]))
-    if existing is not None and numbers:
-        return f"Pass {numbers} is newer than this one, {existing.number}; where both answer, the newer counts.", False
-    return None, False
-
-
-def _existing_pass(store: Store, mode: Mode, request: dict[str, Any], source: Source) -> Pass | None:
-    """The pass that this run continues."""
-    if mode is Mode.OVERWRITE:
-        return None
-    if mode is Mode.NEW or mode is Mode.ADD_KIND:
-        return store.pass_with(request)
-    if isinstance(source, FailedImages):
-        unfinished = source.unfinished
-        if unfinished is not None and (changed := differences(unfinished.request, plain(request))):
+            return None, f"No image of {store} failed, so there is nothing to retry.", True
+        existing = source.unfinished
+        if existing is not None and (changed := differences(existing.request, plain(request))):
             raise StoreError(
                 f"{store} holds a retry that is not finished, begun with other settings: {'; '.join(changed)}. "
                 "Finish it with those first."
             )
-        return unfinished
-    existing = store.find_pass(request)
-    if mode is Mode.RESUME and existing is None:
-        raise StoreError(f"{store} holds no data set that could be resumed. Leave --resume out to begin one.")
-    return existing
+        if source.num_left:
+            note = f"{source.num_left} images failed for other kinds; the same command again retries those."
+            return existing, note, False
+    elif config.mode in (Mode.NEW, Mode.ADD_KIND):
+        existing = store.pass_with(request)
+        if existing is None and isinstance(source, SameImages) and source.have(request):
+            kinds = ", ".join(request["kinds"])
+            return None, f"{store} was asked for {kinds} in this way already; there is nothing to add.", True
+    else:
+        existing = None if config.mode is Mode.OVERWRITE else store.find_pass(request)
+        if config.mode is Mode.RESUME and existing is None:
+            raise StoreError(f"{store} holds no data set that could be resumed. Leave --resume out to begin one.")
+    return existing, None if existing is None else _newer(store, existing), False
+
+
+def _newer(store: Store, existing: Pass) -> str | None:
+    newer = [one for one in store.passes() if int(one.number) > int(existing.number)]
+    kinds = set(existing.request["kinds"])
+    numbers = " and ".join(one.number for one in newer if kinds & set(one.request["kinds"]))
+    if not numbers:
+        return None
+    return f"Pass {numbers} is newer than this one, {existing.number}; where both answer, the newer counts."
 
 
 def policy_of(config: GenerateConfig) -> Policy:
@@ -258,20 +256,3 @@ def runs_of(one: Pass) -> list[dict[str, Any]]:
                 f"{one.folder}/{path}: not JSON ({error}). It is a note about an earlier run; delete it."
             ) from error
     return runs
-
-
-def choose_hardware(device: str, dtype: str, gpus: float | None) -> tuple[str, str, float]:
-    """Device, dtype and GPUs of each process that holds the model; decided here, so that all of them agree and the user
-    is told beforehand.
-
-    Args:
-        gpus: None: one where this machine has one to use.
-    """
-    on_cluster = bool(os.environ.get("RAY_ADDRESS"))
-    if device.startswith("cuda") and not num_gpus() and not on_cluster:
-        raise ConfigError(f"--device {device}: there is no NVIDIA GPU that this process could use. Use --device cpu.")
-    if gpus is None:
-        gpus = 1 if device.startswith("cuda") or (device == "auto" and num_gpus()) else 0
-    chosen = device if device != "auto" else ("cuda" if gpus else "cpu")
-    chosen_dtype = dtype if dtype != "auto" else ("bfloat16" if chosen.startswith("cuda") else "float32")
-    return chosen, chosen_dtype, gpus

@@ -103,7 +103,7 @@ def say_plan(console: Console, plan: Plan, pass_: Pass) -> None:
         ("out", f"{plan.store}  ({_state(plan, pass_)})"),
         (
             "model",
-            f"{plan.model.name}, {engine.device}, {engine.dtype}; {config.engine} engine, {slots}{actors}",
+            f"{plan.model.name}, {plan.hardware}, {engine.dtype}; {config.engine} engine, {slots}{actors}",
         ),
         ("objects", _objects(plan)),
         ("asked for", f"{', '.join(config.kinds)}; policy {plan.conversations.policy.name}, seed {config.seed}"),

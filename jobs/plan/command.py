@@ -67,7 +67,7 @@ def plan(config: PlanConfig) -> None:
         line = ProgressLine(console)
         with line.shown():
             probed = probe(run, config.probe_seconds, on_progress=line.report)
-        gpus_per_actor, failed = probed.plan.gpus_per_actor, probed.failed
+        gpus_per_actor, failed = probed.plan.hardware.gpus, probed.failed
         rate = probed.rate.times(1 / gpus_per_actor, 1 / gpus_per_actor) if gpus_per_actor else probed.rate
         bytes_per_image = probed.bytes_per_image
         measured = f"probed on {probed.num_images} images in {probed.seconds:.0f} s"

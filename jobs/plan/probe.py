@@ -71,7 +71,7 @@ def probe(
                 worker_args=(worker_settings(plan, pass_),),
                 image_size=plan.model.image_size,
                 num_slots=plan.engine.most_slots,
-                gpus_per_actor=plan.gpus_per_actor,
+                gpus_per_actor=plan.hardware.gpus,
                 max_pixels=config.max_pixels or MAX_PIXELS,
                 measure=None if plan.vocabulary is None else NameObjects(plan.vocabulary),
                 stuck_after_s=config.stuck_after * 60,

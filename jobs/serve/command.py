@@ -176,7 +176,7 @@ def serve(
             given,
             host=host,
             port=port,
-            on_start=lambda: console.print("starting Ray and loading the model …", style="dim"),
+            on_start=lambda hardware: console.print(f"{hardware}: starting Ray and loading the model …", style="dim"),
             on_ready=print_json if json_ else lambda ready: console.print(in_words(ready)),
         )
     except KeyboardInterrupt as stop:

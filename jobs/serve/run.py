@@ -16,9 +16,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vigc.jobs.generate.plan import choose_hardware
 from vigc.model.engines.vllm.environment import find_python
-from vigc.platform.pipeline.ray_session import ray_session
+from vigc.platform.pipeline.hardware import Hardware, choose_hardware
+from vigc.platform.pipeline.ray_session import CPUS_PER_ACTOR, ray_session
 from vigc.platform.records import ConfigError, RunError
 from vigc.serve.settings import KEYS_VARIABLE, LEAN, ServeSettings
 from vigc.serve.validation import check
@@ -34,14 +34,14 @@ def run_serve(
     *,
     host: str,
     port: int,
-    on_start: Callable[[], None],
+    on_start: Callable[[Hardware], None],
     on_ready: Callable[[Ready], None],
 ) -> None:
     """Serves until Ctrl-C or SIGTERM.
 
     Args:
         given: fields of ServeSettings; None means not given.
-        on_start: called when all settings are found good.
+        on_start: called when all settings are found good, with what was chosen.
         on_ready: called when requests are answered.
     Raises:
         VigcError: a setting that cannot be used, or a service that does not come up.
@@ -50,18 +50,19 @@ def run_serve(
     began = time.monotonic()
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
         raise ConfigError(f"The service needs {', '.join(missing)}. Install them: pip install 'vigc[serve]'.")
-    settings = make_settings(given)
+    settings, hardware = make_settings(given)
     if host in LOCAL and not settings.requires_key:
         settings = settings.model_copy(update={"host_names": list(LOCAL)})
     check(settings)
     _check_port(host, port)
     signal.signal(signal.SIGTERM, _interrupt)  # containers are stopped so
-    on_start()
+    on_start(hardware)
     most = settings.replica_range[1]
+    cpus = (most + settings.gateways) * CPUS_PER_ACTOR
     os.environ.update({name: value for name, value in LEAN.items() if name not in os.environ})
     with (
         tempfile.TemporaryDirectory(prefix="vigc-serve-") as folder,
-        ray_session(Path(folder) / "ray.log", most + settings.gateways, settings.gpus_per_replica) as logs,
+        ray_session(Path(folder) / "ray.log", cpus, most * hardware.gpus) as logs,
     ):
         _deploy(settings, host, port)
         try:
@@ -71,8 +72,8 @@ def run_serve(
             _end()
 
 
-def make_settings(given: Mapping[str, Any]) -> ServeSettings:
-    """Flags as ServeSettings, with the hardware of this machine chosen.
+def make_settings(given: Mapping[str, Any]) -> tuple[ServeSettings, Hardware]:
+    """Flags as ServeSettings, with the hardware chosen that replicas run on.
 
     Raises:
         ConfigError: a value that cannot be used; says which flag.
@@ -85,11 +86,11 @@ def make_settings(given: Mapping[str, Any]) -> ServeSettings:
         flag = str(first["loc"][0]).replace("_", "-").removesuffix("s" if first["loc"][0] in REPEATED else "")
         message = str(first["msg"]).removeprefix("Value error, ").removeprefix("Input ")
         raise ConfigError(f"--{flag} {first['input']}: {message}.") from error
-    device, dtype, gpus = choose_hardware(settings.device, settings.dtype, values.get("gpus_per_replica"))
-    more: dict[str, Any] = {"device": device, "dtype": dtype, "gpus_per_replica": gpus}
+    hardware = choose_hardware(settings.device, settings.dtype, settings.gpus_per_replica)
+    more: dict[str, Any] = {"requires_key": bool(os.environ.get(KEYS_VARIABLE))}
     if settings.engine == "vllm":
         more["vllm_python"] = str(find_python(settings.vllm_python))
-    return settings.model_copy(update=more | {"requires_key": bool(os.environ.get(KEYS_VARIABLE))})
+    return settings.on(hardware).model_copy(update=more), hardware
 
 
 REPEATED = ("allow_hosts", "cors_origins")

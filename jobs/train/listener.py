@@ -115,7 +115,7 @@ def _tracking(plan: TrainPlan, on_note: OnNote) -> Tracking:
             **plan.request,
             "out": str(plan.out),
             "workers": plan.num_workers,
-            "device": plan.device,
+            "device": plan.hardware.device,
             "base": plan.model.name,
         },
         data=list(_used(plan)),

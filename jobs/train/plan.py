@@ -1,4 +1,6 @@
-"""A training run thought through before anything starts: data and settings read and checked, no torch and no Ray."""
+"""A training run thought through before anything starts: data and settings read and checked, no torch, and of Ray no
+more than a cluster's answer to what it has.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vigc.jobs.machine import num_gpus
 from vigc.jobs.train.chat_data import read_chats
 from vigc.jobs.train.config import LearnConfig
 from vigc.jobs.train.data import Scenes, TrainingData, make_order, read_records
@@ -17,6 +18,7 @@ from vigc.model.weights.identity import ModelIdentity, identify
 from vigc.platform.dataset.request import plain
 from vigc.platform.instructions import open_instructions
 from vigc.platform.instructions.fields import ALL, Choice
+from vigc.platform.pipeline.hardware import Hardware, choose_hardware
 from vigc.platform.records import ConfigError, Kind
 
 
@@ -34,7 +36,7 @@ class TrainPlan:
     num_workers: int
     fewest_workers: int  # the run goes on with as many as there are machines for, between the two
     cpus_per_worker: int | None  # None: one, and where there is one worker all of the machine's
-    device: str
+    hardware: Hardware  # of each worker
     max_failures: int
     tracking: str | None  # URI of an MLflow server
     request: dict[str, Any]
@@ -76,7 +78,6 @@ def make_plan(
         order = make_order(recipe, learnt.set_sizes)
     held_out = read([open_instructions(validation, images=images, kind=kind)]) if validation else None
     identity = identify(model if model is not None else recipe.base)
-    chosen = ("cuda" if num_gpus() else "cpu") if config.device == "auto" else config.device
     request = {
         "recipe": asdict(recipe),
         "model": identity.weights,
@@ -95,7 +96,7 @@ def make_plan(
         num_workers=most,
         fewest_workers=fewest,
         cpus_per_worker=config.cpus_per_worker,
-        device=chosen,
+        hardware=choose_hardware(config.device),
         max_failures=config.max_failures,
         tracking=config.tracking,
         request=plain(request),

@@ -32,7 +32,7 @@ from vigc.jobs.train.worker import SCORE, STATE, TRAINED, TrainSettings, train_w
 from vigc.model.training.recipe import Recipe
 from vigc.platform.dataset.request import differences
 from vigc.platform.pipeline.pacing import pace
-from vigc.platform.pipeline.ray_session import CPUS_PER_ACTOR, ray_session
+from vigc.platform.pipeline.ray_session import ray_session
 from vigc.platform.records import ConfigError, RunError, StoreError
 from vigc.platform.storage.files import only_writer, written_whole
 
@@ -72,9 +72,9 @@ def run_train(
     plan.out.mkdir(parents=True, exist_ok=True)
     with only_writer(plan.out):
         _claim(plan)
-        prepare_environment(plan.device)
-        num_cpus = plan.num_workers * (plan.cpus_per_worker or 1) + CPUS_BESIDE_WORKERS
-        with ray_session(plan.out / LOG, actors=math.ceil(num_cpus / CPUS_PER_ACTOR)):
+        prepare_environment(plan.hardware.device)
+        cpus = plan.num_workers * (plan.cpus_per_worker or 1) + CPUS_BESIDE_WORKERS
+        with ray_session(plan.out / LOG, cpus, plan.num_workers * plan.hardware.gpus):
             result = _fit(plan, on_figures, on_note)
         return _finish(plan, result)
 
@@ -82,7 +82,7 @@ def run_train(
 def prepare_environment(device: str) -> None:
     """What Ray Train and DeepSpeed read; before Ray starts, whose processes inherit it."""
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    os.environ.setdefault("DS_ACCELERATOR", device)  # else DeepSpeed guesses, and says so
+    os.environ.setdefault("DS_ACCELERATOR", device.partition(":")[0])  # else DeepSpeed guesses, and says so
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a report is taken once per check
 
 
@@ -120,7 +120,7 @@ def _fit(plan: TrainPlan, on_figures: OnFigures, on_note: OnNote) -> ray.train.R
         recipe=plan.recipe,
         model=plan.model.location,
         base_sha256=plan.model.weights if plan.model.files else None,
-        device=plan.device,
+        device="cuda" if plan.hardware.is_gpu else plan.hardware.device,  # which GPU is Ray's to say
         num_updates=plan.num_updates,
         evaluates=plan.validation is not None,
         num_threads=_num_threads(plan),
@@ -131,7 +131,7 @@ def _fit(plan: TrainPlan, on_figures: OnFigures, on_note: OnNote) -> ray.train.R
     datasets: dict[str, Any] = {"train": _Rest(str(run), len(plan.order), plan.recipe.batch_size)}
     if val_positions is not None:
         datasets["val"] = val_positions
-    gpus = plan.device == "cuda"
+    gpus = plan.hardware.is_gpu
     workers: Any = plan.num_workers
     if plan.fewest_workers < plan.num_workers:
         workers = (plan.fewest_workers, plan.num_workers)
@@ -190,7 +190,7 @@ def _in_a_thread(fit: Callable[[], Fitted]) -> Fitted:
 
 def _num_threads(plan: TrainPlan) -> int:
     """Of torch in each worker; 0 leaves it to torch, which takes the whole machine."""
-    if plan.device != "cpu":
+    if plan.hardware.is_gpu:
         return 0
     return plan.cpus_per_worker or (1 if plan.num_workers > 1 else 0)
 

@@ -36,7 +36,7 @@ class TrainLine:
             self._console.print(f"learns from {described}", soft_wrap=True)
         self._console.print(
             f"{name} on {plan.model.name}: {plan.num_updates:,} updates of {recipe.batch_size} samples from "
-            f"{plan.data.about}; {workers} worker(s), {plan.device}, {recipe.parallel}, {recipe.precision}",
+            f"{plan.data.about}; {workers} worker(s), {plan.hardware}, {recipe.parallel}, {recipe.precision}",
             soft_wrap=True,
         )
         with self._console.status("starting Ray and the workers …") as status:

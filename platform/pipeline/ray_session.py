@@ -40,12 +40,13 @@ OBJECT_STORE_BYTES = 512 * 2**20  # pixels at model size are small: 150 kB at 22
 
 
 @contextmanager
-def ray_session(log: Path, actors: int = 1, gpus_per_actor: float = 0) -> Iterator[Path]:
+def ray_session(log: Path, cpus: float = 0, gpus: float = 0) -> Iterator[Path]:
     """Ray for the length of the block: this process's, or RAY_ADDRESS's, or a local one that ends with the block.
 
     Args:
         log: a file for what Ray has to say in this process.
-        actors: how many there will be; a local Ray is made large enough for them.
+        cpus: that processes will hold for the whole time, as Ray counts them; a local Ray is made large enough.
+        gpus: that they will hold.
     Yields:
         The folder where the session's own logs are.
     Raises:
@@ -60,10 +61,10 @@ def ray_session(log: Path, actors: int = 1, gpus_per_actor: float = 0) -> Iterat
     starts = not ray.is_initialized()
     with _terminal_silent(), _stderr_into(log):
         if starts:
-            _start(actors)
+            _start(cpus)
         try:
             if starts and not os.environ.get("RAY_ADDRESS"):
-                _check_gpus(actors, gpus_per_actor)
+                _check_gpus(gpus)
             node: Any = ray._private.worker._global_node
             yield Path(node.get_logs_dir_path())
         finally:
@@ -77,10 +78,10 @@ def running_ray() -> Any:
     return ray if ray is not None and hasattr(ray, "is_initialized") and ray.is_initialized() else None
 
 
-def _start(actors: int) -> None:
+def _start(cpus: float) -> None:
     local: dict[str, Any] = {
         "address": "local",
-        "num_cpus": max(MIN_CPUS, os.cpu_count() or 1, math.ceil(actors * CPUS_PER_ACTOR) + CPUS_BESIDE_ACTORS),
+        "num_cpus": max(MIN_CPUS, os.cpu_count() or 1, math.ceil(cpus) + CPUS_BESIDE_ACTORS),
         "object_store_memory": OBJECT_STORE_BYTES,
         "include_dashboard": False,
         "_node_ip_address": "127.0.0.1",  # nobody else's business, and no network is needed
@@ -105,16 +106,15 @@ def init_ray(**options: Any) -> None:
             ray.init(**options)
 
 
-def _check_gpus(actors: int, gpus_per_actor: float) -> None:
+def _check_gpus(gpus: float) -> None:
     """Ray would wait for a GPU that never comes."""
     import ray
 
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    there = resources.get("GPU", 0)
-    if actors * gpus_per_actor > there:
+    there: float = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
+    if gpus > there:
         raise ConfigError(
-            f"{actors} actors with {gpus_per_actor:g} GPUs each do not fit on this machine's {there:g}. "
-            "Lower --actors or --gpus-per-actor."
+            f"This run holds {gpus:g} GPUs at once, and Ray finds {there:g} on this machine. "
+            "Have fewer processes, a smaller share of a GPU for each, or --device cpu."
         )
 
 

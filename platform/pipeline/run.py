@@ -34,7 +34,7 @@ from vigc.platform.pipeline.capacity import (
 )
 from vigc.platform.pipeline.graph import Graph
 from vigc.platform.pipeline.progress import Counter, Progress, reported, tally_before
-from vigc.platform.pipeline.ray_session import ray_session
+from vigc.platform.pipeline.ray_session import CPUS_PER_ACTOR, ray_session
 from vigc.platform.pipeline.stall import StallDetector, Stalled
 from vigc.platform.pipeline.stopping import stoppable
 from vigc.platform.records import ConfigError, RunError, VigcError
@@ -123,7 +123,7 @@ def run(
         try:
             with reported(counter, on_progress):
                 if any(ledger.remaining()):
-                    with ray_session(_log_file(pass_.folder), most, gpus_per_actor) as logs:
+                    with ray_session(_log_file(pass_.folder), most * CPUS_PER_ACTOR, most * gpus_per_actor) as logs:
                         _Stream(pass_, graph, counter, merger, lost, stuck_after_s).run_to_the_end(logs)
                 merger.finish()
                 tidy(pass_.folder, pass_.ledger())

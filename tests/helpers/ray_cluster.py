@@ -19,14 +19,14 @@ from typing import Any
 import psutil
 from ports import HOST, free_ports
 from s3_server import ENDS_WITH_PARENT
-from waiting import WAIT_S
+from waiting import WAIT_S, wait_until
 
 BIN = Path(sys.executable).parent
 OBJECT_STORE_BYTES = 100 * 2**20
 
 
 class RayCluster:
-    """A head node, and what it starts.
+    """A head node without GPUs, and what it starts.
 
     Args:
         folder: for sessions and logs; short, because Ray puts sockets in it.
@@ -75,6 +75,7 @@ class RayCluster:
             "node-ip-address": HOST,
             "port": self._gcs,
             "num-cpus": self._num_cpus,
+            "num-gpus": 0,
             "include-dashboard": str(self._dashboard).lower(),
             "dashboard-port": self._web,
             "dashboard-agent-listen-port": agent,
@@ -92,19 +93,45 @@ class RayCluster:
             file.write_text(json.dumps(self._autoscaling_config(*self._autoscaling)))
             options["autoscaling-config"] = file
             env |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
-        command = [str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats"]
+        self._process = self._ray_start("head.log", env, "--head", "--disable-usage-stats", **options)
+        self._wait()
+        return self
+
+    def add_node(self, *, num_cpus: int, num_gpus: int = 0) -> None:
+        """Another node, which is there when this returns. Its GPUs are logical: numbers that Ray counts with."""
+        agent, agent_grpc, metrics, runtime_env = free_ports(4)
+        node = self._ray_start(
+            "node.log",
+            self.env,
+            **{
+                "address": self.address,
+                "node-ip-address": HOST,
+                "num-cpus": num_cpus,
+                "num-gpus": num_gpus,
+                "dashboard-agent-listen-port": agent,
+                "dashboard-agent-grpc-port": agent_grpc,
+                "metrics-export-port": metrics,
+                "runtime-env-agent-port": runtime_env,
+                "min-worker-port": 0,
+                "max-worker-port": 0,
+                "object-store-memory": OBJECT_STORE_BYTES,
+            },
+        )
+        log = self.folder / "node.log"
+        wait_until(lambda: "Ray runtime started" in log.read_text(errors="replace"), process=node)
+
+    def _ray_start(self, log: str, env: dict[str, str], *flags: str, **options: object) -> subprocess.Popen[bytes]:
+        command = [str(BIN / "ray"), "start", "--block", *flags]
         command += [f"--{name}={value}" for name, value in options.items()]
-        with open(self.folder / "head.log", "ab") as log:
-            self._process = subprocess.Popen(
+        with open(self.folder / log, "ab") as file:
+            return subprocess.Popen(
                 [sys.executable, "-c", ENDS_WITH_PARENT, sys.executable, *command],
                 env=env,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=file,
+                stderr=file,
                 start_new_session=True,
             )
-        self._wait()
-        return self
 
     def _wait(self) -> None:
         end = time.monotonic() + WAIT_S

@@ -27,7 +27,7 @@ def test_serve_accepts_the_file_and_the_service_its_arguments(application):
     settings = ServeSettings.model_validate(application.args)
     assert settings.replica_range == (1, 8)
     assert settings.requires_key
-    assert settings.chosen_device == "cuda"
+    assert settings.gpus_per_replica == 1
 
 
 def test_the_application_is_built_from_it(application):

@@ -26,12 +26,12 @@ from vigc.serve.samples import samples
         (["--policy", "best"], "'best' is unknown"),
         (["--model", "/nowhere"], "/nowhere: no such folder"),
         (["--objects", "none", "--grounding", "asked"], "Name a vocabulary"),
-        (["--device", "cuda"], "there is no NVIDIA GPU"),
+        (["--device", "cuda"], "this machine has no GPU"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_wrong_setting_is_one_line_before_anything_starts(vigc_here, options, message, monkeypatch):
-    monkeypatch.setattr("vigc.jobs.generate.plan.num_gpus", lambda: 0)
+    monkeypatch.setattr("vigc.platform.pipeline.hardware.num_gpus", lambda: 0)
     result = vigc_here("serve", *options)
     assert result.code == 2
     assert message in result.err
