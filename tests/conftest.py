@@ -116,14 +116,32 @@ ALLOWED_SKIPS = (
     "network namespaces need root",
     "PostgreSQL is not installed",
 )
+# The files that take longest come first, so that two processes that take a file at a time end together.
+LONG_FILES = (
+    "jobs/train/test_train.py",
+    "jobs/submit/test_submit.py",
+    "jobs/generate/test_generate.py",
+    "jobs/generate/test_passes.py",
+    "platform/pipeline/test_faults.py",
+    "platform/pipeline/test_run.py",
+    "serve/test_service.py",
+    "serve/test_page.py",
+    "model/training/test_embedded_training.py",
+    "model/training/test_training.py",
+    "jobs/train/test_finetune.py",
+    "model/test_embedded.py",
+    "jobs/bench/test_bench.py",
+)
 _left: Counter[str] = Counter()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The long proofs run where they are asked for: `-m soak`."""
+    """The long proofs run where they are asked for, by `-m soak`."""
     if "soak" not in str(config.getoption("markexpr")):
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("soak")])
         items[:] = [item for item in items if not item.get_closest_marker("soak")]
+    ranks = {ROOT / "tests" / name: rank for rank, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 def pytest_deselected(items: Iterable[pytest.Item]) -> None:

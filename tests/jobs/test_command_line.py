@@ -84,10 +84,10 @@ def test_shell_completion_knows_the_verbs():
     assert done.stdout.split() == ["generate"]
 
 
-def test_verify_finds_a_whole_data_set_ok_and_exits_0(vigc, tmp_path):
+def test_verify_finds_a_whole_data_set_ok_and_exits_0(vigc_here, tmp_path):
     finished(tmp_path / "data", num=6, failed=1)
 
-    result = vigc("verify", tmp_path / "data")
+    result = vigc_here("verify", tmp_path / "data")
 
     assert (result.code, result.err) == (0, "")
     heading, line, last = (text.rstrip() for text in result.out.splitlines())

@@ -37,4 +37,4 @@ def test_a_source_without_annotations_is_one_line(vigc_here, scenes_dir, tmp_pat
     result = vigc_here("pope", scenes_dir / "images", "--out", tmp_path / "pope.jsonl")
     assert result.code == 2
     assert "no annotated objects" in result.err
-    assert "there are random, popular" in vigc_here("pope", scenes_dir, "--out", "x", "--split", "most").err
+    assert "use random, popular" in vigc_here("pope", scenes_dir, "--out", "x", "--split", "most").err

@@ -57,8 +57,8 @@ def stored(folder):
     return load_file(folder / "model.safetensors")
 
 
-def test_a_lavis_file_becomes_a_model_and_the_same_file_again(vigc, lavis, changed, tmp_path):
-    made = vigc("weights", "import", lavis / "whole.pth", tmp_path / "model", "--base", PATH)
+def test_a_lavis_file_becomes_a_model_and_the_same_file_again(vigc_here, lavis, changed, tmp_path):
+    made = vigc_here("weights", "import", lavis / "whole.pth", tmp_path / "model", "--base", PATH)
     assert made.code == 0, made.err
     assert "vigc generate IMAGES --model" in made.out
     before, after = stored(PATH), stored(tmp_path / "model")
@@ -71,7 +71,7 @@ def test_a_lavis_file_becomes_a_model_and_the_same_file_again(vigc, lavis, chang
     assert (origin["base"], origin["lavis"]) == (str(PATH), str(lavis / "whole.pth"))
 
     out = tmp_path / "again.pth"
-    written = vigc("weights", "export", tmp_path / "model", out, "--json")
+    written = vigc_here("weights", "export", tmp_path / "model", out, "--json")
     assert written.code == 0, written.err
     first, second = (torch.load(file)["model"] for file in (lavis / "whole.pth", out))
     assert written.json() == {"out": str(out), "model": str(tmp_path / "model"), "num_tensors": len(first)}
