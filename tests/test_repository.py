@@ -66,8 +66,8 @@ ROOMS = {
         "settings interface metrics scoring base detokenizer tokenized reference continuous vllm endpoint start"
     ),
     "jobs": (
-        "machine terminal settings scenes ingest doctor dataset weights submit generate plan train evaluate serve "
-        "experiment bench cli"
+        "machine terminal settings scenes ingest doctor dataset weights submit row_worker generate plan train "
+        "evaluate serve experiment bench cli"
     ),
     "serve": (
         "errors metrics settings messages validation middleware jsonl web replica_client images replica samples schema "

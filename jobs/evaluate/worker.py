@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vigc.jobs.row_worker import RowWorker
 from vigc.model.conversation.policy import Policy
 from vigc.model.engines.settings import EngineSettings
 from vigc.model.prompts import PromptPack
 from vigc.platform.evaluation.endpoint import ChatEndpoint, Declined, Endpoint
 from vigc.platform.evaluation.items import Item, Reply
-from vigc.platform.records import AnswerStyle, ConfigError, RowStatus, RunError
+from vigc.platform.records import AnswerStyle, Conversation
 from vigc.platform.storage import Folder
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from vigc.model.answering import Answerer
 
 _ENDPOINT_TEMPLATES = {
@@ -43,45 +40,23 @@ class EvaluateSettings:
     endpoint: ChatEndpoint | None
 
 
-class EvaluateWorker:
+class EvaluateWorker(RowWorker):
     """See the module."""
 
     def __init__(self, settings: EvaluateSettings) -> None:
         from vigc.platform.evaluation.folder import by_image, read_items
 
+        super().__init__("001")
         self._items = by_image(read_items(settings.folder))
         self._answerer = start_answerer(settings)
 
-    async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
-        import pyarrow as pa
-
-        from vigc.platform.schema import ROW
-
-        rows = await asyncio.gather(*(self._row(values) for values in batch.to_pylist()))
-        yield pa.Table.from_pylist(rows, schema=ROW)
-
-    async def _row(self, values: dict[str, Any]) -> dict[str, Any]:
-        from vigc.model.engines.interface import EngineLost
+    async def conversations(self, values: dict[str, Any]) -> Sequence[Conversation]:
         from vigc.platform.evaluation.folder import as_conversation
-        from vigc.platform.schema import to_dict
 
-        row = values | {"status": RowStatus.FAILED.value, "error": None, "conversations": [], "pass": "001"}
-        if values["error_kind"] is not None:
-            return row | {"error": {"kind": values["error_kind"], "message": values["error_message"]}}
         items = self._items[values["image_id"]]
-        try:
-            async with self._answerer.image(values["pixels"]) as image:
-                replies = await asyncio.gather(*(self._reply(image, item) for item in items))
-        except (ConfigError, RunError):
-            raise
-        except EngineLost as error:
-            # Whatever killed it may have been this image: that is found out by who sees this process end (stages.py).
-            print(error, file=sys.stderr, flush=True)  # noqa: T201
-            os._exit(1)
-        except Exception as error:  # noqa: BLE001  the model's, about this image; it becomes data, the others go on
-            return row | {"error": {"kind": "engine", "message": f"{type(error).__name__}: {error}"}}
-        spoken = [to_dict(as_conversation(item, reply)) for item, reply in zip(items, replies, strict=True)]
-        return row | {"status": RowStatus.OK.value, "conversations": spoken}
+        async with self._answerer.image(values["pixels"]) as image:
+            replies = await asyncio.gather(*(self._reply(image, item) for item in items))
+        return [as_conversation(item, reply) for item, reply in zip(items, replies, strict=True)]
 
     async def _reply(self, image: Any, item: Item) -> Reply:
         if item.style is AnswerStyle.RANK and not self._answerer.can_rank:

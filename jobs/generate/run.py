@@ -140,19 +140,7 @@ def _run(
 
     path = pass_.add_run(note) if num_remaining else None
     try:
-        pipeline.run(
-            pass_,
-            worker=Worker,
-            worker_args=(worker_settings(plan, pass_),),
-            image_size=plan.model.image_size,
-            num_slots=plan.engine.most_slots,
-            actors=plan.config.actors,
-            gpus_per_actor=plan.hardware.gpus,
-            max_pixels=plan.config.max_pixels or MAX_PIXELS,
-            measure=None if plan.vocabulary is None else NameObjects(plan.vocabulary),
-            stuck_after_s=plan.config.stuck_after * 60,
-            on_progress=report if num_remaining else None,
-        )
+        run_pipeline(plan, pass_, report if num_remaining else None)
     finally:
         seconds = time.monotonic() - started
         if path is not None:
@@ -160,6 +148,23 @@ def _run(
             made["paid_hours"] = watch.paid_hours
             write_json(pass_.folder, path, note | made)
     return seconds if num_remaining else 0.0
+
+
+def run_pipeline(plan: Plan, pass_: Pass, on_progress: Callable[[Progress], None] | None) -> None:
+    """All that is left of the pass, as the plan says."""
+    pipeline.run(
+        pass_,
+        worker=Worker,
+        worker_args=(worker_settings(plan, pass_),),
+        image_size=plan.model.image_size,
+        num_slots=plan.engine.most_slots,
+        actors=plan.config.actors,
+        gpus_per_actor=plan.hardware.gpus,
+        max_pixels=plan.config.max_pixels or MAX_PIXELS,
+        measure=None if plan.vocabulary is None else NameObjects(plan.vocabulary),
+        stuck_after_s=plan.config.stuck_after * 60,
+        on_progress=on_progress,
+    )
 
 
 def worker_settings(plan: Plan, pass_: Pass) -> WorkerSettings:

@@ -16,14 +16,10 @@ from pathlib import Path
 
 from vigc.jobs.generate.config import GenerateConfig
 from vigc.jobs.generate.plan import Plan, make_plan
-from vigc.jobs.generate.run import worker_settings
-from vigc.jobs.generate.worker import Worker
+from vigc.jobs.generate.run import run_pipeline
 from vigc.platform.dataset.layout import rows_per_block
-from vigc.platform.images.decode import MAX_PIXELS
-from vigc.platform.pipeline import run as pipeline
 from vigc.platform.pipeline.run import Progress
 from vigc.platform.planning import MIN_POINTS, Rate, rate_of
-from vigc.platform.quality.presence import NameObjects
 from vigc.platform.records import InputError
 from vigc.platform.sources import Source
 from vigc.platform.sources.selection import Selection
@@ -65,18 +61,7 @@ def probe(
         )
         watch = _ProbeProgress(seconds, plan.engine.most_slots, on_progress)
         try:
-            pipeline.run(
-                pass_,
-                worker=Worker,
-                worker_args=(worker_settings(plan, pass_),),
-                image_size=plan.model.image_size,
-                num_slots=plan.engine.most_slots,
-                gpus_per_actor=plan.hardware.gpus,
-                max_pixels=config.max_pixels or MAX_PIXELS,
-                measure=None if plan.vocabulary is None else NameObjects(plan.vocabulary),
-                stuck_after_s=config.stuck_after * 60,
-                on_progress=watch,
-            )
+            run_pipeline(plan, pass_, watch)
         except KeyboardInterrupt:
             if not watch.is_enough:
                 raise

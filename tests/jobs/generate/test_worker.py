@@ -122,7 +122,7 @@ def test_an_engine_that_fails_on_one_image_fails_that_row_alone(make_worker):
 def test_an_engine_that_is_lost_takes_its_process_along(make_worker, monkeypatch, capfd):
     """Whose end is seen by the pipeline, which starts it anew and tries the images one by one."""
     ended = []
-    monkeypatch.setattr("vigc.jobs.generate.worker.os._exit", ended.append)
+    monkeypatch.setattr("os._exit", ended.append)
     with suppress(Exception):
         rows_from(make_worker(ScriptedEngine(EngineLost("vLLM is gone."))), batch_of(13))
     assert ended == [1]
