@@ -139,9 +139,13 @@ def decode_bytes(data: bytes, image_size: int, max_pixels: int) -> Decoded:
 
 def refused_as(error: Exception, sha256: str | None = None) -> Decoded:
     """What an exception of decoding says about the picture."""
+    return _failed(_refusal(error), sha256)
+
+
+def _refusal(error: Exception) -> Refused:
     if isinstance(error, Refused):
-        return _failed(error, sha256)
-    return _failed(_OUT_OF_MEMORY if isinstance(error, MemoryError) else _damaged(error), sha256)
+        return error
+    return _OUT_OF_MEMORY if isinstance(error, MemoryError) else _damaged(error)
 
 
 def _failed(refused: Refused, sha256: str | None = None) -> Decoded:
@@ -341,12 +345,8 @@ def decode_crop(
         if min_scale < 1:
             box = _random_box(rng, width, height, min_scale)
         small = original.resize((image_size, image_size), Image.Resampling.BICUBIC, box=box)
-    except Refused as refused:
-        return refused.error
-    except MemoryError:
-        return _OUT_OF_MEMORY.error
     except Exception as error:  # noqa: BLE001  as in `decode_bytes`
-        return _damaged(error).error
+        return _refusal(error).error
     return (small.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else small).tobytes()
 
 
@@ -357,12 +357,8 @@ def thumbnail(uri: str, side: int) -> bytes | RowError:
         small.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=3.0)
         file = io.BytesIO()
         small.save(file, "JPEG", quality=82, optimize=True)
-    except Refused as refused:
-        return refused.error
-    except MemoryError:
-        return _OUT_OF_MEMORY.error
     except Exception as error:  # noqa: BLE001  as in `decode_bytes`
-        return _damaged(error).error
+        return _refusal(error).error
     return file.getvalue()
 
 

@@ -7,8 +7,7 @@ record and what is wrong with it.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -80,20 +79,6 @@ def open_instructions(
     if choices and opened.format != "aokvqa":
         raise ConfigError(f"{path}: choices were asked for, which only A-OKVQA has; this is {opened.format}.")
     return opened
-
-
-def count_by_kind(instructions: Iterable[Instruction]) -> dict[Kind, int]:
-    """How many there are of each kind. Reads all of them, so a broken record shows here and not in the middle of a run.
-
-    Raises:
-        InputError: a broken record, or not a single one.
-    """
-    counts = Counter(instruction.kind for instruction in instructions)
-    if not counts:
-        raise InputError(
-            "There is no instruction to learn from: every conversation was rejected, or the data is empty."
-        )
-    return {kind: counts[kind] for kind in Kind if kind in counts}
 
 
 def _detect(origin: Origin, content: Any) -> str:
