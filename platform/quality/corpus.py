@@ -7,13 +7,13 @@ the rows lie.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vigc.platform.quality.filters import FilterRule
 from vigc.platform.quality.settings import FilterSettings
 from vigc.platform.records import ConfigError
 
@@ -37,14 +37,7 @@ class Conversations:
     chance: NDArray[np.uint64]
 
 
-class CorpusFilter(ABC):
-    name: ClassVar[str]  # in tables and, as the reason, in verdicts
-
-    @property
-    @abstractmethod
-    def rule(self) -> str:
-        """What it rejects, in words."""
-
+class CorpusFilter(FilterRule):
     def judges(self, all_of: Conversations) -> Mask:
         """Those that it looks at."""
         return np.ones(len(all_of.image), bool)
@@ -59,7 +52,7 @@ class CorpusFilter(ABC):
 
 class SameQuestion(CorpusFilter):
     name = "same_question"
-    rule = "another kind asks the same of this image"
+    template = "another kind asks the same of this image"
 
     def rejects(self, all_of: Conversations, left: Mask) -> Mask:
         return _repeated(all_of.image, all_of.question, left)
@@ -68,11 +61,8 @@ class SameQuestion(CorpusFilter):
 @dataclass(frozen=True)
 class SameQuestionOfSimilarImage(CorpusFilter):
     name = "similar_image"
+    template = "the same is asked of an image that differs by at most {max_distance} of 64 bits"
     max_distance: int
-
-    @property
-    def rule(self) -> str:
-        return f"the same is asked of an image that differs by at most {self.max_distance} of 64 bits"
 
     def rejects(self, all_of: Conversations, left: Mask) -> Mask:
         return _repeated(all_of.similar_image, all_of.question, left)
@@ -81,11 +71,8 @@ class SameQuestionOfSimilarImage(CorpusFilter):
 @dataclass(frozen=True)
 class AskedTooOften(CorpusFilter):
     name = "asked_too_often"
+    template = f"more than {{share:.1%}} of the kind ask the same; {ALWAYS_ALLOWED} always may"
     share: float
-
-    @property
-    def rule(self) -> str:
-        return f"more than {self.share:.1%} of the kind ask the same; {ALWAYS_ALLOWED} always may"
 
     def judges(self, all_of: Conversations) -> Mask:
         return ~all_of.is_description
@@ -99,11 +86,8 @@ class AskedTooOften(CorpusFilter):
 @dataclass(frozen=True)
 class SameOpening(CorpusFilter):
     name = "opening"
+    template = "more than {share:.1%} of the kind begin with the same two words"
     share: float
-
-    @property
-    def rule(self) -> str:
-        return f"more than {self.share:.1%} of the kind begin with the same two words"
 
     def judges(self, all_of: Conversations) -> Mask:
         return ~all_of.is_description
@@ -133,11 +117,8 @@ class SameOpening(CorpusFilter):
 @dataclass(frozen=True)
 class YesNo(CorpusFilter):
     name = "yes_no"
+    template = "of the answers that begin with yes or no, more than {share:.0%} say the same"
     share: float
-
-    @property
-    def rule(self) -> str:
-        return f"of the answers that begin with yes or no, more than {self.share:.0%} say the same"
 
     def judges(self, all_of: Conversations) -> Mask:
         found: Mask = all_of.says != 0

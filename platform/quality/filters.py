@@ -36,14 +36,17 @@ class JudgedConversation:
     grounding: float | None  # of the least grounded sentence; None: not measured
 
 
-class Filter(ABC):
+class FilterRule(ABC):
     name: ClassVar[str]  # in tables and, as the reason, in verdicts
+    template: ClassVar[str]  # of `rule`; {…} stand for the filter's own settings
 
     @property
-    @abstractmethod
     def rule(self) -> str:
         """What it rejects, in words."""
+        return self.template.format(**vars(self))
 
+
+class Filter(FilterRule):
     @abstractmethod
     def rejects(self, talk: JudgedConversation) -> bool | None:
         """None: it cannot tell."""
@@ -51,7 +54,7 @@ class Filter(ABC):
 
 class Empty(Filter):
     name = "empty"
-    rule = "no question or no answer"
+    template = "no question or no answer"
 
     def rejects(self, talk: JudgedConversation) -> bool:
         return not talk.answer.strip() or not talk.question.strip()
@@ -59,7 +62,7 @@ class Empty(Filter):
 
 class Truncated(Filter):
     name = "truncated"
-    rule = "the answer was cut by the token limit, or has no end"
+    template = "the answer was cut by the token limit, or has no end"
 
     def rejects(self, talk: JudgedConversation) -> bool:
         answer = talk.answer.strip()
@@ -69,7 +72,7 @@ class Truncated(Filter):
 
 class NoQuestion(Filter):
     name = "no_question"
-    rule = "the question has no question mark; descriptions may be asked for without"
+    template = "the question has no question mark; descriptions may be asked for without"
 
     def rejects(self, talk: JudgedConversation) -> bool | None:
         return None if talk.kind == Kind.DETAIL else "?" not in talk.question and "？" not in talk.question
@@ -78,12 +81,9 @@ class NoQuestion(Filter):
 @dataclass(frozen=True)
 class Length(Filter):
     name = "length"
+    template = "fewer than {least} or more than {most} words in the answer"
     least: int
     most: int
-
-    @property
-    def rule(self) -> str:
-        return f"fewer than {self.least} or more than {self.most} words in the answer"
 
     def rejects(self, talk: JudgedConversation) -> bool:
         return not self.least <= len(talk.answer.split()) <= self.most
@@ -92,11 +92,8 @@ class Length(Filter):
 @dataclass(frozen=True)
 class Repetitive(Filter):
     name = "repetitive"
+    template = f"more than {{most:.0%}} of the answer's sequences of {NGRAM} words were there before"
     most: float
-
-    @property
-    def rule(self) -> str:
-        return f"more than {self.most:.0%} of the answer's sequences of {NGRAM} words were there before"
 
     def rejects(self, talk: JudgedConversation) -> bool:
         words = words_of(talk.answer)
@@ -108,7 +105,7 @@ class Repetitive(Filter):
 
 class QuestionRepeated(Filter):
     name = "question_repeated"
-    rule = "the answer holds the question"
+    template = "the answer holds the question"
 
     def rejects(self, talk: JudgedConversation) -> bool:
         question = words_of(talk.question)
@@ -120,11 +117,8 @@ class QuestionRepeated(Filter):
 @dataclass(frozen=True)
 class Absent(Filter):
     name = "absent"
+    template = "the answer names more than {most} objects that are not there"
     most: int
-
-    @property
-    def rule(self) -> str:
-        return f"the answer names more than {self.most} objects that are not there"
 
     def rejects(self, talk: JudgedConversation) -> bool | None:
         return None if talk.num_absent is None else talk.num_absent > self.most
@@ -133,11 +127,8 @@ class Absent(Filter):
 @dataclass(frozen=True)
 class LowGrounding(Filter):
     name = "low_grounding"
+    template = "a sentence is grounded by less than {least:g}"
     least: float
-
-    @property
-    def rule(self) -> str:
-        return f"a sentence is grounded by less than {self.least:g}"
 
     def rejects(self, talk: JudgedConversation) -> bool | None:
         return None if talk.grounding is None else talk.grounding < self.least
@@ -145,15 +136,12 @@ class LowGrounding(Filter):
 
 class Disallowed(Filter):
     name = "disallowed"
+    template = "one of {num_words} words in question or answer"
 
     def __init__(self, words: tuple[str, ...]) -> None:
-        self._num = len(words)
+        self.num_words = len(words)
         phrases = "|".join(r"\s+".join(map(re.escape, word.split())) for word in words)
         self._pattern = re.compile(rf"(?<!\w)(?:{phrases})(?!\w)", re.IGNORECASE)
-
-    @property
-    def rule(self) -> str:
-        return f"one of {self._num} words in question or answer"
 
     def rejects(self, talk: JudgedConversation) -> bool:
         return bool(self._pattern.search(talk.question) or self._pattern.search(talk.answer))
@@ -161,26 +149,23 @@ class Disallowed(Filter):
 
 class Language(Filter):
     name = "language"
+    template = "another language than {language}"
 
     def __init__(self, language: str) -> None:
         try:
             import py3langid
         except ImportError as error:
             raise ConfigError("--language needs py3langid. Install it with: pip install 'vigc[quality]'") from error
-        self._language, self._rank = language, py3langid.rank
+        self.language, self._rank = language, py3langid.rank
         if language not in dict(self._rank("A text.")):
             raise ConfigError(f"--language {language}: not a known one. Use a code of ISO 639, like en, de or zh.")
-
-    @property
-    def rule(self) -> str:
-        return f"another language than {self._language}"
 
     def rejects(self, talk: JudgedConversation) -> bool | None:
         text = f"{talk.question} {talk.answer}"
         if len(text.split()) < MIN_LANGUAGE_WORDS and text.isascii():
             return None
         ranked = self._rank(text)
-        return bool(ranked[0][1] - dict(ranked)[self._language] > LANGUAGE_MARGIN)
+        return bool(ranked[0][1] - dict(ranked)[self.language] > LANGUAGE_MARGIN)
 
 
 def filters_for(settings: FilterSettings) -> list[Filter]:

@@ -78,7 +78,7 @@ def test_what_cannot_be_told_is_not_judged(name: str, unknown: JudgedConversatio
 
 
 def test_every_filter_says_in_words_what_it_rejects() -> None:
-    assert all(isinstance(one, Filter) and len(one.rule) > 10 for one in EVERY.values())
+    assert all(isinstance(one, Filter) and len(one.rule) > 10 and "{" not in one.rule for one in EVERY.values())
     assert "more than 1 objects" in EVERY["absent"].rule
 
 
