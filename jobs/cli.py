@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 import vigc
-from vigc.jobs.bench.command import bench
+from vigc.jobs.bench.command import BENCH
 from vigc.jobs.dataset.command import AUDIT, DIGEST, EXPORT, FILTER, POPE, REPORT, SHOW, VALIDATE, VERIFY
 from vigc.jobs.evaluate.command import EVALUATE
 from vigc.jobs.experiment.command import EXPERIMENT
@@ -21,7 +21,7 @@ from vigc.jobs.generate.command import GENERATE, SUMMARY
 from vigc.jobs.ingest.command import INGEST
 from vigc.jobs.plan.command import PLAN
 from vigc.jobs.scenes import SCENES
-from vigc.jobs.serve.command import SERVE_EXAMPLES, serve
+from vigc.jobs.serve.command import SERVE
 from vigc.jobs.settings.command import Verb, add_verb
 from vigc.jobs.settings.shared import PrintsJson
 from vigc.jobs.submit.command import SUBMIT
@@ -97,23 +97,29 @@ VERBS: dict[str, tuple[Verb[Any], ...]] = {
     "Make data": (GENERATE, PLAN, SCENES, INGEST),
     "Look at it and choose": (SHOW, SUMMARY, REPORT, AUDIT, FILTER, VERIFY, DIGEST, EXPORT, VALIDATE),
     "Train and measure": (TRAIN, FINETUNE, EVALUATE, EXPERIMENT, POPE),
-    "Serve and send": (SUBMIT,),
+    "Serve and send": (SERVE, SUBMIT),
     "This machine": (DOCTOR,),
 }
 ALL_VERBS = {str(verb): verb for verbs in VERBS.values() for verb in verbs}
-ALL_VERBS |= {f"weights {verb}": verb for verb in WEIGHTS}
 
 for panel, verbs in VERBS.items():
     for verb in verbs:
         add_verb(app, verb, panel)
 
-weights = typer.Typer(no_args_is_help=True, help="Bring weights in, take them out, put what was trained into a model.")
-for verb in WEIGHTS:
-    add_verb(weights, verb)
-app.add_typer(weights, name="weights", rich_help_panel="Train and measure")
-
-app.command(epilog=SERVE_EXAMPLES)(serve)
-app.add_typer(bench, name="bench")
+GROUPS: dict[str, tuple[str, str, tuple[Verb[Any], ...]]] = {  # their headings, what they are, their verbs
+    "weights": (
+        "Train and measure",
+        "Bring weights in, take them out, put what was trained into a model.",
+        WEIGHTS,
+    ),
+    "bench": ("This machine", "Measure: each benchmark prints a table, and --out FILE keeps its figures.", BENCH),
+}
+for name, (panel, about, verbs) in GROUPS.items():
+    group = typer.Typer(no_args_is_help=True, help=about)
+    for verb in verbs:
+        add_verb(group, verb)
+    app.add_typer(group, name=name, rich_help_panel=panel)
+ALL_VERBS |= {f"{name} {verb}": verb for name, (_, _, verbs) in GROUPS.items() for verb in verbs}
 
 
 def main() -> None:

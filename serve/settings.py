@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import re
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from vigc.model.conversation.grounding import Grounding
 from vigc.model.cores import num_cores
 from vigc.model.engines.settings import EngineSettings
 from vigc.model.weights.identity import find_model
+from vigc.platform.settings import Counts, flag
 
 if TYPE_CHECKING:
     from vigc.platform.pipeline.hardware import Hardware
@@ -28,31 +29,63 @@ LEAN = {
 }
 
 
+# Headings of the help.
+WHAT, HOW, WHO = "What answers", "How it runs", "Who may ask what"
+_what, _how, _who = (partial(flag, panel=panel) for panel in (WHAT, HOW, WHO))
+
+
 class ServeSettings(BaseModel):
     """The settings of one service. Paths must be readable on every machine that runs a part of it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str | None = None  # None: the embedded model
-    prompts: str | None = None  # None: the project's own pack
-    policy: str = "paper"  # where a request names none
-    grounding: Grounding | None = None  # where a request names none; None: the policy's
-    objects: str = "auto"  # auto, none, coco, objects365, or a file: the vocabulary that objects are named in
-    samples: bool = True  # whether the page offers rendered scenes to try
+    model: str | None = _what("A folder or hub id of an InstructBLIP model.", None, shown="the embedded model")
+    prompts: str | None = _what("A prompt pack.", None, metavar="FILE.yaml", shown="the project's own")
+    policy: str = _what("The policy where a request names none: paper, verified, lean or shipped.", "paper")
+    grounding: Grounding | None = _what(
+        "The grounding where a request names none; see `vigc generate`.", None, shown="the policy's"
+    )
+    objects: str = _what(
+        "The vocabulary that objects are named in; auto takes the embedded model's words, or coco.",
+        "auto",
+        metavar="auto|none|coco|objects365|FILE",
+    )
+    samples: bool = _what("Offer rendered scenes to try on the page.", True)
 
-    engine: Literal["continuous", "reference", "vllm"] = "continuous"
-    vllm_python: str | None = None
-    slots: int = Field(64, ge=1)  # conversations that a replica decodes at once
-    engine_memory: float | None = Field(None, gt=0)  # GiB for a replica's slots and images; None: what is free
-    device: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    engine: Literal["continuous", "reference", "vllm"] = _how(
+        "The engine that decodes; see `vigc generate`.", "continuous"
+    )
+    vllm_python: str | None = _how(
+        "The Python of the environment that vLLM is in, on every machine.",
+        None,
+        metavar="PATH",
+        shown="VIGC_VLLM_PYTHON, or .venv-vllm/bin/python",
+    )
+    slots: int = _how("Conversations that a replica decodes at once.", 64, ge=1)
+    engine_memory: float | None = _how(
+        "The memory for the slots and images of a replica.", None, gt=0, metavar="GIB", shown="what is free"
+    )
+    device: str = _how("The device of the model: auto, cpu or cuda.", "auto")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = _how(
+        "The precision of the model; auto: bfloat16 on a GPU, else float32.", "auto"
+    )
     threads: int | None = Field(None, ge=1)  # of a replica's engine; None: its share of the cores but one
 
-    replicas: str = Field("auto", coerce_numbers_to_str=True)  # a number, or "MIN:MAX"; auto: see replica_range
-    gpus_per_replica: float | None = Field(None, ge=0)  # None: 1 where the replicas run on GPUs, else 0
-    gateways: int = Field(1, ge=1)  # replicas that speak HTTP, decode images and name objects
-    max_ongoing: int = Field(128, ge=1)  # requests that a replica works on; more than slots, so that none waits empty
-    max_queued: int = Field(64, ge=0)  # requests that wait for one, per gateway; more get status 503
+    replicas: Counts | None = _how(
+        "Processes that each hold the model; between MIN and MAX as there are requests.",
+        None,
+        shown="1; of the embedded model on a CPU one for each core, at most 4",
+    )
+    gpus_per_replica: float | None = _how(
+        "GPUs for each replica; may be a fraction.", None, ge=0, shown="1 if there is a GPU, else 0"
+    )
+    gateways: int = _how("Processes that speak HTTP, decode images and name objects.", 1, ge=1)
+    max_ongoing: int = _how(
+        "Requests that a replica works on at once; more than slots, so that none waits empty.", 128, ge=1
+    )
+    max_queued: int = _how(
+        "Requests that wait for a replica, for each gateway; what is more gets status 503.", 64, ge=0
+    )
     target_ongoing: float | None = Field(None, gt=0)  # per replica, when scaling; None: half of max_ongoing
     upscale_delay_s: float = Field(10, ge=0)
     downscale_delay_s: float = Field(300, ge=0)
@@ -60,9 +93,14 @@ class ServeSettings(BaseModel):
 
     requires_key: bool = False  # refuse to start without keys in VIGC_API_KEYS
     host_names: list[str] = []  # by which the service may be called; [] for any. See middleware.AllowedHosts
-    allow_hosts: list[str] = []  # that images are fetched from: host, host:port, *.domain, or * for all public ones
-    cors_origins: list[str] = []  # pages of other origins that may ask
-    max_upload_mib: float = Field(20, gt=0)  # one image
+    allow_hosts: list[str] = _who(
+        "Fetch images from these places: host, host:port, *.domain, or * for all of the public internet.",
+        [],
+        metavar="HOST,…",
+        shown="none",
+    )
+    cors_origins: list[str] = _who("Let pages of these origins ask.", [], metavar="ORIGIN,…", shown="none")
+    max_upload_mib: float = _who("The largest image.", 20, gt=0, metavar="MIB")
     max_pixels: int = Field(50_000_000, ge=1)
     max_question_chars: int = Field(2000, ge=1)
     max_held_mib: float = Field(1024, gt=0)  # bodies that a gateway holds at once
@@ -72,28 +110,16 @@ class ServeSettings(BaseModel):
     fetch_timeout_s: float = Field(10, gt=0)  # for an image at an address
     answer_timeout_s: float = Field(300, gt=0)
 
-    @field_validator("replicas", mode="after")
-    @classmethod
-    def _is_range(cls, value: str) -> str:
-        found = re.fullmatch(r"(\d+)(?::(\d+))?", value)
-        if value == "auto":
-            return value
-        if found is None or not 1 <= int(found[1]) <= int(found[2] or found[1]):
-            raise ValueError(f"{value!r} is no number of replicas; use a number from 1 on, or MIN:MAX like 1:8")
-        return value
-
     @property
     def replica_range(self) -> tuple[int, int]:
         """Where it is left to us: one; of the embedded model on a CPU, one for each core or few.
 
         Its steps are so short that two engines in one process mostly wait for each other, as Python runs one at a time.
         """
-        if self.replicas == "auto":
-            on_gpu = self.gpus_per_replica or self.device.startswith("cuda")
-            few = min(num_cores(), MOST_SMALL_REPLICAS) if self.model is None and not on_gpu else 1
+        if self.replicas is None:
+            few = min(num_cores(), MOST_SMALL_REPLICAS) if self.model is None and self.chosen_device == "cpu" else 1
             return few, few
-        least, _, most = self.replicas.partition(":")
-        return int(least), int(most or least)
+        return self.replicas
 
     @property
     def max_upload_bytes(self) -> int:

@@ -115,7 +115,7 @@ class WebImages:
             raise _refused("The address must be http(s)://host/… without a user's name.", "image_url_invalid")
         is_usual = port == _PORTS[address.scheme]
         if not any(pattern.allows(host, port, is_usual) for pattern in self._allowed):
-            remedy = "Its operator can allow it with --allow-host." if self._allowed else "This service fetches none."
+            remedy = "Its operator can allow it with --allow-hosts." if self._allowed else "This service fetches none."
             raise _refused(f"Images are not fetched from {host}. {remedy}", "image_url_not_allowed")
         if _is_address(host):  # else it is checked where it is resolved
             self._all_public([host])

@@ -103,9 +103,9 @@ def _talk(kind: Kind, rng: random.Random) -> Conversation:
 
 def data(
     *,
-    rows: list[int],
+    rows: Sequence[int],
     rows_per_block: int,
-    resume_at: list[int],
+    resume_at: Sequence[int],
     without_ray: bool,
     work: Path | None,
     json_file: Path | None,

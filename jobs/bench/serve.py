@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,7 @@ from rich.table import Table
 
 from vigc.jobs.bench.common import write_figures
 from vigc.jobs.bench.memory import MemoryWatch, draw, growth
+from vigc.jobs.serve.config import ServeConfig
 from vigc.jobs.serve.run import make_settings
 from vigc.jobs.terminal import make_console
 from vigc.platform.records import ConfigError, Kind, RunError
@@ -70,13 +71,13 @@ class Level:
 
 def serve(
     *,
-    clients: list[int],
+    clients: Sequence[int],
     seconds: float,
     memory_seconds: float,
     kind: Kind,
     max_ongoing: int,
     max_queued: int,
-    replicas: str,
+    replicas: tuple[int, int] | None,
     json_file: Path | None,
     plot_file: Path | None,
 ) -> None:
@@ -87,8 +88,11 @@ def serve(
         memory_seconds: NUM_LONG clients go on for so long, and the service's memory is watched.
     """
     console = make_console()
-    flags = {"max_ongoing": max_ongoing, "max_queued": max_queued, "replicas": replicas}
-    num_replicas = make_settings(flags)[0].replica_range[1]
+    check_levels(clients)
+    config = ServeConfig(max_ongoing=max_ongoing, max_queued=max_queued, replicas=replicas)
+    num_replicas = make_settings(config)[0].replica_range[1]
+    flags = {"max_ongoing": max_ongoing, "max_queued": max_queued}
+    flags |= {} if replicas is None else {"replicas": "{}:{}".format(*replicas)}
     limit = num_replicas * max_ongoing + max_queued
     with _service(console, flags) as (url, pid), MemoryWatch(pid) as watch:
         load = _Load(url, kind)
@@ -266,7 +270,7 @@ class _Load:
         return 0.0
 
 
-def check_levels(clients: list[int]) -> list[int]:
+def check_levels(clients: Sequence[int]) -> None:
     """
     Raises:
         ConfigError: more clients than this process may have connections.
@@ -276,4 +280,3 @@ def check_levels(clients: list[int]) -> list[int]:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 200
     if max(clients) > most:
         raise ConfigError(f"--clients: this machine allows {most} connections; see `ulimit -n`.")
-    return clients

@@ -8,14 +8,13 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pydantic import ValidationError
-
+from vigc.jobs.serve.config import ServeConfig
 from vigc.model.engines.vllm.environment import find_python
 from vigc.platform.pipeline.hardware import Hardware, choose_hardware
 from vigc.platform.pipeline.ray_session import CPUS_PER_ACTOR, ray_session
@@ -30,27 +29,24 @@ Ready = dict[str, Any]
 
 
 def run_serve(
-    given: Mapping[str, Any],
+    config: ServeConfig,
     *,
-    host: str,
-    port: int,
     on_start: Callable[[Hardware], None],
     on_ready: Callable[[Ready], None],
 ) -> None:
     """Serves until Ctrl-C or SIGTERM.
 
     Args:
-        given: fields of ServeSettings; None means not given.
         on_start: called when all settings are found good, with what was chosen.
         on_ready: called when requests are answered.
     Raises:
         VigcError: a setting that cannot be used, or a service that does not come up.
         KeyboardInterrupt: when it was told to stop, and has.
     """
-    began = time.monotonic()
+    began, host, port = time.monotonic(), config.host, config.port
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
         raise ConfigError(f"The service needs {', '.join(missing)}. Install them: pip install 'vigc[serve]'.")
-    settings, hardware = make_settings(given)
+    settings, hardware = make_settings(config)
     if host in LOCAL and not settings.requires_key:
         settings = settings.model_copy(update={"host_names": list(LOCAL)})
     check(settings)
@@ -72,28 +68,14 @@ def run_serve(
             _end()
 
 
-def make_settings(given: Mapping[str, Any]) -> tuple[ServeSettings, Hardware]:
-    """Flags as ServeSettings, with the hardware chosen that replicas run on.
-
-    Raises:
-        ConfigError: a value that cannot be used; says which flag.
-    """
-    values = {name: value for name, value in given.items() if value not in (None, [])}
-    try:
-        settings = ServeSettings.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        flag = str(first["loc"][0]).replace("_", "-").removesuffix("s" if first["loc"][0] in REPEATED else "")
-        message = str(first["msg"]).removeprefix("Value error, ").removeprefix("Input ")
-        raise ConfigError(f"--{flag} {first['input']}: {message}.") from error
+def make_settings(config: ServeConfig) -> tuple[ServeSettings, Hardware]:
+    """The service's settings, with the hardware chosen that replicas run on."""
+    settings = config.of_service
     hardware = choose_hardware(settings.device, settings.dtype, settings.gpus_per_replica)
     more: dict[str, Any] = {"requires_key": bool(os.environ.get(KEYS_VARIABLE))}
     if settings.engine == "vllm":
         more["vllm_python"] = str(find_python(settings.vllm_python))
     return settings.on(hardware).model_copy(update=more), hardware
-
-
-REPEATED = ("allow_hosts", "cors_origins")
 
 
 def in_words(ready: Ready) -> str:

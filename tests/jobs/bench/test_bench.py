@@ -130,7 +130,7 @@ def test_a_data_set_cut_back_is_as_a_run_leaves_it(finished, tmp_path, share):
 @pytest.mark.slow
 def test_bench_data_measures_a_run_and_resumes(vigc, tmp_path):
     json_file, plot = tmp_path / "figures.json", tmp_path / "memory.svg"
-    options = ["--rows-per-block", 16, "--json", json_file, "--plot", plot, "--work", tmp_path / "work"]
+    options = ["--rows-per-block", 16, "--out", json_file, "--plot", plot, "--work", tmp_path / "work"]
     done = vigc("bench", "data", "--rows", 64, "--resume-at", 50, *options)
     assert done.code == 0, done.err
     assert "InstantWorker" in done.out
@@ -152,7 +152,7 @@ def test_bench_data_measures_a_run_and_resumes(vigc, tmp_path):
 @pytest.mark.slow
 def test_bench_data_without_ray_writes_and_verifies_the_same(vigc_here, tmp_path):
     json_file = tmp_path / "figures.json"
-    done = vigc_here("bench", "data", "--rows", 48, "--without-ray", "--rows-per-block", 16, "--json", json_file)
+    done = vigc_here("bench", "data", "--rows", 48, "--without-ray", "--rows-per-block", 16, "--out", json_file)
     assert done.code == 0, done.err
     figures = json.loads(json_file.read_text())
     assert figures["num_files_48"] == 6
@@ -162,15 +162,15 @@ def test_bench_data_without_ray_writes_and_verifies_the_same(vigc_here, tmp_path
 
 
 def test_rows_that_are_no_numbers_are_refused(vigc_here):
-    assert "whole numbers with commas" in vigc_here("bench", "data", "--rows", "20k").err
-    assert "1 is the least" in vigc_here("bench", "data", "--rows", "20,0").err
-    assert "99 the most" in vigc_here("bench", "data", "--resume-at", "50,100").err
+    assert "--rows: must be a whole number, not '20k'" in vigc_here("bench", "data", "--rows", "20k").err
+    assert "--rows: should be greater than or equal to 1" in vigc_here("bench", "data", "--rows", "20,0").err
+    assert "--resume-at: should be less than or equal to 99" in vigc_here("bench", "data", "--resume-at", "50,100").err
 
 
 @pytest.mark.slow
 def test_bench_pipeline_compares_the_same_images_on_both_sides(vigc, tmp_path):
     json_file = tmp_path / "figures.json"
-    options = ["--slots", 8, "--threads", 1, "--json", json_file]
+    options = ["--slots", 8, "--threads", 1, "--out", json_file]
     done = vigc("bench", "pipeline", "--num", 3, "--rounds", 1, *options)
     assert done.code == 0, done.err
     figures = json.loads(json_file.read_text())
@@ -185,7 +185,7 @@ def test_bench_pipeline_compares_the_same_images_on_both_sides(vigc, tmp_path):
 def test_bench_engine_has_the_same_conversations_on_all_sides(vigc_here, tmp_path):
     json_file = tmp_path / "figures.json"
     few = ["--num", 4, "--num-greedy", 4, "--num-beams", 2, "--slots", 4]
-    done = vigc_here("bench", "engine", *few, "--json", json_file)
+    done = vigc_here("bench", "engine", *few, "--out", json_file)
     assert done.code == 0, done.err
     assert "faster than greedily" in done.out
     figures = json.loads(json_file.read_text())

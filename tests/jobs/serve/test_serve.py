@@ -20,8 +20,8 @@ from vigc.serve.samples import samples
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--replicas", "0"], "--replicas 0: '0' is no number of replicas"),
-        (["--engine", "fast"], "--engine fast: should be 'continuous', 'reference' or 'vllm'"),
+        (["--replicas", "0"], "--replicas: '0' is no range"),
+        (["--engine", "fast"], "--engine: there is no 'fast'; use continuous, reference or vllm"),
         (["--policy", "shipped"], "only the engine `reference` can"),
         (["--policy", "best"], "'best' is unknown"),
         (["--model", "/nowhere"], "/nowhere: no such folder"),

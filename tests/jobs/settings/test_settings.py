@@ -37,7 +37,8 @@ def filled(verb: Verb[Any], tmp_path: Path, **values: object) -> Path:
     needed = {name: "some" for name, field in verb.config.flags().items() if field.is_required()}
     needed |= dict.fromkeys(NEEDED.get(str(verb), ()), "some")
     file = tmp_path / "settings.yaml"
-    file.write_text(yaml.safe_dump(needed | {name.replace("_", "-"): value for name, value in values.items()}))
+    given = needed | {name.replace("_", "-"): value for name, value in values.items()}
+    file.write_text(yaml.safe_dump(given) if given else "")
     return file
 
 
