@@ -117,7 +117,8 @@ class ServeSettings(BaseModel):
         Its steps are so short that two engines in one process mostly wait for each other, as Python runs one at a time.
         """
         if self.replicas is None:
-            few = min(num_cores(), MOST_SMALL_REPLICAS) if self.model is None and self.chosen_device == "cpu" else 1
+            on_gpu = self.gpus_per_replica or self.device.startswith("cuda")
+            few = min(num_cores(), MOST_SMALL_REPLICAS) if self.model is None and not on_gpu else 1
             return few, few
         return self.replicas
 
