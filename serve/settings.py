@@ -69,7 +69,7 @@ class ServeSettings(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = _how(
         "The precision of the model; auto: bfloat16 on a GPU, else float32.", "auto"
     )
-    threads: int | None = Field(None, ge=1)  # of a replica's engine; None: its share of the cores but one
+    threads: int | None = Field(default=None, ge=1)  # of a replica's engine; None: its share of the cores but one
 
     replicas: Counts | None = _how(
         "Processes that each hold the model; between MIN and MAX as there are requests.",
@@ -86,10 +86,10 @@ class ServeSettings(BaseModel):
     max_queued: int = _how(
         "Requests that wait for a replica, for each gateway; what is more gets status 503.", 64, ge=0
     )
-    target_ongoing: float | None = Field(None, gt=0)  # per replica, when scaling; None: half of max_ongoing
-    upscale_delay_s: float = Field(10, ge=0)
-    downscale_delay_s: float = Field(300, ge=0)
-    drain_s: float = Field(60, gt=0)  # for what is under way when a replica has to go
+    target_ongoing: float | None = Field(default=None, gt=0)  # per replica, when scaling; None: half of max_ongoing
+    upscale_delay_s: float = Field(default=10, ge=0)
+    downscale_delay_s: float = Field(default=300, ge=0)
+    drain_s: float = Field(default=60, gt=0)  # for what is under way when a replica has to go
 
     requires_key: bool = False  # refuse to start without keys in VIGC_API_KEYS
     host_names: list[str] = []  # by which the service may be called; [] for any. See middleware.AllowedHosts
@@ -101,14 +101,14 @@ class ServeSettings(BaseModel):
     )
     cors_origins: list[str] = _who("Let pages of these origins ask.", [], metavar="ORIGIN,…", shown="none")
     max_upload_mib: float = _who("The largest image.", 20, gt=0, metavar="MIB")
-    max_pixels: int = Field(50_000_000, ge=1)
-    max_question_chars: int = Field(2000, ge=1)
-    max_held_mib: float = Field(1024, gt=0)  # bodies that a gateway holds at once
-    max_batch_mib: float = Field(64, gt=0)
-    max_batch_lines: int = Field(1000, ge=1)
-    body_timeout_s: float = Field(30, gt=0)  # for all of a request to arrive
-    fetch_timeout_s: float = Field(10, gt=0)  # for an image at an address
-    answer_timeout_s: float = Field(300, gt=0)
+    max_pixels: int = Field(default=50_000_000, ge=1)
+    max_question_chars: int = Field(default=2000, ge=1)
+    max_held_mib: float = Field(default=1024, gt=0)  # bodies that a gateway holds at once
+    max_batch_mib: float = Field(default=64, gt=0)
+    max_batch_lines: int = Field(default=1000, ge=1)
+    body_timeout_s: float = Field(default=30, gt=0)  # for all of a request to arrive
+    fetch_timeout_s: float = Field(default=10, gt=0)  # for an image at an address
+    answer_timeout_s: float = Field(default=300, gt=0)
 
     @property
     def replica_range(self) -> tuple[int, int]:

@@ -155,7 +155,7 @@ def data(
 class _Measurement:
     """Of one number of rows, in a folder of its own."""
 
-    def __init__(self, folder: Path, rows: int, rows_per_block: int, resume_at: list[int]) -> None:
+    def __init__(self, folder: Path, rows: int, rows_per_block: int, resume_at: Sequence[int]) -> None:
         self._folder, self._rows, self._rows_per_block, self._resume_at = folder, rows, rows_per_block, resume_at
         self._out = folder / "out"
         self.samples: list[MemorySample] = []

@@ -91,7 +91,7 @@ def serve(
     check_levels(clients)
     config = ServeConfig(max_ongoing=max_ongoing, max_queued=max_queued, replicas=replicas)
     num_replicas = make_settings(config)[0].replica_range[1]
-    flags = {"max_ongoing": max_ongoing, "max_queued": max_queued}
+    flags: dict[str, object] = {"max_ongoing": max_ongoing, "max_queued": max_queued}
     flags |= {} if replicas is None else {"replicas": "{}:{}".format(*replicas)}
     limit = num_replicas * max_ongoing + max_queued
     with _service(console, flags) as (url, pid), MemoryWatch(pid) as watch:
