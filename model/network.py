@@ -127,7 +127,7 @@ class Network:
         return self.padded_for_qformer([self.qformer_row(text) for text in texts])
 
     def padded_for_qformer(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
-        """The same, of rows from `qformer_row`."""
+        """The same, each (len(rows), longest row), of rows from `qformer_row`."""
         return pad_right(rows, int(self.qformer_tokenizer.pad_token_id), self.device)
 
     def qformer_row(self, text: str) -> list[int]:
@@ -194,7 +194,7 @@ def normalised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...], 
 
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
-    """Onto the device, without waiting for what it is at work on."""
+    """Copies a tensor of any shape to the device, without waiting for work that is queued there."""
     if device.type == "cuda" and not tensor.is_cuda:
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

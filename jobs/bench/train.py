@@ -32,7 +32,7 @@ def train(*, rounds: int, updates: int, precision: str, json_file: Path | None) 
     import torch
 
     from vigc.model.embedded import PATH
-    from vigc.model.embedded.samples import scene_rows
+    from vigc.model.embedded.scene_rows import scene_rows
     from vigc.model.network import load_network
     from vigc.model.prompts import load_pack
     from vigc.model.training.flops import peak_flops

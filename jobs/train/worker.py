@@ -154,10 +154,10 @@ def make_objective(settings: TrainSettings) -> Objective[Any]:
     from vigc.model.network import Network
     from vigc.model.training.chat import ChatObjective
     from vigc.model.training.instructions import InstructionObjective
-    from vigc.model.training.scene_texts import WordsObjective
-    from vigc.model.training.scene_vision import EyesObjective
+    from vigc.model.training.scene_texts import SceneTextObjective
+    from vigc.model.training.scene_vision import SceneVisionObjective
     from vigc.model.training.trainable import set_trainable
-    from vigc.model.weights.trainee import load_trainee
+    from vigc.model.weights.trainable_model import load_trainable_model
 
     recipe = settings.recipe
     autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.precision]
@@ -168,7 +168,7 @@ def make_objective(settings: TrainSettings) -> Objective[Any]:
         import ray.train.torch
 
         device = str(ray.train.torch.get_device())
-    network = load_trainee(settings.model, device=device, dtype=dtype if device != "cpu" else "float32")
+    network = load_trainable_model(settings.model, device=device, dtype=dtype if device != "cpu" else "float32")
     set_trainable(network, recipe.trainable)
     if device == "cpu":
         network.model.set_attn_implementation("eager")  # in bf16 faster there than sdpa, whose backward is slow
@@ -180,9 +180,9 @@ def make_objective(settings: TrainSettings) -> Objective[Any]:
     if not isinstance(network, Network):
         raise ConfigError(f"{network.name}: the recipe {recipe.name} is for InstructBLIP models; take another.")
     if recipe.objective == "eyes":
-        return EyesObjective(network, autocast=autocast)
+        return SceneVisionObjective(network, autocast=autocast)
     if recipe.objective == "words":
-        return WordsObjective(network, auxiliary_weight=recipe.auxiliary_weight, autocast=autocast)
+        return SceneTextObjective(network, auxiliary_weight=recipe.auxiliary_weight, autocast=autocast)
     return InstructionObjective(network, autocast=autocast, gradient_checkpointing=checkpointing)
 
 

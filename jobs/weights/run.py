@@ -16,7 +16,7 @@ from vigc.model.network import STORED, Network, load_network
 from vigc.model.weights.checkpoints import ABOUT_FILE, merge, read_about
 from vigc.model.weights.lavis import Fallback, load_lavis, write_lavis
 from vigc.model.weights.model_folders import ORIGIN, require_dtype, require_free, save_network
-from vigc.model.weights.trainee import load_trainee
+from vigc.model.weights.trainable_model import load_trainable_model
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def merge_checkpoint(
     require_dtype(dtype)
     source = base or read_about(checkpoint).base
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    merged = merge(load_trainee(source, device="cpu", dtype=STORED), checkpoint, out, dtype=dtype)
+    merged = merge(load_trainable_model(source, device="cpu", dtype=STORED), checkpoint, out, dtype=dtype)
     return WeightsResult(Path(merged.name), {"base": source, "checkpoint": str(checkpoint)})
 
 

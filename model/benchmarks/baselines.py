@@ -48,7 +48,11 @@ class Side:
 def by_reference(
     network: Network, images: Sequence[np.ndarray], hold: HoldConversation, beams: int, threads: int | None
 ) -> Side:
-    """As the authors' program: batches of 8 in lockstep, whole answers, the vision model in every step."""
+    """As the authors' program: batches of 8 in lockstep, whole answers, the vision model in every step.
+
+    Args:
+        images: each (size, size, 3), uint8.
+    """
     engine = ReferenceEngine(network, batch_size=BATCH, num_threads=threads)
 
     async def all_batches() -> list[tuple[list[str], int]]:
@@ -68,6 +72,7 @@ def by_reference(
 def by_engine(
     engine: ContinuousEngine | ReplicatedEngine | VllmEngine, images: Sequence[np.ndarray], hold: HoldConversation
 ) -> Side:
+    """All at once in one engine; images as above."""
     before, began = engine.metrics.num_decoded, time.perf_counter()
     made = asyncio.run(_together(engine, images, hold, 1))
     return _side(made, time.perf_counter() - began, engine.metrics.num_decoded - before)

@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from vigc.model.embedded.samples import TextMixture, make_texts
+from vigc.model.embedded.scene_rows import TextMixture, make_texts
 from vigc.model.embedded.shape import CLIP_MEAN, CLIP_STD, ModelShape, make_config, make_model
 from vigc.model.network import Network
 from vigc.model.prompts import PromptPack

@@ -24,7 +24,7 @@ from vigc.platform.records import ModelError
 
 @dataclass(frozen=True)
 class LlavaNetwork:
-    """A loaded model with its tokenizer, image size and chat; see `vigc.model.weights.trainee`."""
+    """A loaded model with its tokenizer, image size and chat; see `vigc.model.weights.trainable_model`."""
 
     model: Any  # LlavaForConditionalGeneration
     tokenizer: PreTrainedTokenizerBase

@@ -6,9 +6,7 @@ tokens, which are most of it, are read once for all of them; what the model did 
 
 from __future__ import annotations
 
-from copy import copy
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -37,13 +35,6 @@ class ChatBatch(Batch):
     num_counted: float
     num_tokens: int
     num_unreadable: int = 0
-
-    def to(self, device: Any) -> ChatBatch:
-        moved = copy(self)
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                setattr(moved, name, value.to(device, non_blocking=True))
-        return moved
 
 
 def chat_ids(network: LlavaNetwork, turns: list[tuple[str, str]]) -> tuple[list[int], list[int]]:
@@ -114,6 +105,7 @@ class ChatObjective(Objective[ChatBatch]):
         )
 
     def forward(self, batch: ChatBatch) -> tuple[Tensor, dict[str, float]]:
+        """Cross-entropy in nats, summed over the labels that count; shapes are in `ChatBatch`."""
         model = self.network.model
         with torch.autocast(batch.ids.device.type, dtype=self._autocast, enabled=self._autocast is not None):
             hidden = model.model(

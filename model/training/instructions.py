@@ -7,9 +7,7 @@ end mark (model/README.md, Q8). One row is an image with one or more texts; the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -42,13 +40,6 @@ class TextBatch(Batch):
     num_counted: float
     num_tokens: int
     num_unreadable: int = 0
-
-    def to(self, device: Any) -> TextBatch:
-        moved = copy(self)
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                setattr(moved, name, value.to(device, non_blocking=True))
-        return moved
 
     def groups(self, size: int) -> Iterator[TextBatch]:
         """At most `size` texts each, of like length, without the padding that only longer ones need."""
@@ -165,6 +156,7 @@ class InstructionObjective(Objective[TextBatch]):
         return collate_texts(self.network, rows)
 
     def forward(self, batch: TextBatch) -> tuple[Tensor, dict[str, float]]:
+        """Cross-entropy in nats, summed over the labels that count; shapes are in `TextBatch`."""
         total = torch.zeros((), device=batch.ids.device)
         with torch.autocast(batch.ids.device.type, dtype=self._autocast, enabled=self._autocast is not None):
             # Where the vision model is frozen, nothing in it asks for a gradient, and no graph is kept.

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Generic, TypeVar
+from copy import copy
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from vigc.model.weights.trainee import Trainee
+from vigc.model.weights.trainable_model import TrainableModel
 
 Row = Mapping[str, Any]  # one sample as it crosses Ray Data: numpy arrays of fixed shape, texts, numbers
 MODEL = "model."  # prefix of the network's weights among an objective's parameters
 
 
-class Batch(ABC):
+class Batch:
     """Tensors of a few rows, on one device."""
 
     num_rows: int
@@ -28,8 +29,13 @@ class Batch(ABC):
     num_counted: float  # what the loss sum of these rows is divided by, e.g. target tokens
     num_tokens: int  # that go through the language model, or patches through the vision model: for rates
 
-    @abstractmethod
-    def to(self, device: Any) -> Batch: ...
+    def to(self, device: Any) -> Self:
+        """The same with all its tensors on the device."""
+        moved = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(moved, name, value.to(device, non_blocking=True))
+        return moved
 
 
 B = TypeVar("B", bound=Batch)
@@ -38,7 +44,7 @@ B = TypeVar("B", bound=Batch)
 class Objective(nn.Module, ABC, Generic[B]):
     """A network with a loss, and heads of the loss's own that no checkpoint of the network holds."""
 
-    def __init__(self, network: Trainee) -> None:
+    def __init__(self, network: TrainableModel) -> None:
         super().__init__()
         self.network: Any = network  # of the architecture that the objective is for
         self.model: nn.Module = network.model
@@ -49,7 +55,7 @@ class Objective(nn.Module, ABC, Generic[B]):
 
     @abstractmethod
     def forward(self, batch: B) -> tuple[Tensor, dict[str, float]]:
-        """The loss summed over the batch, to be divided by `num_counted`, and figures to look at."""
+        """The loss summed over the batch, a float scalar to be divided by `num_counted`, and figures to look at."""
 
     def flops(self, batch: B) -> float:
         """Arithmetic of one update with this batch, forward and backward, recomputation not counted; 0: not known."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from vigc.model.embedded.samples import TextMixture
+from vigc.model.embedded.scene_rows import TextMixture
 from vigc.model.embedded.shape import SHIPPED, ModelShape
 from vigc.model.training.trainable import Trainable
 from vigc.model.weights.adapters import Lora

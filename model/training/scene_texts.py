@@ -1,10 +1,10 @@
-"""Stage two of the embedded model: words.
+"""Stage two of the embedded model: texts about scenes.
 
-With the eyes frozen, the Q-Former, the projection and the language model learn VIG and VIC together, from the same
-scenes told two ways. An auxiliary loss asks the visual tokens what the prompt is about: for a question its subjects,
-for a description all that is still to be listed, token by token and round again, the same for VIG and for VIC; so the
-text decides what is looked for. Its heads are thrown away. The loss is a sum over texts, to be divided by their number,
-so that any number of processes and micro-batches makes the same update.
+With the vision model frozen, the Q-Former, the projection and the language model learn VIG and VIC together, from the
+same scenes in two wordings. An auxiliary loss asks the visual tokens what the prompt is about: for a question its
+subjects, for a description all that is still to be listed, token by token and round again, the same for VIG and for
+VIC; so the text decides what is looked for. Its heads are thrown away. The loss is a sum over texts, to be divided by
+their number, so that any number of processes and micro-batches makes the same update.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vigc.model.embedded.samples import IGNORE, SUBJECT_LABELS
+from vigc.model.embedded.scene_rows import IGNORE, SUBJECT_LABELS
 from vigc.model.network import Network, pad_right
 from vigc.model.scenes.world import BACKGROUNDS, MAX_OBJECTS
 from vigc.model.training.objective import Batch, Objective, Row
@@ -45,21 +45,21 @@ class TextGroup:
 
 
 @dataclass(frozen=True)
-class WordsBatch(Batch):
-    """Images, uint8 (batch, size, size, 3), and all their texts."""
+class SceneTextBatch(Batch):
+    """Images and all their texts."""
 
-    pixels: Tensor
+    pixels: Tensor  # (num_rows, size, size, 3), uint8
     groups: tuple[TextGroup, ...]
     num_rows: int
     num_counted: float
     num_tokens: int
 
-    def to(self, device: Any) -> WordsBatch:
+    def to(self, device: Any) -> SceneTextBatch:
         return replace(self, pixels=self.pixels.to(device), groups=tuple(g.to(device) for g in self.groups))
 
 
-class WordsObjective(Objective[WordsBatch]):
-    """Everything but the vision model, with read-outs of the visual tokens. Rows are those of `make_words_row`."""
+class SceneTextObjective(Objective[SceneTextBatch]):
+    """Everything but the vision model, with read-outs of the visual tokens. Rows are those of `make_text_row`."""
 
     def __init__(self, network: Network, *, auxiliary_weight: float = 0.5, autocast: torch.dtype | None = None) -> None:
         super().__init__(network)
@@ -76,11 +76,11 @@ class WordsObjective(Objective[WordsBatch]):
     def set_modes(self) -> None:
         set_modes(self.network, gradient_checkpointing=False)
 
-    def collate(self, rows: list[Row]) -> WordsBatch:
+    def collate(self, rows: list[Row]) -> SceneTextBatch:
         texts = [(image, text) for image, row in enumerate(rows) for text in range(len(row["prompts"]))]
         texts.sort(key=lambda t: len(rows[t[0]]["prompts"][t[1]]) + len(rows[t[0]]["targets"][t[1]]))
         groups = tuple(self._group(rows, texts[start : start + _GROUP]) for start in range(0, len(texts), _GROUP))
-        return WordsBatch(
+        return SceneTextBatch(
             torch.from_numpy(np.stack([row["pixels"] for row in rows])),
             groups,
             num_rows=len(rows),
@@ -116,14 +116,14 @@ class WordsObjective(Objective[WordsBatch]):
             background=torch.tensor([int(rows[image]["background"]) for image, _ in texts]),
         )
 
-    def forward(self, batch: WordsBatch) -> tuple[Tensor, dict[str, float]]:
-        """Losses summed over the texts, and what to watch: nats per target token, the auxiliary loss per text, and how
-        often the first subject's category is right.
+    def forward(self, batch: SceneTextBatch) -> tuple[Tensor, dict[str, float]]:
+        """Losses summed over the texts, a float scalar, and what to watch: nats per target token, the auxiliary loss
+        per text, and how often the first subject's category is right.
         """
         with torch.autocast(batch.pixels.device.type, dtype=self._autocast, enabled=self._autocast is not None):
             return self._forward(batch)
 
-    def _forward(self, batch: WordsBatch) -> tuple[Tensor, dict[str, float]]:
+    def _forward(self, batch: SceneTextBatch) -> tuple[Tensor, dict[str, float]]:
         with torch.no_grad():
             features = self.network.encode_images(batch.pixels)
         total = torch.zeros((), device=features.device)

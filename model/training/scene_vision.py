@@ -1,4 +1,4 @@
-"""Stage one of the embedded model: eyes.
+"""Stage one of the embedded model: vision.
 
 The vision transformer alone learns to say, for each patch, what lies there: category, colour, size and the object's
 cell, and for the whole image its background. The heads are thrown away afterwards. Without this stage the language
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vigc.model.embedded.samples import EMPTY, IGNORE, PATCH_LABELS
+from vigc.model.embedded.scene_rows import EMPTY, IGNORE, PATCH_LABELS
 from vigc.model.network import Network
 from vigc.model.scenes.world import BACKGROUNDS
 from vigc.model.training.objective import Batch, Objective, Row
@@ -26,24 +26,24 @@ _EMPTY_WEIGHT = 0.2  # most patches are empty
 
 
 @dataclass(frozen=True)
-class EyesBatch(Batch):
-    """Rows as tensors: pixels uint8 (batch, size, size, 3), labels int64 (batch, num_patches), background (batch,)."""
+class SceneVisionBatch(Batch):
+    """Rows as tensors."""
 
-    pixels: Tensor
-    labels: dict[str, Tensor]
-    background: Tensor
+    pixels: Tensor  # (num_rows, size, size, 3), uint8
+    labels: dict[str, Tensor]  # each of PATCH_LABELS, (num_rows, num_patches), int64
+    background: Tensor  # (num_rows,), int64
     num_rows: int
     num_counted: float
     num_tokens: int
 
-    def to(self, device: Any) -> EyesBatch:
+    def to(self, device: Any) -> SceneVisionBatch:
         labels = {name: label.to(device) for name, label in self.labels.items()}
         return replace(self, pixels=self.pixels.to(device), labels=labels, background=self.background.to(device))
 
 
-class EyesObjective(Objective[EyesBatch]):
+class SceneVisionObjective(Objective[SceneVisionBatch]):
     """The vision model with linear read-outs of every patch token, and of the class token for the background. Rows are
-    those of `make_eyes_row`.
+    those of `make_vision_row`.
     """
 
     def __init__(self, network: Network, *, autocast: torch.dtype | None = None) -> None:
@@ -57,13 +57,13 @@ class EyesObjective(Objective[EyesBatch]):
     def set_modes(self) -> None:
         set_modes(self.network, gradient_checkpointing=False)
 
-    def collate(self, rows: list[Row]) -> EyesBatch:
+    def collate(self, rows: list[Row]) -> SceneVisionBatch:
         def stacked(name: str) -> Tensor:
             return torch.from_numpy(np.stack([row[name] for row in rows]))
 
         labels = {name: stacked(name).long() for name in PATCH_LABELS}
         pixels, background = stacked("pixels"), stacked("background").long()
-        return EyesBatch(
+        return SceneVisionBatch(
             pixels,
             labels,
             background,
@@ -72,9 +72,9 @@ class EyesObjective(Objective[EyesBatch]):
             num_tokens=labels["category"].numel(),
         )
 
-    def forward(self, batch: EyesBatch) -> tuple[Tensor, dict[str, float]]:
-        """Losses summed over the scenes, and the accuracy of each head (of the categories: on patches that hold
-        something).
+    def forward(self, batch: SceneVisionBatch) -> tuple[Tensor, dict[str, float]]:
+        """Losses summed over the scenes, a float scalar, and the accuracy of each head (of the categories: on patches
+        that hold something).
         """
         with torch.autocast(batch.pixels.device.type, dtype=self._autocast, enabled=self._autocast is not None):
             features = self.network.encode_images(batch.pixels)

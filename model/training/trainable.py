@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vigc.model.weights.adapters import MARK, Lora, add_lora
-from vigc.model.weights.trainee import Trainee
+from vigc.model.weights.trainable_model import TrainableModel
 from vigc.platform.records import ConfigError
 
 PARTS = ("qformer", "projection", "vision_norm", "vision", "language_model")
@@ -22,7 +22,7 @@ class Trainable:
     language_model: bool = False
     lora: Lora | None = None  # adapters in the language model
 
-    def beginnings(self, network: Trainee) -> tuple[str, ...]:
+    def beginnings(self, network: TrainableModel) -> tuple[str, ...]:
         """How the names of the trained weights begin, adapters aside.
 
         Raises:
@@ -42,7 +42,7 @@ class Trainable:
         return tuple(one for one in chosen if any(name.startswith(one) for name in names))
 
 
-def set_trainable(network: Trainee, wanted: Trainable) -> list[str]:
+def set_trainable(network: TrainableModel, wanted: Trainable) -> list[str]:
     """Freezes everything, then frees what is wanted, in fp32, and puts LoRA adapters in; gives the trained names.
 
     Raises:
@@ -66,7 +66,7 @@ def set_trainable(network: Trainee, wanted: Trainable) -> list[str]:
     return names
 
 
-def set_modes(network: Trainee, *, gradient_checkpointing: bool) -> None:
+def set_modes(network: TrainableModel, *, gradient_checkpointing: bool) -> None:
     """Dropout where weights are trained; frozen parts stay as at inference. Checkpointing recomputes the language
     model's layers in the backward pass instead of keeping their activations.
     """

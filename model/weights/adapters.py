@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vigc.model.weights.trainee import Trainee
+from vigc.model.weights.trainable_model import TrainableModel
 from vigc.platform.records import ModelError
 
 if TYPE_CHECKING:  # a recipe can be read without torch
@@ -36,7 +36,7 @@ class Lora:
         return (self.rank, self.alpha, {*self.targets}) == (other.rank, other.alpha, {*other.targets})
 
 
-def add_lora(network: Trainee, lora: Lora) -> None:
+def add_lora(network: TrainableModel, lora: Lora) -> None:
     """Puts fresh adapters, which change nothing yet, into the network's language model and makes them trainable.
 
     Raises:
@@ -55,7 +55,7 @@ def add_lora(network: Trainee, lora: Lora) -> None:
     language_model.train(language_model.training)  # the new layers start in training mode, with dropout
 
 
-def lora_of(network: Trainee) -> Lora | None:
+def lora_of(network: TrainableModel) -> Lora | None:
     """The adapters that the network's language model has."""
     config = getattr(network.language_model, "peft_config", {}).get(ADAPTER)
     if config is None:
@@ -63,7 +63,7 @@ def lora_of(network: Trainee) -> Lora | None:
     return Lora(config.r, config.lora_alpha, config.lora_dropout, tuple(sorted(config.target_modules)))
 
 
-def merge_lora(network: Trainee) -> None:
+def merge_lora(network: TrainableModel) -> None:
     """Adds the adapters to the weights they stand beside, and removes them."""
     from peft.tuners.lora import LoraLayer
 
@@ -80,7 +80,7 @@ def plain_name(name: str) -> str:
     return name.replace(".base_layer.", ".").replace(".base_model.model.", ".")
 
 
-def adapter_shapes(network: Trainee, lora: Lora) -> dict[str, torch.Size]:
+def adapter_shapes(network: TrainableModel, lora: Lora) -> dict[str, torch.Size]:
     """Name and shape of every tensor that `add_lora` would add.
 
     Raises:
@@ -95,7 +95,7 @@ def adapter_shapes(network: Trainee, lora: Lora) -> dict[str, torch.Size]:
     return shapes
 
 
-def _targets(network: Trainee, lora: Lora) -> list[tuple[str, nn.Linear]]:
+def _targets(network: TrainableModel, lora: Lora) -> list[tuple[str, nn.Linear]]:
     from torch import nn
 
     layers = [(path, layer) for path, layer in network.language_model.named_modules() if isinstance(layer, nn.Linear)]

@@ -25,7 +25,7 @@ from vigc.model.files.stored_tensors import first_line, listed, read_safetensors
 from vigc.model.files.weight_files import hash_files
 from vigc.model.weights.adapters import MARK, Lora, adapter_shapes, add_lora, lora_of, merge_lora, plain_name
 from vigc.model.weights.model_folders import base_hash, require_dtype, require_free, save_network
-from vigc.model.weights.trainee import T, Trainee, renamed
+from vigc.model.weights.trainable_model import T, TrainableModel, renamed
 from vigc.platform.records import ModelError
 
 FORMAT, VERSION = "vigc trained weights", 1
@@ -45,7 +45,7 @@ class About:
     details: Mapping[str, Any] = field(default_factory=dict)  # configuration, metrics: whatever JSON can hold
 
 
-def trained_tensors(network: Trainee, trainable: Iterable[str]) -> dict[str, Tensor]:
+def trained_tensors(network: TrainableModel, trainable: Iterable[str]) -> dict[str, Tensor]:
     """What a checkpoint has to hold: the parameters whose names start with one of `trainable`, and all adapters.
 
     Raises:

@@ -19,7 +19,7 @@ from vigc.model.files.stored_tensors import first_line
 from vigc.model.files.weight_files import find_weights, hash_files
 from vigc.model.llava.network import LlavaNetwork
 from vigc.model.network import Network
-from vigc.model.weights.trainee import T, Trainee, renamed
+from vigc.model.weights.trainable_model import T, TrainableModel, renamed
 from vigc.platform.records import ModelError
 
 # What surrounds the weights: tokenizers, image processor, chat template. The two configurations are written anew, since
@@ -30,7 +30,7 @@ ORIGIN = "origin.json"
 MAX_SHARD_SIZE = "5GB"
 
 
-def base_hash(base: Trainee | str | Path) -> str:
+def base_hash(base: TrainableModel | str | Path) -> str:
     """sha256 of the weight files that a network was loaded from, or of those of a folder or hub id.
 
     Raises:
@@ -120,7 +120,7 @@ def _copy_companions(source: Path, target: Path) -> None:
                 shutil.copyfile(file, place)
 
 
-def _write_companions(network: Trainee, target: Path) -> None:
+def _write_companions(network: TrainableModel, target: Path) -> None:
     network.tokenizer.save_pretrained(target)
     processor: dict[str, Any] = {
         "image_processor_type": "BlipImageProcessor",

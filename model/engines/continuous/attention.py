@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from vigc.model.engines.continuous.cache import SlotCache
 
-# Layer and (tokens, heads + 2 x key-value heads, head_dim), which may be written to, give (tokens, heads, head_dim).
+# Takes the number of a layer, and (tokens, heads + 2 x key-value heads, head_dim): queries, keys and values, which may
+# be written to. Gives (tokens, heads, head_dim).
 Attend = Callable[[int, Tensor], Tensor]
 
 
@@ -44,7 +45,11 @@ class Attention:
         self._cos, self._sin = cos[:, None], torch.cat((-sin[:, :half], sin[:, half:]), dim=-1)[:, None]
 
     def prefill(self, prompts: Prompts, cache: SlotCache) -> Attend:
-        """Every token sees its prompt up to itself."""
+        """Attention of whole prompts: every token sees its prompt up to itself.
+
+        Returns:
+            See `Attend`; tokens are those of all prompts, one behind the other.
+        """
         starts, longest = prompts.starts.long(), prompts.longest
         cos, sin = self._cos[prompts.positions], self._sin[prompts.positions]
         slots = prompts.slots[starts[:-1]]
@@ -68,7 +73,10 @@ class Attention:
         """The one new token of each of the first slots sees what its slot holds.
 
         Args:
+            active: how many slots.
             width: more than any of their positions.
+        Returns:
+            See `Attend`; tokens are one for each of these slots.
         """
         positions = cache.positions[:active]
         slots = torch.arange(active, device=positions.device)

@@ -86,7 +86,7 @@ class DecodeBatch:
 
         Args:
             nums: how many of each.
-            visual: (len(jobs), num_queries, language_width).
+            visual: (len(jobs), num_queries, language_width), in the network's dtype.
         """
         with self.metrics.part(PREFILL):
             lengths = [self._network.num_queries + len(job.work.prompt) for job in jobs]

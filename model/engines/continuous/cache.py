@@ -26,21 +26,23 @@ class SlotCache:
         self.occupied = torch.zeros_like(self.positions)
 
     def occupy(self, slots: Tensor, positions: Tensor) -> None:
+        """Marks slots as occupied; `positions` says where each writes next. Both (slots,), int64."""
         self.positions[slots] = positions
         self.occupied.index_fill_(0, slots, 1)
 
     def free(self, slots: Tensor) -> None:
+        """Marks slots, (slots,), as free."""
         self.positions.index_fill_(0, slots, 0)
         self.occupied.index_fill_(0, slots, 0)
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """The first positions of a slot, into another."""
+        """Copies the first `length` positions of one slot into another."""
         for tensor in (self.keys, self.values):
             tensor[:, target, :, :length] = tensor[:, source, :, :length]
 
 
 def cache_shape(network: Network, num_slots: int, length: int) -> tuple[int, int, int, int, int]:
-    """Of the keys, and of the values."""
+    """(layers, num_slots, key-value heads, length, head_dim): of the keys, and of the values."""
     config = network.language_model.config
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return (config.num_hidden_layers, num_slots, config.num_key_value_heads, length, head_dim)

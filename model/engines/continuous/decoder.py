@@ -142,7 +142,9 @@ def _layer(layer: Any) -> _Layer:
 
 
 def fused(*linears: Any) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of several nn.Linear as one. On a GPU theirs become parts of it, for there is no room for two."""
+    """Weight and bias of several nn.Linear as one: (sum of their outputs, inputs), and (sum of their outputs,) or None.
+    On a GPU theirs become parts of it, for there is no room for two.
+    """
     weight = torch.cat([linear.weight for linear in linears])
     if weight.is_cuda:
         parts = weight.split([len(linear.weight) for linear in linears])

@@ -33,14 +33,14 @@ class Images:
 
     @property
     def room(self) -> int:
-        """How many of those that wait may be seen now."""
+        """How many of the waiting images may be encoded now."""
         return min(self._most_held - len(self.held), len(self.waiting))
 
     def take(self, number: int) -> list[EngineJob[Encode]]:
         return [self.waiting.popleft() for _ in range(number)]
 
     def see(self, jobs: Sequence[EngineJob[Encode]]) -> None:
-        """Answers these."""
+        """Encodes the images of these jobs, keeps what the Q-Former remembers of them, and answers."""
         for job, one in zip(jobs, self.remembered([job.image for job in jobs]), strict=True):
             if isinstance(job.image, ImageHandle):
                 job.image.memory = one.clone()  # else it would hold those of all others
@@ -55,7 +55,7 @@ class Images:
             self.waiting = deque(job for job in self.waiting if not job.cancelled.is_set())
 
     def memory(self, image: ImageHandle | Blank) -> Tensor:
-        """What the Q-Former remembers of it.
+        """What the Q-Former remembers of an image: (layers that look, 2, heads, num_patches + 1, head_dim).
 
         Raises:
             ModelError: it was closed.
@@ -69,7 +69,7 @@ class Images:
         return self._blank
 
     def remembered(self, images: Sequence[ImageHandle | Blank]) -> Tensor:
-        """The same, computed now for all of these."""
+        """The same for several images, computed now: one more dimension in front."""
         with self.metrics.part(VISION):
             self.metrics.num_images += len(images)
             pixels = torch.stack([pixels_of(self._network, image) for image in images])

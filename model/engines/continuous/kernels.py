@@ -22,7 +22,7 @@ _READ = 4096  # logits of a row that are looked at together
 
 
 class KernelAttention(Attention):
-    """The same as its base, for 16-bit numbers on a GPU."""
+    """The same as its base, shapes included, for 16-bit numbers on a GPU."""
 
     def prefill(self, prompts: Prompts, cache: SlotCache) -> Attend:
         def attend(layer: int, heads: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from bench_embedded import compare, score_descriptions
 from vigc.model.benchmarks.embedded import generate, held_out_scenes
 from vigc.model.conversation.policy import make_policy
 from vigc.model.embedded.files import fresh_network
-from vigc.model.embedded.samples import TextMixture, make_words_row
+from vigc.model.embedded.scene_rows import TextMixture, make_text_row
 from vigc.model.embedded.shape import SMALL
 from vigc.model.engines.continuous.replicas import continuous_engine
 from vigc.model.network import Network, load_network
@@ -34,7 +34,7 @@ from vigc.model.training.loop import Report, TrainingState, train
 from vigc.model.training.objective import Batch
 from vigc.model.training.parallel import make_parallel
 from vigc.model.training.recipe import Recipe, embedded
-from vigc.model.training.scene_texts import WordsObjective
+from vigc.model.training.scene_texts import SceneTextObjective
 from vigc.model.training.trainable import set_trainable
 from vigc.platform.records import Kind
 
@@ -79,13 +79,13 @@ def _train(network: Network, pack: PromptPack, recipe: Recipe) -> None:
     """The words' stage in this process, on one core."""
     set_trainable(network, recipe.trainable)
     network.model.set_attn_implementation("eager")
-    objective = WordsObjective(network, auxiliary_weight=recipe.auxiliary_weight, autocast=torch.bfloat16)
+    objective = SceneTextObjective(network, auxiliary_weight=recipe.auxiliary_weight, autocast=torch.bfloat16)
     num_updates, size = recipe.num_updates or 0, recipe.batch_size
     batches: Iterator[list[Batch]] = (
         [
             objective.collate(
                 [
-                    make_words_row(recipe.seed, i, image_size=network.image_size, pack=pack, mixture=recipe.texts)
+                    make_text_row(recipe.seed, i, image_size=network.image_size, pack=pack, mixture=recipe.texts)
                     for i in range(update * size, (update + 1) * size)
                 ]
             )

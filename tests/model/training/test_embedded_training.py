@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from vigc.model.embedded.files import fresh_network
-from vigc.model.embedded.samples import (
+from vigc.model.embedded.scene_rows import (
     EMPTY,
     IGNORE,
     TextMixture,
-    make_eyes_row,
+    make_text_row,
     make_texts,
-    make_words_row,
+    make_vision_row,
     patch_labels,
     training_scene,
 )
@@ -30,8 +30,8 @@ from vigc.model.scenes.world import CATEGORIES
 from vigc.model.training.loop import TrainingState, train
 from vigc.model.training.parallel import make_parallel, require_adamw
 from vigc.model.training.recipe import Recipe, embedded
-from vigc.model.training.scene_texts import WordsObjective
-from vigc.model.training.scene_vision import EyesObjective
+from vigc.model.training.scene_texts import SceneTextObjective
+from vigc.model.training.scene_vision import SceneVisionObjective
 from vigc.model.training.schedule import make_optimizers, set_learning_rate
 from vigc.model.training.trainable import set_trainable
 from vigc.platform.records import ConfigError
@@ -47,9 +47,9 @@ def tiny() -> Network:
     return fresh_network(TINY, PACK, seed=0)
 
 
-def objective_of(recipe: Recipe, network: Network) -> EyesObjective | WordsObjective:
+def objective_of(recipe: Recipe, network: Network) -> SceneVisionObjective | SceneTextObjective:
     set_trainable(network, recipe.trainable)
-    return EyesObjective(network) if recipe.objective == "eyes" else WordsObjective(network)
+    return SceneVisionObjective(network) if recipe.objective == "eyes" else SceneTextObjective(network)
 
 
 def learn(recipe: Recipe, network: Network, num_updates: int, rows: list[list[dict[str, object]]]) -> list[float]:
@@ -69,11 +69,11 @@ def learn(recipe: Recipe, network: Network, num_updates: int, rows: list[list[di
 
 def words_rows(num: int, mixture: TextMixture | None = None) -> list[dict[str, object]]:
     mixture = mixture or TextMixture()
-    return [make_words_row(5, i, image_size=64, pack=PACK, mixture=mixture) for i in range(num)]
+    return [make_text_row(5, i, image_size=64, pack=PACK, mixture=mixture) for i in range(num)]
 
 
 def eyes_rows(num: int) -> list[dict[str, object]]:
-    return [make_eyes_row(5, i, image_size=64, patch_size=16) for i in range(num)]
+    return [make_vision_row(5, i, image_size=64, patch_size=16) for i in range(num)]
 
 
 def test_a_row_is_a_pure_function_of_its_seed_and_index() -> None:
@@ -95,8 +95,8 @@ def test_every_row_of_a_stage_has_the_same_shapes() -> None:
 def test_rows_are_made_without_torch() -> None:
     code = (
         "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None\n"
-        "from vigc.model.embedded.samples import make_eyes_row\n"
-        "assert make_eyes_row(0, 0, image_size=32, patch_size=16)['pixels'].shape == (32, 32, 3)"
+        "from vigc.model.embedded.scene_rows import make_vision_row\n"
+        "assert make_vision_row(0, 0, image_size=32, patch_size=16)['pixels'].shape == (32, 32, 3)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -117,7 +117,7 @@ def test_begun_descriptions_go_on_behind_the_last_place_that_was_named() -> None
     begun = 0
     for index in range(150):
         scene = training_scene(7, index)
-        row = make_words_row(7, index, image_size=32, pack=PACK, mixture=TextMixture(whole=0.0, noise=1.0))
+        row = make_text_row(7, index, image_size=32, pack=PACK, mixture=TextMixture(whole=0.0, noise=1.0))
         cells = [o.cell for o in scene.objects]
         for text in (1, 2):
             said = _places(row["prompts"][text])
@@ -191,7 +191,7 @@ def test_every_subject_is_asked_for_with_any_number_of_queries(num_queries: int)
 
 def test_an_answer_cut_short_is_not_ended(tiny: Network) -> None:
     rows = words_rows(8, TextMixture(whole=0.0))
-    batch = WordsObjective(tiny).collate(rows)
+    batch = SceneTextObjective(tiny).collate(rows)
     ended = sum(int((group.wanted == tiny.eos_id).any(1).sum()) for group in batch.groups)
     assert ended == sum(int(row["ends"].sum()) for row in rows)  # type: ignore[attr-defined]
     assert ended < batch.num_counted

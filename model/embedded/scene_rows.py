@@ -94,8 +94,11 @@ def training_scene(seed: int, index: int, *, hard_share: float = 0.6) -> Scene:
 
 
 def patch_labels(scene: Scene, num_patches: int) -> dict[str, np.ndarray]:
-    """For each of num_patches x num_patches patches in reading order the category, colour, size and cell of the nearest
-    object covering 30 % of it; colour, size and cell are ignored where there is none.
+    """For each of num_patches x num_patches patches the category, colour, size and cell of the nearest object covering
+    30 % of it; colour, size and cell are ignored where there is none.
+
+    Returns:
+        Each of PATCH_LABELS, (num_patches * num_patches,), int16, in reading order.
     """
     labels = {name: np.full((num_patches, num_patches), IGNORE, dtype=np.int16) for name in PATCH_LABELS}
     labels["category"][:] = EMPTY
@@ -111,7 +114,7 @@ def patch_labels(scene: Scene, num_patches: int) -> dict[str, np.ndarray]:
     return {name: grid.reshape(-1) for name, grid in labels.items()}
 
 
-def make_eyes_row(seed: int, index: int, *, image_size: int, patch_size: int) -> Row:
+def make_vision_row(seed: int, index: int, *, image_size: int, patch_size: int) -> Row:
     """One scene for the eyes: `pixels` uint8 (size, size, 3), each of PATCH_LABELS int16 (num_patches,), `background`
     int16 ().
     """
@@ -123,7 +126,7 @@ def make_eyes_row(seed: int, index: int, *, image_size: int, patch_size: int) ->
     }
 
 
-def make_words_row(seed: int, index: int, *, image_size: int, pack: PromptPack, mixture: TextMixture) -> Row:
+def make_text_row(seed: int, index: int, *, image_size: int, pack: PromptPack, mixture: TextMixture) -> Row:
     """One scene for the words.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What training, checkpoints and adapters need of a model, whatever its architecture: `Network` and `LlavaNetwork`."""
+"""What training, checkpoints and adapters need of a model. `Network` and `LlavaNetwork` fulfil it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # a recipe can be read without torch
     from torch import Tensor, nn
 
 
-class Trainee(Protocol):
+class TrainableModel(Protocol):
     @property
     def model(self) -> Any: ...
     @property
@@ -51,10 +51,12 @@ class Trainee(Protocol):
     @property
     def decoder_layers(self) -> Any: ...
 
-    def encode_images(self, pixels: Tensor) -> Tensor: ...
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """uint8 (batch, size, size, 3) to vision features (batch, patches, vision_width)."""
+        ...
 
 
-T = TypeVar("T", bound=Trainee)
+T = TypeVar("T", bound=TrainableModel)
 
 
 def renamed(network: T, name: str) -> T:
@@ -63,7 +65,7 @@ def renamed(network: T, name: str) -> T:
     return changed
 
 
-def load_trainee(source: str | Path, *, device: str = "auto", dtype: str = "auto") -> Trainee:
+def load_trainable_model(source: str | Path, *, device: str = "auto", dtype: str = "auto") -> TrainableModel:
     """An InstructBLIP or a LLaVA model, as its configuration says.
 
     Raises:
