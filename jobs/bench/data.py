@@ -286,7 +286,8 @@ def run_pass(out: Path, until_first_commit: bool) -> Ran:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         pass_ = Store(out).passes()[0]
-        pipeline.run(pass_, worker=InstantWorker, image_size=IMAGE_SIZE, num_slots=NUM_SLOTS, on_progress=note)
+        graph = pipeline.Graph(worker=InstantWorker, image_size=IMAGE_SIZE, num_slots=NUM_SLOTS)
+        pipeline.run(pass_, graph, on_progress=note)
     except KeyboardInterrupt:
         if not until_first_commit:
             raise
@@ -324,7 +325,8 @@ def _fill(out: Path) -> float:
     try:
         for shard, numbers in pass_.ledger().remaining():
             for block in (Block(shard, number) for number in numbers):
-                merger.add(commit(pass_.folder, block, worker.rows(read_block(pass_.folder, pass_.layout, block))))
+                rows = worker.rows(read_block(pass_.folder, pass_.layout, block))
+                merger.add(block, commit(pass_.folder, block, rows))
         merger.finish()
     finally:
         merger.close()

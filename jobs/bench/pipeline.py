@@ -31,7 +31,8 @@ from vigc.platform.dataset.passes import Pass, read_block
 from vigc.platform.images.decode import MAX_PIXELS, decode_batch
 from vigc.platform.images.isolation import Child
 from vigc.platform.pipeline import run as pipeline
-from vigc.platform.pipeline.stages import WorkerHost, to_bytes
+from vigc.platform.pipeline.block_batch import to_bytes
+from vigc.platform.pipeline.generate_stage import WorkerHost
 from vigc.platform.records import RunError
 
 if TYPE_CHECKING:
@@ -101,13 +102,8 @@ def pipeline_beside_engine(
 
 
 def _pipeline(plan: Plan, pass_: Pass, worker_args: tuple[WorkerSettings, str]) -> None:
-    pipeline.run(
-        pass_,
-        worker=ClockedWorker,
-        worker_args=worker_args,
-        image_size=plan.model.image_size,
-        num_slots=plan.engine.most_slots,
-    )
+    size, slots = plan.model.image_size, plan.engine.most_slots
+    pipeline.run(pass_, pipeline.Graph(worker=ClockedWorker, worker_args=worker_args, image_size=size, num_slots=slots))
 
 
 def _bare(plan: Plan, pass_: Pass, worker_args: tuple[WorkerSettings, str]) -> None:

@@ -286,17 +286,17 @@ def _ask(
         endpoint=endpoint,
     )
     pass_.add_run({"versions": versions(), "git_commit": git_commit(), "device": hardware.device})
-    pipeline.run(
-        pass_,
+    graph = pipeline.Graph(
         worker=EvaluateWorker,
         worker_args=(settings,),
         image_size=image_size,
         num_slots=config.slots,
-        actors=config.actors,
+        min_actors=config.actors[0],
+        max_actors=config.actors[1],
         gpus_per_actor=hardware.gpus,
         decode=decode_batch if kind == "instructblip" else whole_pictures,
-        on_progress=on_progress,
     )
+    pipeline.run(pass_, graph, on_progress=on_progress)
 
 
 def _judge(

@@ -108,7 +108,7 @@ class GenerateConfig(ChoosesImages, PrintsJson):
     gpus_per_actor: float | None = _run(
         "GPUs for each actor; may be a fraction.", None, ge=0, shown="1 if there is a GPU, else 0"
     )
-    stuck_after: float = _run(
+    stall_timeout: float = _run(
         "When no process was at work for so long, start again from what is committed.", 5, gt=0, metavar="MINUTES"
     )
     device: str = _run("The device of the model: auto, cpu or cuda.", "auto")

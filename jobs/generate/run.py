@@ -152,19 +152,18 @@ def _run(
 
 def run_pipeline(plan: Plan, pass_: Pass, on_progress: Callable[[Progress], None] | None) -> None:
     """All that is left of the pass, as the plan says."""
-    pipeline.run(
-        pass_,
+    graph = pipeline.Graph(
         worker=Worker,
         worker_args=(worker_settings(plan, pass_),),
         image_size=plan.model.image_size,
         num_slots=plan.engine.most_slots,
-        actors=plan.config.actors,
+        min_actors=plan.config.actors[0],
+        max_actors=plan.config.actors[1],
         gpus_per_actor=plan.hardware.gpus,
         max_pixels=plan.config.max_pixels or MAX_PIXELS,
         measure=None if plan.vocabulary is None else NameObjects(plan.vocabulary),
-        stuck_after_s=plan.config.stuck_after * 60,
-        on_progress=on_progress,
     )
+    pipeline.run(pass_, graph, stall_timeout_s=plan.config.stall_timeout * 60, on_progress=on_progress)
 
 
 def worker_settings(plan: Plan, pass_: Pass) -> WorkerSettings:

@@ -31,8 +31,8 @@ from vigc.jobs.train.plan import TrainPlan
 from vigc.jobs.train.worker import SCORE, STATE, TRAINED, TrainSettings, train_worker
 from vigc.model.training.recipe import Recipe
 from vigc.platform.dataset.request import differences
-from vigc.platform.pipeline.pacing import pace
 from vigc.platform.pipeline.ray_session import ray_session
+from vigc.platform.pipeline.throttling import throttle
 from vigc.platform.records import ConfigError, RunError, StoreError
 from vigc.platform.storage.files import only_writer, written_whole
 
@@ -271,7 +271,7 @@ def make_dealer(train: MakeRows | MakeSceneRows, val: MakeRows | None, num_posit
                     deal = Deal(rows, start, batch, rank, world_size)  # type: ignore[arg-type]
                     share = positions.map_batches(deal, batch_size=None, batch_format="numpy")
                     share.context.execution_options = ExecutionOptions(preserve_order=True)
-                    pace(share.context)
+                    throttle(share.context)
                     shares[rank][name] = share.iterator()
             return shares
 

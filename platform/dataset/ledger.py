@@ -2,8 +2,8 @@
 
 A block is committed when its file is there: storage makes files appear whole or not at all, and the name holds the
 block's place and the hash of the bytes. A shard is finished when a marker in `finished/` names the file that its blocks
-were merged into; what else lies around of it then no longer counts. So a kill at any moment leaves either the old state
-or the new one, and leftovers that `tidy` removes.
+were merged into; other files of it then no longer count. So a kill at any moment leaves either the old state or the new
+one, and orphan files that `tidy` removes.
 """
 
 from __future__ import annotations
@@ -38,38 +38,29 @@ COMPRESSION = "zstd"
 
 
 @dataclass(frozen=True, slots=True)
-class Committed:
-    """A block that is on storage."""
+class CommittedFile:
+    """A file of rows that counts: one block's, or the one that all blocks of finished shards were merged into."""
 
-    block: Block
     file: str
+    sha256: str  # of its bytes; of a block's file the first digits, which its name has
     num_bytes: int
+    shards: list[int]  # that its rows are of, in this order
     tally: Tally | None = None  # None where only the listing was read
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """Shards whose blocks were merged into one file, in this order."""
-
-    shards: list[int]
-    file: str
-    sha256: str
-    num_bytes: int
-    tally: Tally
 
     @property
     def marker(self) -> str:
+        """Of a merged file: the name of what makes it count."""
         return finished_file(self.sha256)
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """What counts, and what lies around besides."""
+    """The files that count, and those that do not."""
 
     layout: Layout
-    finished: list[Finished] = field(default_factory=list)
-    blocks: dict[Block, Committed] = field(default_factory=dict)  # of shards that are not finished
-    strays: list[str] = field(default_factory=list)  # files that count for nothing
+    finished: list[CommittedFile] = field(default_factory=list)
+    blocks: dict[Block, CommittedFile] = field(default_factory=dict)  # of shards that are not finished
+    orphans: list[str] = field(default_factory=list)  # files that do not count
 
     @property
     def finished_shards(self) -> set[int]:
@@ -77,7 +68,7 @@ class Ledger:
 
     @property
     def num_rows(self) -> int:
-        return sum(one.tally.rows for one in self.finished) + sum(map(self.layout.num_rows_of, self.blocks))
+        return sum(map(self.layout.num_rows, self.finished_shards)) + sum(map(self.layout.num_rows_of, self.blocks))
 
     def remaining(self) -> Iterator[tuple[int, list[int]]]:
         """Shards that are not all committed, each with the numbers of the blocks that it lacks."""
@@ -99,22 +90,21 @@ def read_ledger(folder: Folder, layout: Layout) -> Ledger:
     finished = _markers(folder)
     done = {shard for one in finished for shard in one.shards}
     named = {one.file for one in finished}
-    blocks: dict[Block, Committed] = {}
-    strays: list[str] = []
+    blocks: dict[Block, CommittedFile] = {}
+    orphans: list[str] = []
     for entry in folder.files(ROWS_FOLDER):
         if entry.name in named:
             continue
-        found = parse_block_file(entry.name)
-        block = found[0] if found else None
+        block, sha256 = parse_block_file(entry.name) or (None, "")
         # Of two files for one block, which only a process that outlived its run can leave, the first name counts.
-        if block is None or block.shard in done or block in blocks or not _is_asked_for(block, layout):
-            strays.append(entry.name)
+        if block is None or block.shard in done or block in blocks or not _is_requested(block, layout):
+            orphans.append(entry.name)
         else:
-            blocks[block] = Committed(block, entry.name, entry.num_bytes)
-    return Ledger(layout, finished, blocks, strays)
+            blocks[block] = CommittedFile(entry.name, sha256, entry.num_bytes, [block.shard])
+    return Ledger(layout, finished, blocks, orphans)
 
 
-def commit(folder: Folder, block: Block, rows: pa.Table) -> Committed:
+def commit(folder: Folder, block: Block, rows: pa.Table) -> CommittedFile:
     """Puts a block's rows on storage, unless they are there already: an earlier attempt may have come as far as this.
 
     Args:
@@ -127,18 +117,20 @@ def commit(folder: Folder, block: Block, rows: pa.Table) -> Committed:
             continue
         data = folder.read(file)
         if sha256_of(data).startswith(found[1]):
-            return Committed(block, file, len(data), tally_of(pq.read_schema(BytesIO(data))))
+            tally = tally_of(pq.read_schema(BytesIO(data)))
+            return CommittedFile(file, found[1], len(data), [block.shard], tally)
         folder.delete(file)  # damaged since
     tally = count(rows)
     data = as_parquet(rows, tally)
-    file = block_file(block, sha256_of(data))
+    sha256 = sha256_of(data)
+    file = block_file(block, sha256)
     folder.write(file, data)
-    return Committed(block, file, len(data), tally)
+    return CommittedFile(file, sha256, len(data), [block.shard], tally)
 
 
 def tidy(folder: Folder, ledger: Ledger) -> None:
     """Removes what a killed run left and nothing that counts."""
-    folder.delete(*ledger.strays)
+    folder.delete(*ledger.orphans)
     folder.delete_unfinished()
 
 
@@ -156,17 +148,17 @@ def tally_of(schema: pa.Schema) -> Tally:
     return Tally.from_json((schema.metadata or {})[TALLY_KEY])
 
 
-def marker_of(finished: Finished) -> bytes:
-    return json.dumps(asdict(finished), indent=2).encode() + b"\n"
+def marker_of(merged: CommittedFile) -> bytes:
+    return json.dumps(asdict(merged), indent=2).encode() + b"\n"
 
 
-def _markers(folder: Folder) -> list[Finished]:
+def _markers(folder: Folder) -> list[CommittedFile]:
     found = []
     for name in folder.names(FINISHED_FOLDER):
         path = f"{FINISHED_FOLDER}/{name}"
         try:
             values: dict[str, Any] = json.loads(folder.read(path))
-            found.append(Finished(**values | {"tally": Tally.from_dict(values["tally"])}))
+            found.append(CommittedFile(**values | {"tally": Tally.from_dict(values["tally"])}))
         except (ValueError, TypeError, KeyError) as error:
             raise StoreError(
                 f"{folder}/{path}: not a marker of finished shards ({error}). Restore the file, or delete it and run "
@@ -175,5 +167,5 @@ def _markers(folder: Folder) -> list[Finished]:
     return sorted(found, key=lambda one: one.shards)
 
 
-def _is_asked_for(block: Block, layout: Layout) -> bool:
+def _is_requested(block: Block, layout: Layout) -> bool:
     return block.shard < layout.num_shards and block.number < layout.num_blocks(block.shard)

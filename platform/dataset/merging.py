@@ -1,7 +1,7 @@
 """Merges the blocks of finished shards into few large files.
 
 First the merged file appears, then the marker that makes it count, then the blocks go. Whatever a kill leaves half done
-counts for nothing and is tidied away by the next run, which merges again.
+does not count and is tidied away by the next run, which merges again.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vigc.platform.dataset.layout import Block, Layout, block_folder, merged_file, parse_block_file, sha256_of
-from vigc.platform.dataset.ledger import COMPRESSION, Committed, Finished, Ledger, marker_of, tally_of
+from vigc.platform.dataset.layout import Block, Layout, block_folder, merged_file, sha256_of
+from vigc.platform.dataset.ledger import COMPRESSION, CommittedFile, Ledger, marker_of, tally_of
 from vigc.platform.dataset.tally import Tally
 from vigc.platform.records import StoreError
 from vigc.platform.schema import ROW
@@ -35,17 +35,17 @@ class Merger:
 
     def __init__(self, folder: Folder, ledger: Ledger) -> None:
         self._folder, self._layout = folder, ledger.layout
-        self._blocks: dict[int, list[Committed]] = defaultdict(list)
+        self._blocks: dict[int, dict[Block, CommittedFile]] = defaultdict(dict)  # of each shard
         self._complete: list[int] = []
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="merge")
-        self._pending: list[tuple[Future[Finished], int]] = []
+        self._pending: list[tuple[Future[CommittedFile], int]] = []
         self._share = FIRST_GUESS
-        for committed in ledger.blocks.values():
-            self._note(committed)
+        for block, committed in ledger.blocks.items():
+            self._note(block, committed)
 
-    def add(self, committed: Committed) -> None:
+    def add(self, block: Block, committed: CommittedFile) -> None:
         """Raises what an earlier merge raised."""
-        self._note(committed)
+        self._note(block, committed)
         self._merge_if(self._num_bytes() * self._share >= MIN_BYTES)
         while self._pending and self._pending[0][0].done():
             self._take_result()
@@ -60,15 +60,15 @@ class Merger:
         """Lets a merge that is under way end, and begins no other."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def _note(self, committed: Committed) -> None:
-        shard = committed.block.shard
-        self._blocks[shard].append(committed)
-        if len(self._blocks[shard]) == self._layout.num_blocks(shard):
-            self._complete.append(shard)
+    def _note(self, block: Block, committed: CommittedFile) -> None:
+        files = self._blocks[block.shard]
+        files[block] = committed
+        if len(files) == self._layout.num_blocks(block.shard):
+            self._complete.append(block.shard)
 
     def _num_bytes(self) -> int:
         """Of the blocks of complete shards."""
-        return sum(committed.num_bytes for shard in self._complete for committed in self._blocks[shard])
+        return sum(one.num_bytes for shard in self._complete for one in self._blocks[shard].values())
 
     def _take_result(self) -> None:
         future, num_bytes = self._pending.pop(0)
@@ -79,12 +79,12 @@ class Merger:
             return
         num_bytes = self._num_bytes()
         shards, self._complete = sorted(self._complete), []
-        blocks = {committed.block: committed.file for shard in shards for committed in self._blocks.pop(shard)}
-        merging = self._thread.submit(merge, self._folder, self._layout, shards, blocks)
+        files = {block: one for shard in shards for block, one in self._blocks.pop(shard).items()}
+        merging = self._thread.submit(merge, self._folder, self._layout, shards, files)
         self._pending.append((merging, num_bytes))
 
 
-def merge(folder: Folder, layout: Layout, shards: list[int], files: dict[Block, str]) -> Finished:
+def merge(folder: Folder, layout: Layout, shards: list[int], files: dict[Block, CommittedFile]) -> CommittedFile:
     """One file for the blocks of these shards, in their order."""
     order = [Block(shard, number) for shard in shards for number in range(layout.num_blocks(shard))]
     tally = Tally()
@@ -92,7 +92,7 @@ def merge(folder: Folder, layout: Layout, shards: list[int], files: dict[Block, 
         path = Path(scratch) / "merged.parquet"
         with pq.ParquetWriter(path, ROW, compression=COMPRESSION) as writer:
             waiting: list[pa.Table] = []
-            for rows, counts in _read([(block, files[block]) for block in order], folder):
+            for rows, counts in _read([files[block] for block in order], folder):
                 tally += counts
                 waiting.append(rows)
                 if sum(table.num_rows for table in waiting) >= ROWS_PER_GROUP:
@@ -102,25 +102,24 @@ def merge(folder: Folder, layout: Layout, shards: list[int], files: dict[Block, 
                 writer.write_table(pa.concat_tables(waiting))
         with open(path, "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        finished = Finished(shards, merged_file(sha256), sha256, path.stat().st_size, tally)
-        folder.upload(finished.file, path)
-    folder.write(finished.marker, marker_of(finished))
-    folder.delete(*files.values())
+        merged = CommittedFile(merged_file(sha256), sha256, path.stat().st_size, shards, tally)
+        folder.upload(merged.file, path)
+    folder.write(merged.marker, marker_of(merged))
+    folder.delete(*(one.file for one in files.values()))
     for shard in shards:
         folder.delete_all(block_folder(shard))  # on a disk, an empty folder is left
-    return finished
+    return merged
 
 
-def _read(files: list[tuple[Block, str]], folder: Folder) -> Iterator[tuple[pa.Table, Tally]]:
+def _read(files: list[CommittedFile], folder: Folder) -> Iterator[tuple[pa.Table, Tally]]:
     """The rows of these blocks, in this order, some read ahead."""
     with ThreadPoolExecutor(NUM_READERS, thread_name_prefix="merge-read") as readers:
         for start in range(0, len(files), 4 * NUM_READERS):
             some = files[start : start + 4 * NUM_READERS]
-            for (_, name), data in zip(some, readers.map(folder.read, [name for _, name in some]), strict=True):
-                found = parse_block_file(name)
-                if found is None or not sha256_of(data).startswith(found[1]):
+            for one, data in zip(some, readers.map(folder.read, [one.file for one in some]), strict=True):
+                if not sha256_of(data).startswith(one.sha256):
                     raise StoreError(
-                        f"{folder}/{name} is not as it was committed: storage has damaged it. "
+                        f"{folder}/{one.file} is not as it was committed: storage has damaged it. "
                         "Delete it and run the same command again, which makes its rows anew."
                     )
                 file = pq.ParquetFile(BytesIO(data))

@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vigc.platform.dataset.layout import SUMMARY_FILE, Block, manifest_file, parse_block_file, sha256_of
-from vigc.platform.dataset.ledger import Finished, Ledger
+from vigc.platform.dataset.layout import SUMMARY_FILE, Block, manifest_file, sha256_of
+from vigc.platform.dataset.ledger import CommittedFile, Ledger
 from vigc.platform.dataset.passes import Pass
 from vigc.platform.dataset.store import Store
 from vigc.platform.dataset.verdicts import faults_of
@@ -95,7 +95,7 @@ class _Check:
     def run(self) -> None:
         one, ledger = self._pass, self._pass.ledger()
         self._problem(
-            *(f"{one.folder}/{name} counts for nothing. To clear it away, {AGAIN}." for name in ledger.strays)
+            *(f"{one.folder}/{name} counts for nothing. To clear it away, {AGAIN}." for name in ledger.orphans)
         )
         if not self._check_manifest():
             return
@@ -134,7 +134,7 @@ class _Check:
                 self._problem(f"{one.folder}/{name} has {num_rows} images instead of {layout.num_rows(shard)}.")
         return len(self._found.problems) == before
 
-    def _check_finished(self, finished: Finished) -> None:
+    def _check_finished(self, finished: CommittedFile) -> None:
         """A merged file against its hash and, shard by shard, against the manifest."""
         one = self._pass
         path = f"{one.folder}/{finished.file}"
@@ -169,8 +169,7 @@ class _Check:
             redo = f"To make its rows again, delete it, then {AGAIN}."
             try:
                 data = one.folder.read(committed.file)
-                found = parse_block_file(committed.file)
-                if found is None or not sha256_of(data).startswith(found[1]):
+                if not sha256_of(data).startswith(committed.sha256):
                     self._problem(f"{one.folder}/{committed.file} is not as it was committed. {redo}")
                     self._lacking(asked)
                     continue

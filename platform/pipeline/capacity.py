@@ -1,6 +1,6 @@
 """Whether a run fits a Ray cluster, and how many actors leave room for the tasks beside them.
 
-An actor that talks holds its CPUs for the whole run, so actors that fill a cluster leave none to decode and commit
+An actor holds its CPUs for the whole run, so actors that fill a cluster leave none to decode and commit
 with, and Ray waits for ever: also when they fill only what is left of it after a node died, and the blocks that died
 with the node cannot be made again. Actors on GPUs therefore hold no CPU at all, and others no more than what leaves
 the cluster, without its largest node, `CPUS_BESIDE_ACTORS` to work with.
@@ -82,13 +82,13 @@ def grows_by_itself() -> bool:
     return not all(name.startswith("node_") for name in node_types)
 
 
-def check_fits(actors: int, gpus_per_actor: float) -> None:
+def check_fits(need: Need) -> None:
     """With too little Ray would wait for ever.
 
     Raises:
         ConfigError: the cluster does not grow, and is too small.
     """
-    need, size = Need(actors, gpus_per_actor), size_of_cluster()
+    size = size_of_cluster()
     if need.fits(size):
         return
     if grows_by_itself():

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from vigc.platform.dataset.ledger import Ledger, tally_of
+from vigc.platform.dataset.ledger import CommittedFile, Ledger, tally_of
 from vigc.platform.dataset.tally import Tally
 from vigc.platform.storage import Folder
 
@@ -76,14 +76,12 @@ class Counter:
 def tally_before(folder: Folder, ledger: Ledger) -> Tally:
     """What earlier runs have committed; of unfinished shards the ends of the files are read."""
 
-    def read(name: str) -> Tally:
-        return tally_of(folder.open_parquet(name).schema_arrow)
+    def read(one: CommittedFile) -> Tally:
+        return one.tally or tally_of(folder.open_parquet(one.file).schema_arrow)
 
     total = Tally()
-    for finished in ledger.finished:
-        total += finished.tally
     with ThreadPoolExecutor(NUM_READERS) as readers:
-        for tally in readers.map(read, [committed.file for committed in ledger.blocks.values()]):
+        for tally in readers.map(read, [*ledger.finished, *ledger.blocks.values()]):
             total += tally
     return total
 

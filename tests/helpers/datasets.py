@@ -12,7 +12,7 @@ from fake_workers import KINDS, make_row
 from PIL import Image
 
 from vigc.platform.dataset.layout import Block
-from vigc.platform.dataset.ledger import Committed, as_parquet, count
+from vigc.platform.dataset.ledger import CommittedFile, as_parquet, count
 from vigc.platform.dataset.ledger import commit as commit_block
 from vigc.platform.dataset.store import Pass, Store
 from vigc.platform.records import ImageRecord, Row
@@ -47,7 +47,7 @@ def table(rows: Iterable[Row]) -> pa.Table:
     return pa.Table.from_pylist([to_dict(one) for one in rows], schema=ROW)
 
 
-def commit(pass_: Pass, rows: Iterable[Row], number: int, shard: int = 0) -> Committed:
+def commit(pass_: Pass, rows: Iterable[Row], number: int, shard: int = 0) -> CommittedFile:
     """One block, as the last stage of a run commits it."""
     return commit_block(pass_.folder, Block(shard, number), table(rows))
 

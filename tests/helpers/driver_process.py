@@ -12,7 +12,7 @@ from datasets import REQUEST
 from fake_workers import FakeWorker
 
 from vigc.platform.dataset.store import Store
-from vigc.platform.pipeline.run import Progress, run
+from vigc.platform.pipeline.run import Graph, Progress, run
 from vigc.platform.records import VigcError
 from vigc.platform.sources import open_source
 
@@ -23,25 +23,26 @@ def report(progress: Progress) -> None:
 
 if __name__ == "__main__":
     images, out, delay_s, *rest = sys.argv[1:]
-    actors: int | tuple[int, int] = 1
+    least, most = 1, 1
     gate = None
     if rest:
         os.environ["RAY_ADDRESS"] = rest[0]
-        actors = 2, 20  # which would leave no CPU of a small cluster
+        least, most = 2, 20  # which would leave no CPU of a small cluster
     if rest[1:]:
-        actors, gate = int(rest[1]), rest[2]
+        least = most = int(rest[1])
+        gate = rest[2]
     try:
         store = Store(out)
         pass_ = store.find_pass(REQUEST) or store.create_pass(REQUEST, open_source(images))
-        run(
-            pass_,
+        graph = Graph(
             worker=FakeWorker,
             worker_args=(float(delay_s), None, gate),
             image_size=16,
             num_slots=1,
-            actors=actors,
-            on_progress=report,
+            min_actors=least,
+            max_actors=most,
         )
+        run(pass_, graph, on_progress=report)
     except VigcError as error:
         print("refused:", error)
         sys.exit(2)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import _thread
 import sys
+from dataclasses import replace
 
 from datasets import REQUEST
 from fake_workers import FakeWorker
@@ -15,7 +16,7 @@ from waiting import wait_until
 from vigc.platform.dataset.store import Store
 from vigc.platform.pipeline.capacity import grows_by_itself
 from vigc.platform.pipeline.ray_session import init_ray
-from vigc.platform.pipeline.run import run
+from vigc.platform.pipeline.run import Graph, run
 from vigc.platform.records import VigcError
 from vigc.platform.sources import open_source
 
@@ -25,22 +26,21 @@ def main(num_cpus: int, actors: int, images: str, out: str) -> None:
     wait_until(lambda: not grows_by_itself(), pause_s=0.2)  # until the cluster has said what it is
     store = Store(out)
     pass_ = store.create_pass(REQUEST, open_source(images))
-    settings = {"worker": FakeWorker, "image_size": 16, "num_slots": 1}
+    graph = Graph(worker=FakeWorker, image_size=16, num_slots=1, min_actors=actors, max_actors=actors)
     try:
         run(
             pass_,
-            worker_args=(0.2,),
-            actors=actors,
+            replace(graph, worker_args=(0.2,)),
             on_progress=lambda now: now.images_per_s and not now.is_stopping and _thread.interrupt_main(),
-            **settings,
         )
     except KeyboardInterrupt:
         print("stopped with some done" if 0 < pass_.remaining() < pass_.num_requested else "stopped in vain")
-    run(pass_, actors=actors, **settings)
+    run(pass_, graph)
     print("went on to the end" if not pass_.remaining() else "left some out")
     refused = Store(f"{out}-refused")
     try:
-        run(refused.create_pass(REQUEST, open_source(images)), actors=actors + 1, **settings)
+        more = replace(graph, min_actors=actors + 1, max_actors=actors + 1)
+        run(refused.create_pass(REQUEST, open_source(images)), more)
     except VigcError as error:
         print(f"{type(error).__name__}: {error}")
 

@@ -212,7 +212,7 @@ def test_a_host_is_cut_off_for_a_minute_and_another_is_lost_for_good(nodes, stor
     say(f"three hosts are up, {NUM_IMAGES} images are in S3")
     out = f"{storage}/data"
     words = ["python", "-m", "vigc", "generate", f"{storage}/images", "--out", out, "--actors", "2", "--slots", "4"]
-    words += ["--kinds", "detail", "--device", "cpu", "--stuck-after", "1", "--tracking", tracking]
+    words += ["--kinds", "detail", "--device", "cpu", "--stall-timeout", "1", "--tracking", tracking]
     log = tmp_path / "job.log"
     with open(log, "wb") as file:
         job = subprocess.Popen(

@@ -177,10 +177,10 @@ def test_what_is_no_committed_row_is_neither_read_nor_kept(tmp_path):
     leave(pass_.folder, "rows/0123456789abcdef.parquet", [row(records(1)[0])])  # merged, and no marker
     (tmp_path / "out/passes/001/rows/00000/.x.tmp").write_bytes(b"half")
     assert sorted(found["image_id"] for found in store.rows()) == [record.image_id for record in records(6)]
-    assert len(pass_.ledger().strays) == 3
+    assert len(pass_.ledger().orphans) == 3
     tidy(pass_.folder, pass_.ledger())
     assert not (tmp_path / "out/passes/001/rows/00000/.x.tmp").exists()
-    assert pass_.ledger().strays == []
+    assert pass_.ledger().orphans == []
     assert len(pass_.folder.names("rows/00000")) == 2
 
 
@@ -198,7 +198,7 @@ def test_a_block_that_was_damaged_is_replaced(tmp_path):
     commit(pass_, [row(record, colour=200) for record in records(3)], 0)
     (found,) = [c for block, c in pass_.ledger().blocks.items() if block.number == 0]
     assert found.file != first
-    assert pass_.ledger().strays == []
+    assert pass_.ledger().orphans == []
 
 
 def shards_of_four(monkeypatch, out, num, block_rows=2):
@@ -236,7 +236,7 @@ def test_only_whole_shards_are_merged_and_only_when_they_are_large_enough(tmp_pa
     monkeypatch.setattr("vigc.platform.dataset.merging.MIN_BYTES", 1 + sum(n for b, n in sizes.items() if b.shard != 1))
     merger = Merger(pass_.folder, pass_.ledger())
     late = commit(pass_, [row(record, colour=i) for i, record in enumerate(records(8))][6:], 1, 1)
-    merger.add(late)
+    merger.add(Block(1, 1), late)
     merger.finish()
     merger.close()
     assert [one.shards for one in pass_.ledger().finished] == [[0, 1, 2]]

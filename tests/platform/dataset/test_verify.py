@@ -85,8 +85,8 @@ def put(pass_, number, rows):
     """A block with rows that no run would commit."""
     made = table(rows)
     data = as_parquet(made, count(made))
-    for committed in pass_.ledger().blocks.values():
-        if committed.block.number == number:
+    for block, committed in pass_.ledger().blocks.items():
+        if block.number == number:
             pass_.folder.delete(committed.file)
     pass_.folder.write(block_file(Block(0, number), sha256_of(data)), data)
 

@@ -1,4 +1,4 @@
-"""A run and the cluster it is on: too small a one is refused, a stuck one is left, and room remains beside actors."""
+"""A run and the cluster it is on: too small a one is refused, a stalled one is left, and room remains beside actors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from waiting import WAIT_S
 from vigc.platform.dataset.store import Store
 from vigc.platform.dataset.verify import verify
 from vigc.platform.pipeline.capacity import Need, Size, fitted_actors
-from vigc.platform.pipeline.run import RunError, run
+from vigc.platform.pipeline.run import Graph, RunError, run
 from vigc.platform.sources import open_source
 
 NUM_IMAGES = 12
@@ -112,33 +112,34 @@ def hog(shared_ray):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_stuck_starts_again_from_what_is_committed_and_says_so(hog, images, tmp_path):
+def test_a_run_that_stalls_starts_again_from_what_is_committed_and_says_so(hog, images, tmp_path):
     release = Release(hog)
     logger = logging.getLogger("vigc.platform.pipeline.run")
     logger.addHandler(release)
     try:
         pass_ = Store(tmp_path / "out").create_pass(REQUEST, open_source(str(images)))
-        run(pass_, worker=FakeWorker, image_size=16, num_slots=4, stuck_after_s=6)
+        run(pass_, Graph(worker=FakeWorker, image_size=16, num_slots=4), stall_timeout_s=6)
     finally:
         logger.removeHandler(release)
     said = next(line for line in release.said if "Starting again" in line)
-    assert said.startswith("Nobody was at work for 6 s on a cluster with ")
+    assert said.startswith("No process was at work for 6 s on a cluster with ")
     assert said.endswith(f"Starting again from what is committed: 0 of {NUM_IMAGES} images.")
     found = verify(tmp_path / "out")
     assert (found.problems, found.num_rows) == ([], NUM_IMAGES)
 
 
 @pytest.mark.soak
-def test_a_run_that_stays_stuck_ends_with_an_error(hog, images, tmp_path):
+def test_a_run_that_stalls_again_and_again_ends_with_an_error(hog, images, tmp_path):
     pass_ = Store(tmp_path / "out").create_pass(REQUEST, open_source(str(images)))
-    with pytest.raises(RunError, match=r"Nobody was at work for 2 s on a cluster with .*, again and again\. 0 of 12"):
-        run(pass_, worker=FakeWorker, image_size=16, num_slots=4, stuck_after_s=2)
+    with pytest.raises(RunError, match=r"No process was at work for 2 s on a .*, again and again\. 0 of 12"):
+        run(pass_, Graph(worker=FakeWorker, image_size=16, num_slots=4), stall_timeout_s=2)
 
 
 @pytest.mark.slow
 def test_slow_work_is_not_taken_for_a_standstill(shared_ray, images, tmp_path, monkeypatch, caplog):
     """A block takes twice as long as nobody may be at work."""
     pass_ = Store(tmp_path / "out").create_pass(REQUEST, open_source(str(images)), rows_per_block=NUM_IMAGES)
-    run(pass_, worker=FakeWorker, worker_args=(16.0,), image_size=16, num_slots=12, stuck_after_s=8)
+    graph = Graph(worker=FakeWorker, worker_args=(16.0,), image_size=16, num_slots=12)
+    run(pass_, graph, stall_timeout_s=8)
     assert "Starting again" not in caplog.text
     assert verify(tmp_path / "out").problems == []

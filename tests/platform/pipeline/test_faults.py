@@ -18,11 +18,12 @@ from waiting import WAIT_S, wait_until
 from vigc.platform.dataset.digest import digest
 from vigc.platform.dataset.store import Store
 from vigc.platform.dataset.verify import verify
-from vigc.platform.pipeline.run import run
+from vigc.platform.pipeline.run import Graph, run
 from vigc.platform.sources import open_source
 from vigc.platform.storage import open_folder
 
 NUM_IMAGES = 40
+GRAPH = Graph(worker=FakeWorker, image_size=16, num_slots=4)
 DELAY_S = 0.3  # for each image; the blocks of two are at work four at a time
 DRIVER = Path(__file__).parents[2] / "helpers" / "driver_process.py"
 # Each fault runs in one place in CI and, where the place could matter, in the other one with the soak tests.
@@ -45,7 +46,7 @@ def undisturbed(shared_ray, images, tmp_path_factory):
     """The digest of a run that nothing happened to."""
     out = tmp_path_factory.mktemp("fault-undisturbed") / "out"
     pass_ = Store(out).create_pass(REQUEST, open_source(str(images)))
-    run(pass_, worker=FakeWorker, image_size=16, num_slots=4)
+    run(pass_, GRAPH)
     return digest(out)
 
 
@@ -93,7 +94,7 @@ def again(images, out):
     if "://" in out:
         finish(start(images, out, delay_s=0))
     else:
-        run(Store(out).find_pass(REQUEST), worker=FakeWorker, image_size=16, num_slots=4)
+        run(Store(out).find_pass(REQUEST), GRAPH)
 
 
 def assert_whole(out, undisturbed):
@@ -107,7 +108,7 @@ def remaining(out):
     return Store(out).find_pass(REQUEST).remaining()
 
 
-ACTORS, TASKS = ("ray::MapWorker(",), ("ray::IDLE", "ray::MapBatches(", "ray::ReadBlocks")
+ACTORS, TASKS = ("ray::MapWorker(",), ("ray::IDLE", "ray::MapBatches(", "ray::ReadRemainingBlocks")
 
 
 def processes(driver, titles):
@@ -212,7 +213,7 @@ def test_ctrl_c_finishes_what_is_under_way_and_drops_the_rest(undisturbed, place
     left = remaining(place[1])
     assert f"interrupted: {NUM_IMAGES - left} of {NUM_IMAGES} images are committed; the same command continues" in said
     assert 0 < left < NUM_IMAGES
-    assert Store(place[1]).find_pass(REQUEST).ledger().strays == []
+    assert Store(place[1]).find_pass(REQUEST).ledger().orphans == []
     again(*place)
     assert_whole(place[1], undisturbed)
 

@@ -22,7 +22,7 @@ from vigc.platform.dataset.digest import digest
 from vigc.platform.dataset.layout import rows_per_block
 from vigc.platform.dataset.store import Store
 from vigc.platform.dataset.verify import verify
-from vigc.platform.pipeline.run import RunError, run
+from vigc.platform.pipeline.run import Graph, RunError, run
 from vigc.platform.records import ConfigError, ModelError, StoreError
 from vigc.platform.sources import open_source
 
@@ -47,8 +47,9 @@ def start(images, out):
     return Store(out).create_pass(REQUEST, open_source(str(images)))
 
 
-def go(pass_, worker=FakeWorker, worker_args=(), **settings):
-    run(pass_, worker=worker, worker_args=worker_args, **{"image_size": 16, "num_slots": 4, **settings})
+def go(pass_, worker=FakeWorker, worker_args=(), on_progress=None, **settings):
+    graph = Graph(worker=worker, worker_args=worker_args, **{"image_size": 16, "num_slots": 4, **settings})
+    run(pass_, graph, on_progress=on_progress)
 
 
 @pytest.fixture(scope="session")
@@ -96,7 +97,7 @@ def test_decoding_and_the_worker_run_in_different_processes(undisturbed, images)
 def test_two_actors_give_the_same_digest_as_one(undisturbed, images, tmp_path):
     traces = tmp_path / "traces"
     traces.mkdir()
-    go(start(images, tmp_path / "out"), worker_args=(0.05, str(traces)), actors=2)
+    go(start(images, tmp_path / "out"), worker_args=(0.05, str(traces)), min_actors=2, max_actors=2)
     assert len(list(traces.glob("worker-*"))) == 2
     assert digest(tmp_path / "out") == digest(undisturbed[0])
 
@@ -107,13 +108,6 @@ def test_a_worker_that_dies_once_costs_nothing(undisturbed, images, tmp_path):
     assert marker.exists()
     assert verify(tmp_path / "out").ok
     assert digest(tmp_path / "out") == digest(undisturbed[0])
-
-
-@pytest.fixture
-def one_retry(monkeypatch):
-    """Enough to see that retries end, and quicker than the real numbers."""
-    monkeypatch.setattr("vigc.platform.pipeline.run.MAX_RETRIES", 1)
-    monkeypatch.setattr("vigc.platform.pipeline.run.MAX_STREAMS_WITHOUT_PROGRESS", 2)
 
 
 @pytest.mark.slow
@@ -149,11 +143,12 @@ def test_a_worker_that_dies_at_every_image_ends_the_run_instead_of_failing_them_
 
 
 @pytest.mark.slow
-def test_a_decoding_task_that_always_dies_ends_the_run_and_not_never(shared_ray, images, tmp_path, one_retry):
+def test_a_decoding_task_that_always_dies_ends_the_run_and_not_never(shared_ray, images, tmp_path, monkeypatch):
+    monkeypatch.setattr("vigc.platform.pipeline.run.MAX_STREAMS_WITHOUT_PROGRESS", 2)
     with pytest.raises(
         RunError, match=r"died again and again.* 0 of 40 images are committed; the same command continues"
     ):
-        go(start(images, tmp_path / "out"), decode=dying_decode)
+        go(start(images, tmp_path / "out"), decode=dying_decode, max_retries=1)
 
 
 @pytest.mark.slow
@@ -189,8 +184,8 @@ def test_a_finished_run_starts_no_ray(undisturbed, images):
 
 def test_what_cannot_work_is_refused_before_ray_starts(images, tmp_path):
     pass_ = start(images, tmp_path / "out")
-    with pytest.raises(ConfigError, match=r"actors \(0\)"):
-        go(pass_, actors=0)
+    with pytest.raises(ConfigError, match=r"actors \(0 to 1\)"):
+        go(pass_, min_actors=0)
 
 
 @pytest.mark.parametrize(("num_images", "rows"), [(1, 1), (7, 1), (200, 12), (10_000, 32), (None, 128)])

@@ -14,7 +14,7 @@ from PIL import Image
 
 from vigc.platform.dataset.store import Store
 from vigc.platform.dataset.verify import verify
-from vigc.platform.pipeline.run import run
+from vigc.platform.pipeline.run import Graph, run
 from vigc.platform.records import ImageRecord
 from vigc.platform.sources.base import Records
 
@@ -66,7 +66,7 @@ def test_ten_thousand_mixed_images_take_less_than_three_gigabytes_in_any_process
     pass_ = Store(tmp_path / "out").create_pass(REQUEST, Records(records))
     started = time.monotonic()
     with Watched() as watched:
-        run(pass_, worker=FakeWorker, image_size=224, num_slots=64)
+        run(pass_, Graph(worker=FakeWorker, image_size=224, num_slots=64))
     largest = sorted(watched.peaks.items(), key=lambda peak: -peak[1])[:5]
     print(f"\n10,000 images, 100 of them of 50 megapixels or broken, in {time.monotonic() - started:.0f} s; largest:")
     for (_, command), used in largest:

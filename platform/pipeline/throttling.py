@@ -14,7 +14,7 @@ from typing import Any
 STEP_S = 0.02  # far below what a task takes
 
 
-class Paced:
+class Throttle:
     """An execution callback of Ray Data that pauses at every turn of the loop, and lets the operators forget."""
 
     def before_execution_starts(self, executor: Any) -> None:
@@ -33,8 +33,8 @@ class Paced:
         pass
 
 
-def pace(context: Any) -> None:
-    """Paces what is executed under this DataContext."""
+def throttle(context: Any) -> None:
+    """Throttles what is executed under this DataContext."""
     classes = context.custom_execution_callback_classes
-    if Paced not in classes:
-        context.custom_execution_callback_classes = [*classes, Paced]
+    if Throttle not in classes:
+        context.custom_execution_callback_classes = [*classes, Throttle]
