@@ -196,11 +196,10 @@ def test_every_test_that_the_data_plane_s_readme_names_is_there() -> None:
 
 def test_a_class_s_name_means_one_thing() -> None:
     """Two classes of one name would have to be told apart by where they are imported from."""
-    twice = {"Batch", "Comparison", "Job"}  # that still are
     found: dict[str, list[str]] = {}
     for folder in FOLDERS:
         for file in sorted((ROOT / folder).rglob("*.py")):
             for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                     found.setdefault(node.name, []).append(file.relative_to(ROOT).as_posix())
-    assert {name: files for name, files in found.items() if len(files) > 1 and name not in twice} == {}
+    assert {name: files for name, files in found.items() if len(files) > 1} == {}
