@@ -1,4 +1,4 @@
-"""`vigc scenes`: rendered pictures with their annotations, written whole or not at all."""
+"""`vigc scenes`: rendered images with their annotations, written whole or not at all."""
 
 from __future__ import annotations
 

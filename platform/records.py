@@ -180,7 +180,7 @@ class Row:
 class Instruction:
     """One question about an image with the answers that training may give: what a data set teaches."""
 
-    image: str  # absolute path or URI of the picture
+    image: str  # absolute path or URI of the image
     question: str
     answers: tuple[str, ...]  # different from each other, at least one
     weights: tuple[float, ...]  # how often each of them is drawn; their sum is 1

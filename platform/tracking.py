@@ -121,7 +121,7 @@ class Tracking:
         self._inbox.put(_Figures(step, int(time.time() * 1000), dict(values)))
 
     def table(self, name: str, columns: Mapping[str, list[Any]]) -> None:
-        """A table among the run's artifacts, `name`.json; pictures are (height, width, 3) uint8 arrays."""
+        """A table among the run's artifacts, `name`.json; images are (height, width, 3) uint8 arrays."""
         self._inbox.put(_Table(name, dict(columns)))
 
     def file(self, path: Path) -> None:

@@ -47,7 +47,7 @@ from vigc.platform.storage import LocalFolder
 KINDS = (Kind.CONVERSATION, Kind.DETAIL, Kind.REASONING)
 REQUEST = {"kinds": [str(kind) for kind in KINDS], "model": {"name": "InstantWorker"}, "source": "vigc bench data"}
 IMAGE_SIZE, NUM_SLOTS = 32, 64
-NUM_PICTURES, PICTURE_SIZE = 8, (96, 72)
+NUM_FILES, FILE_SIZE = 8, (96, 72)
 WORDS_PER_SENTENCE, SENTENCES, NUM_TALKS = 12, 3, 1024
 GOING_FROM = 0.2  # share of the run after which all processes are there, and memory ought not to grow
 
@@ -64,7 +64,7 @@ class InstantWorker:
         yield self.rows(batch)
 
     def rows(self, batch: pa.Table) -> pa.Table:
-        """Of a batch of images.DECODED, or of manifest records, which count as decoded."""
+        """Of a batch of decode.DECODED, or of manifest records, which count as decoded."""
         names = batch.column_names
         is_failed = pc.is_valid(batch["error_kind"]) if "error_kind" in names else pa.array([False] * batch.num_rows)
         which = [zlib.crc32(image_id.encode()) % NUM_TALKS for image_id in batch["image_id"].to_pylist()]
@@ -74,7 +74,7 @@ class InstantWorker:
             "pass": pa.array(["001"] * batch.num_rows),
         }
         if pc.any(is_failed).as_py():
-            raise RunError("A picture of the benchmark could not be read. Is its folder being removed?")
+            raise RunError("An image of the benchmark could not be read. Is its folder being removed?")
         columns = {name: batch[name] for name in ROW.names if name in names} | made
         nothing = {name: pa.nulls(batch.num_rows, ROW.field(name).type) for name in ROW.names if name not in columns}
         return pa.table(columns | nothing).select(ROW.names).cast(ROW)
@@ -127,7 +127,7 @@ def data(
         + (
             "rows are written without Ray, and nothing is decoded"
             if without_ray
-            else f"images: {NUM_PICTURES} JPEG files of {PICTURE_SIZE[0]} x {PICTURE_SIZE[1]} pixels, read and decoded "
+            else f"images: {NUM_FILES} JPEG files of {FILE_SIZE[0]} x {FILE_SIZE[1]} pixels, read and decoded "
             f"to {IMAGE_SIZE} x {IMAGE_SIZE} once for each row"
         )
     )
@@ -196,7 +196,7 @@ class _Measurement:
 
     def _create(self) -> dict[str, float]:
         manifest = self._folder / "manifest.parquet"
-        write_manifest(manifest, draw_pictures(self._folder), self._rows)
+        write_manifest(manifest, draw_images(self._folder), self._rows)
         seconds, peak = _apart(_create, manifest, self._out, self._rows_per_block)
         return {"create_s": seconds, "create_peak_mb": peak / MB}
 
@@ -333,26 +333,26 @@ def _fill(out: Path) -> float:
     return time.monotonic() - began
 
 
-def draw_pictures(folder: Path) -> list[Path]:
+def draw_images(folder: Path) -> list[Path]:
     from PIL import Image
 
     rng = np.random.default_rng(0)
     paths = []
-    for number in range(NUM_PICTURES):
+    for number in range(NUM_FILES):
         coarse = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
         paths.append(folder / f"{number}.jpg")
-        Image.fromarray(coarse).resize(PICTURE_SIZE, Image.Resampling.BICUBIC).save(paths[-1], quality=90)
+        Image.fromarray(coarse).resize(FILE_SIZE, Image.Resampling.BICUBIC).save(paths[-1], quality=90)
     return paths
 
 
-def write_manifest(path: Path, pictures: list[Path], rows: int) -> None:
+def write_manifest(path: Path, images: list[Path], rows: int) -> None:
     """Different ids, and few different addresses."""
     some = 20_000
     with pq.ParquetWriter(path, pa.schema([("image_id", pa.string()), ("uri", pa.string())])) as writer:
         for start in range(0, rows, some):
             numbers = range(start, min(start + some, rows))
             ids = [f"train/patch{number // 1000}/bench_v1_{number:08}.jpg" for number in numbers]
-            uris = [str(pictures[number % len(pictures)]) for number in numbers]
+            uris = [str(images[number % len(images)]) for number in numbers]
             writer.write_table(pa.table({"image_id": ids, "uri": uris}))
 
 

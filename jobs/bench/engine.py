@@ -128,13 +128,13 @@ async def _many(engine: NetworkEngine, num: int, note: Callable[[int], None]) ->
     from vigc.model.scenes import render
 
     pack, policy = load_pack(), make_policy("lean", max_steps=1)
-    pictures = [np.asarray(render(scene, engine.image_size)) for scene in held_out_scenes(256, seed=7)]
+    images = [np.asarray(render(scene, engine.image_size)) for scene in held_out_scenes(256, seed=7)]
     room = asyncio.Semaphore(4 * engine.num_slots)
     done = 0
 
     async def one(number: int) -> None:
         nonlocal done
-        async with engine.image(pictures[number % len(pictures)]) as image:
+        async with engine.image(images[number % len(images)]) as image:
             await converse(lambda request: engine.complete(image, request), pack, Kind.DETAIL, policy)
         done += 1
         note(done)

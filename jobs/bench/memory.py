@@ -1,4 +1,4 @@
-"""The memory of a process and of all that it started, over time, as Linux counts it, and a picture of that.
+"""The memory of a process and of all that it started, over time, as Linux counts it, and a plot of that.
 
 What counts is a process's resident memory without the shared part: all of Ray's processes map its object store, whose
 size is fixed.

@@ -1,4 +1,4 @@
-"""`vigc verify`: is everything there, exactly once and untorn, and, if asked for, are the pictures what they were?"""
+"""`vigc verify`: is everything there, exactly once and untorn, and, if asked for, are the images what they were?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vigc.platform.dataset.store import Store
 from vigc.platform.dataset.verify import Verification, verify
 from vigc.platform.dataset.verify_images import ImageCheck, verify_images
 
-NUM_NAMED = 20  # of changed and of unreadable pictures
+NUM_NAMED = 20  # of changed and of unreadable images
 SECONDS_WITHOUT_BAR = 1.0
 
 

@@ -25,7 +25,7 @@ from vigc.platform.pipeline.hardware import Hardware, choose_hardware
 from vigc.platform.records import AnswerStyle, ConfigError, StoreError
 from vigc.platform.storage import Folder, LocalFolder, open_folder
 
-MAX_SIDE = 1344  # pixels of the longer side, of pictures that go out whole
+MAX_SIDE = 1344  # pixels of the longer side, of images that go out whole
 EMBEDDED = "embedded"
 
 
@@ -200,12 +200,12 @@ def _hash_of(value: str) -> str | None:
 def _begin(config: EvaluateConfig, folder: Folder, request: dict[str, Any]) -> Any:
     """Reads the benchmark and writes down what is to be asked; the pass's own request comes last."""
     from vigc.platform.dataset.passes import write_pass
-    from vigc.platform.evaluation.folder import PASS_FOLDER, PICTURES_FOLDER, records_of, write_items
+    from vigc.platform.evaluation.folder import IMAGES_FOLDER, PASS_FOLDER, records_of, write_items
     from vigc.platform.sources.base import Records
 
     def save(name: str, content: bytes) -> str:
-        folder.write(f"{PICTURES_FOLDER}/{name}", content)
-        return f"{folder}/{PICTURES_FOLDER}/{name}"
+        folder.write(f"{IMAGES_FOLDER}/{name}", content)
+        return f"{folder}/{IMAGES_FOLDER}/{name}"
 
     files = Files(
         questions=Path(config.questions).expanduser(),
@@ -254,7 +254,7 @@ def _ask(
     from vigc.model.prompts import load_pack
     from vigc.model.weights.identity import identify
     from vigc.platform.evaluation.endpoint import ChatEndpoint
-    from vigc.platform.evaluation.pictures import whole_pictures
+    from vigc.platform.evaluation.images import whole_images
     from vigc.platform.images.decode import decode_batch
     from vigc.platform.pipeline import run as pipeline
 
@@ -294,7 +294,7 @@ def _ask(
         min_actors=config.actors[0],
         max_actors=config.actors[1],
         gpus_per_actor=hardware.gpus,
-        decode=decode_batch if kind == "instructblip" else whole_pictures,
+        decode=decode_batch if kind == "instructblip" else whole_images,
     )
     pipeline.run(pass_, graph, on_progress=on_progress)
 

@@ -81,8 +81,8 @@ class EndpointAnswerer:
         self._door = asyncio.Semaphore(num_at_once)
 
     @asynccontextmanager
-    async def image(self, picture: bytes) -> AsyncIterator[bytes]:
-        yield picture
+    async def image(self, image: bytes) -> AsyncIterator[bytes]:
+        yield image
 
     async def answer(self, image: bytes, question: str, style: str) -> tuple[str, str]:
         from vigc.model.answering import fill

@@ -1,8 +1,8 @@
 """What came of an experiment: each figure of each benchmark by arm, and how far an arm is from the base data alone.
 
-A figure is scored again from the stored replies, picture by picture. Its value is the mean over the seeds; intervals
-are a bootstrap over pictures and seeds together, the same draw for both sides of a difference, since all arms answered
-the same questions about the same pictures.
+A figure is scored again from the stored replies, image by image. Its value is the mean over the seeds; intervals
+are a bootstrap over images and seeds together, the same draw for both sides of a difference, since all arms answered
+the same questions about the same images.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Data for LLaVA-style models: all that is asked about one picture, in one conversation.
+"""Data for LLaVA-style models: all that is asked about one image, in one conversation.
 
-A chat's picture is most of its tokens, so questions about the same picture are learnt together. Turns that belong
+A chat's image is most of its tokens, so questions about the same image are learnt together. Turns that belong
 together keep their order; conversations that do not are drawn in another order each time.
 """
 
@@ -41,7 +41,7 @@ def read_chats(sets: Iterable[Instructions], *, max_turns: int) -> TrainingData:
     tables, described = [], []
     for instructions in sets:
         chats: list[dict[str, Any]] = []
-        latest: dict[str, dict[str, Any]] = {}  # the chat of each picture that is not full yet
+        latest: dict[str, dict[str, Any]] = {}  # the chat of each image that is not full yet
         talks: dict[str, int] = {}
         num = 0
         for one in instructions:
@@ -64,7 +64,7 @@ def read_chats(sets: Iterable[Instructions], *, max_turns: int) -> TrainingData:
         if not chats:
             raise InputError(f"Nothing to learn from: {instructions.describe()}.")
         tables.append(pa.Table.from_pylist(chats, schema=CHATS))
-        described.append(f"{instructions.describe()}: {num:,} questions about {len(chats):,} pictures")
+        described.append(f"{instructions.describe()}: {num:,} questions about {len(chats):,} images")
     return TrainingData(pa.concat_tables(tables), tuple(table.num_rows for table in tables), tuple(described))
 
 
@@ -82,7 +82,7 @@ class MakeChatRows(MakeRows):
         turns = [turn for talk in order for turn in talk]
         questions = [asked(turn["question"], turn["kind"]) for turn in turns]
         answers = [rng.choices(turn["answers"], turn["weights"])[0] for turn in turns]
-        pixels = self._picture(record["image"], rng, [*questions, *answers], centred=True)
+        pixels = self._image(record["image"], rng, [*questions, *answers], centred=True)
         if isinstance(pixels, RowError):
             place = record["turns"][0]["place"]
             empty = np.zeros((self._size, self._size, 3), dtype=np.uint8)

@@ -147,7 +147,7 @@ def _draw(seed: int, number: int, entries: NDArray[np.int64], first: int, count:
 
 
 class MakeRows:
-    """Positions to rows of an InstructionObjective. A picture that cannot be read gives a row without texts."""
+    """Positions to rows of an InstructionObjective. An image that cannot be read gives a row without texts."""
 
     def __init__(
         self, records: Any, order: Any, recipe: Recipe, pack: PromptPack, image_size: int, *, augmented: bool
@@ -174,7 +174,7 @@ class MakeRows:
         record, task = records.slice(entry // 2, 1).to_pylist()[0], TASKS[entry % 2]
         rng = random.Random(f"{self._recipe.seed}/{position}")
         answer = rng.choices(record["answers"], record["weights"])[0]
-        pixels = self._picture(record["image"], rng, (record["question"], answer))
+        pixels = self._image(record["image"], rng, (record["question"], answer))
         if isinstance(pixels, RowError):
             empty = np.zeros((self._size, self._size, 3), dtype=np.uint8)
             return empty, [], [], f"{record['place']}: {pixels.kind}: {pixels.message}"
@@ -183,7 +183,7 @@ class MakeRows:
         prompt, target = make_text(self._pack, self._recipe.tasks, task, *told, rng, elsewhere["answers"])
         return self._array(pixels), [prompt], [target], ""
 
-    def _picture(
+    def _image(
         self, image: str, rng: random.Random, texts: Iterable[str], *, centred: bool = False
     ) -> bytes | RowError:
         augment = self._recipe.augment

@@ -69,7 +69,7 @@ class Listener:
                 elif "num_workers" in message:
                     self._tell_size(message["num_workers"], message["after"])
                 elif "fault" in message:
-                    self._on_note(f"Skipped, picture unreadable: {message['fault']}")
+                    self._on_note(f"Skipped, image unreadable: {message['fault']}")
                 elif "said" in message:
                     self._show(message["update"], message["said"])
                 else:
@@ -96,7 +96,7 @@ class Listener:
             self._tracking.table(
                 f"predictions/{update:06d}",
                 {
-                    "picture": [row["pixels"][::step, ::step] for row in self._samples],
+                    "image": [row["pixels"][::step, ::step] for row in self._samples],
                     "prompt": [sample["prompt"] for sample in told],
                     "target": [sample["target"] for sample in told],
                     "said": said,

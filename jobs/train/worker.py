@@ -51,7 +51,7 @@ class OrderError(VigcError):
 def train_worker(config: dict[str, Any]) -> None:
     """The loop function of a TorchTrainer; `config["settings"]` is a TrainSettings.
 
-    What is wrong with the settings, the model or the pictures is told to the driver and ends the run: the same would
+    What is wrong with the settings, the model or the images is told to the driver and ends the run: the same would
     happen again in every new group of workers, which is what Ray Train answers an exception with.
     """
     from vigc.model.training.loop import UnreadableError
@@ -217,7 +217,7 @@ def _batches(
     """This worker's micro-batches, update by update; what arrives is checked against the promised order.
 
     Args:
-        on_fault: told why a picture cannot be read, of the first few.
+        on_fault: told why an image cannot be read, of the first few.
     """
     import ray.train
 

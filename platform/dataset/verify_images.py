@@ -1,6 +1,6 @@
-"""Whether the pictures that a data set was made of are still what they were: each is read again and its hash compared.
+"""Whether the images that a data set was made of are still what they were: each is read again and its hash compared.
 
-A picture that two passes saw alike is read once. Without a sample nothing is kept of the pictures that are unchanged;
+An image that two passes saw alike is read once. Without a sample nothing is kept of the images that are unchanged;
 where there are several passes, eight bytes for each, to know it again.
 """
 
@@ -36,7 +36,7 @@ class ImageCheck:
 
 
 class _Seen(NamedTuple):
-    """A picture as the data set saw it."""
+    """An image as the data set saw it."""
 
     image_id: str
     uri: str
@@ -46,11 +46,11 @@ class _Seen(NamedTuple):
 def verify_images(
     store: Store, sample: int | None = None, on_progress: Callable[[int, int], None] | None = None
 ) -> ImageCheck:
-    """Reads the pictures of the view's rows, those that lie elsewhere with several threads.
+    """Reads the images of the view's rows, those that lie elsewhere with several threads.
 
     Args:
         sample: only so many: those whose ids have the smallest hashes, so the same each time.
-        on_progress: called with the number of pictures read and of all that will be.
+        on_progress: called with the number of images read and of all that will be.
     Raises:
         StoreError: the rows cannot be read.
     """
@@ -65,13 +65,13 @@ def verify_images(
 
 
 def _chosen(store: Store, sample: int | None, found: ImageCheck) -> tuple[Iterator[_Seen], int]:
-    """The pictures to be read, in the order of the rows, and their number."""
+    """The images to be read, in the order of the rows, and their number."""
 
     def hashed() -> Iterator[_Seen]:
-        return (one for one in _pictures(store) if one.sha256)
+        return (one for one in _images(store) if one.sha256)
 
     num_hashed = 0
-    for one in _pictures(store):
+    for one in _images(store):
         num_hashed += one.sha256 is not None
         found.num_without_hash += one.sha256 is None
     if sample is None or sample >= num_hashed:
@@ -81,8 +81,8 @@ def _chosen(store: Store, sample: int | None, found: ImageCheck) -> tuple[Iterat
     return (one for _, _, one in chosen), sample
 
 
-def _pictures(store: Store) -> Iterator[_Seen]:
-    """Each picture of the view once."""
+def _images(store: Store) -> Iterator[_Seen]:
+    """Each image of the view once."""
     known: set[int] | None = set() if len(store.existing_passes()) > 1 else None
     for batch in store.batches(["image_id", "uri", "sha256"]):
         for one in map(_Seen, *(batch[name].to_pylist() for name in _Seen._fields)):

@@ -44,10 +44,10 @@ class Endpoint:
         self._settings = settings
         self._client = AsyncOpenAI(base_url=settings.url, api_key=key, max_retries=0, timeout=TIMEOUT_S)
 
-    async def ask(self, text: str, picture: bytes | None = None) -> str:
+    async def ask(self, text: str, image: bytes | None = None) -> str:
         """
         Args:
-            picture: a JPEG, PNG or WebP file.
+            image: a JPEG, PNG or WebP file.
         Raises:
             Declined: of this request.
             ConfigError: no such model, no such key, no such place.
@@ -57,8 +57,8 @@ class Endpoint:
         from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
         content: Any = text
-        if picture is not None:
-            address = f"data:{_media_type(picture)};base64,{base64.b64encode(picture).decode()}"
+        if image is not None:
+            address = f"data:{_media_type(image)};base64,{base64.b64encode(image).decode()}"
             content = [{"type": "image_url", "image_url": {"url": address}}, {"type": "text", "text": text}]
         try:
             async for attempt in AsyncRetrying(
@@ -101,7 +101,7 @@ def _may_pass(error: BaseException) -> bool:
     return isinstance(error, APIConnectionError)
 
 
-def _media_type(picture: bytes) -> str:
-    if picture.startswith(b"\xff\xd8"):
+def _media_type(image: bytes) -> str:
+    if image.startswith(b"\xff\xd8"):
         return "image/jpeg"
-    return "image/webp" if picture.startswith(b"RIFF") else "image/png"
+    return "image/webp" if image.startswith(b"RIFF") else "image/png"

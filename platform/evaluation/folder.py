@@ -38,7 +38,7 @@ ITEMS_FILE, PREDICTIONS_FILE, SCORES_FILE, JUDGEMENTS_FILE = (
     "scores.json",
     "judgements.jsonl",
 )
-PASS_FOLDER, PICTURES_FOLDER = "passes/001", "images"
+PASS_FOLDER, IMAGES_FOLDER = "passes/001", "images"
 OWN_ENTRIES = frozenset(
     {"passes", "images", "mlflow.json", ".lock", ITEMS_FILE, PREDICTIONS_FILE, SCORES_FILE, JUDGEMENTS_FILE}
 )

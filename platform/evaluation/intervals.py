@@ -1,6 +1,6 @@
 """Figures with 95 % intervals: the percentile bootstrap over images.
 
-Questions about the same picture succeed and fail together, so pictures are drawn, not questions. A figure is a ratio of
+Questions about the same image succeed and fail together, so images are drawn, not questions. A figure is a ratio of
 sums, which covers accuracies, precision, F1 and relative scores alike. Where every question is right the interval
 collapses to nothing: read the number of questions with it.
 """

@@ -39,11 +39,11 @@ class Reply:
         return max(range(len(self.logprobs)), key=self.logprobs.__getitem__) if self.logprobs else None
 
 
-SavePicture = Callable[[str, bytes], str]  # name and content to address
+SaveImage = Callable[[str, bytes], str]  # name and content to address
 
 
 def no_place(name: str, content: bytes) -> str:
-    raise ValueError(f"{name}: nowhere to put pictures")
+    raise ValueError(f"{name}: nowhere to put images")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Files:
     references: str | None = None  # LLaVA-Bench: the reference answers
     context: str | None = None  # LLaVA-Bench: what the judge is told of the image
     objects: str = "auto"  # CHAIR: the vocabulary
-    save: SavePicture = no_place  # MMBench: pictures that the file itself holds
+    save: SaveImage = no_place  # MMBench: images that the file itself holds
 
 
 @dataclass(frozen=True, slots=True)

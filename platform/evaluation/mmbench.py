@@ -1,6 +1,6 @@
 """MMBench: choices about images, right only if they are right in every order of the options (arXiv 2307.06281).
 
-A TSV with the pictures in it. Where a row stands once, its options are rotated here; where the file has the rotations
+A TSV with the images in it. Where a row stands once, its options are rotated here; where the file has the rotations
 as rows of their own (index + k * 1,000,000), those are asked. A reply is read by `choices.parse_letter`; what that
 leaves unmatched is wrong and counted, or goes to a judge if there is one.
 """
@@ -38,7 +38,7 @@ ABILITIES = {
 }
 _COLUMNS = ("index", "question", "A", "B", "answer", "l2-category", "image")
 _SUFFIXES = {b"\xff\xd8": "jpg", b"\x89P": "png", b"RI": "webp", b"GI": "gif", b"BM": "bmp"}
-_MAX_REFERENCE = 64  # characters: a shorter image field is the index of the row that has the picture
+_MAX_REFERENCE = 64  # characters: a shorter image field is the index of the row that has the image
 
 
 def read(files: Files, options: Options) -> list[Item]:
@@ -51,13 +51,13 @@ def _items(path: Path, files: Files) -> Iterator[tuple[str, Item]]:
     addresses: dict[int, tuple[str, str]] = {}
     for place, index, row in rows:
         if len(row["image"]) > _MAX_REFERENCE:
-            content = _picture(path, place, row["image"])
+            content = _image(path, place, row["image"])
             name = f"{index}.{_SUFFIXES.get(content[:2], 'img')}"
             addresses[index] = name, files.save(name, content)
     for place, index, row in rows:
         source = int(row["image"]) if row["image"].isdecimal() else index
         if source not in addresses:
-            raise _fault(path, place, "has no picture, and names no row that has one")
+            raise _fault(path, place, "has no image, and names no row that has one")
         choices = [row[letter].strip() for letter in LETTERS[:8] if row.get(letter, "").strip() not in ("", "nan")]
         answer = LETTERS.find(row["answer"].strip() or "?")
         if not 0 <= answer < len(choices):
@@ -104,7 +104,7 @@ def _rows(path: Path) -> Iterator[tuple[str, int, dict[str, str]]]:
         raise InputError(f"{path}: not a TSV in UTF-8 ({error}). Is it the right file?") from error
 
 
-def _picture(path: Path, place: str, text: str) -> bytes:
+def _image(path: Path, place: str, text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except binascii.Error as error:

@@ -16,8 +16,8 @@ from vigc.platform.dataset.store import Store
 from vigc.platform.exports import huggingface, llava, openai, parquet, preference, sharegpt, webdataset
 from vigc.platform.exports.card import card
 from vigc.platform.exports.examples import Example, alone, joined
+from vigc.platform.exports.images import ImageFile, with_images
 from vigc.platform.exports.json_files import write_lines, write_list
-from vigc.platform.exports.pictures import ImageFile, with_pictures
 from vigc.platform.exports.preference import Per, with_pairs
 from vigc.platform.records import ConfigError
 from vigc.platform.storage import NewFolder, open_file
@@ -33,7 +33,7 @@ class Options:
     """Choices that only some formats have; see `Format.options`."""
 
     multi_turn: bool = False  # all kinds of an image in one conversation
-    embed: bool = False  # the pictures themselves instead of their addresses
+    embed: bool = False  # the images themselves instead of their addresses
     per: Per = Per.ANSWER  # what preference pairs compare
     shard_bytes: int = webdataset.SHARD_BYTES
 
@@ -61,8 +61,8 @@ class _Export:
                 self.on_progress(num)
             yield example
 
-    def pictured(self) -> Iterator[tuple[Example, ImageFile]]:
-        return with_pictures(self.examples(), self.left_out)
+    def with_images(self) -> Iterator[tuple[Example, ImageFile]]:
+        return with_images(self.examples(), self.left_out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,9 @@ def _openai(run: _Export, path: Path) -> int:
     with open(path, "w", encoding="utf-8") as file:
         if not run.options.embed:
             return write_lines(map(openai.record, run.examples()), file)
-        return write_lines((openai.record(one, openai.data_url(picture)) for one, picture in run.pictured()), file)
+        return write_lines(
+            (openai.record(one, openai.data_url(image_file)) for one, image_file in run.with_images()), file
+        )
 
 
 def _parquet(run: _Export, path: Path) -> int:
@@ -105,20 +107,20 @@ def _parquet(run: _Export, path: Path) -> int:
 
 
 def _webdataset(run: _Export, folder: NewFolder) -> int:
-    return webdataset.write(run.pictured(), folder, run.options.shard_bytes)
+    return webdataset.write(run.with_images(), folder, run.options.shard_bytes)
 
 
 def _huggingface(run: _Export, folder: NewFolder) -> int:
     options = run.options
-    num = huggingface.write(run.pictured(), folder, multi_turn=options.multi_turn, shard_bytes=options.shard_bytes)
+    num = huggingface.write(run.with_images(), folder, multi_turn=options.multi_turn, shard_bytes=options.shard_bytes)
     _write_card(run, folder, huggingface.JOINED if options.multi_turn else huggingface.ALONE, num, pairs=False)
     return num
 
 
 def _preference(run: _Export, folder: NewFolder) -> int:
     examples = with_pairs(run.examples(), run.options.per, run.left_out)
-    pictured = with_pictures(examples, run.left_out)
-    num = preference.write(pictured, folder, per=run.options.per, shard_bytes=run.options.shard_bytes)
+    pairs = with_images(examples, run.left_out)
+    num = preference.write(pairs, folder, per=run.options.per, shard_bytes=run.options.shard_bytes)
     _write_card(run, folder, preference.COLUMNS, num, pairs=True)
     return num
 

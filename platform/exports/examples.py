@@ -44,7 +44,7 @@ class Example:
 
     @property
     def turns(self) -> list[tuple[str, str]]:
-        """Questions and answers, without the image token: trainers put the picture wherever it stands."""
+        """Questions and answers, without the image token: trainers put the image wherever it stands."""
         return [(clean(question_of(one)), clean(one["answer"])) for one in self.conversations]
 
 

@@ -1,6 +1,6 @@
-"""A Hugging Face dataset: a folder of Parquet files that hold the pictures, and a card.
+"""A Hugging Face dataset: a folder of Parquet files that hold the images, and a card.
 
-`datasets.load_dataset("OUT")` reads it as it is, from this machine or from the hub. Each example has its picture, its
+`datasets.load_dataset("OUT")` reads it as it is, from this machine or from the hub. Each example has its image, its
 question and answers in flat columns, and the same as `messages`, which trl's SFTTrainer takes together with `images`.
 """
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vigc.platform.exports.examples import Example
-from vigc.platform.exports.pictures import ImageFile
+from vigc.platform.exports.images import ImageFile
 from vigc.platform.storage import NewFolder
 
 SHARD_BYTES = 512 * 2**20
@@ -28,12 +28,12 @@ CONTENT = pa.list_(pa.struct([("type", pa.string()), ("text", pa.string())]))
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", CONTENT)]))
 
 Columns = Mapping[str, tuple[pa.DataType, str]]
-PICTURE = (pa.list_(IMAGE), "the picture, as it is at the source (a list of one)")
+IMAGES_COLUMN = (pa.list_(IMAGE), "the image, as it is at the source (a list of one)")
 IMAGE_ID = (pa.string(), "the path of the image below the folder that the images came from")
 
 JOINED: Columns = {
-    "images": PICTURE,
-    "messages": (MESSAGES, "the conversation: roles, and content in parts; the picture is a part of the first"),
+    "images": IMAGES_COLUMN,
+    "messages": (MESSAGES, "the conversation: roles, and content in parts; the image is a part of the first"),
     "id": (pa.string(), "of the example"),
     "image_id": IMAGE_ID,
     "kinds": (pa.list_(pa.string()), "what each question is about"),
@@ -53,9 +53,9 @@ ALONE: Columns = {
 Row = Mapping[str, Any]
 
 
-def row_of(example: Example, picture: ImageFile, multi_turn: bool) -> dict[str, Any]:
+def row_of(example: Example, image_file: ImageFile, multi_turn: bool) -> dict[str, Any]:
     row = {
-        "images": [image(example, picture)],
+        "images": [image(example, image_file)],
         "messages": [message for number, turn in enumerate(example.turns) for message in spoken(*turn, number == 0)],
         "id": example.id,
         "image_id": example.image_id,
@@ -73,8 +73,8 @@ def row_of(example: Example, picture: ImageFile, multi_turn: bool) -> dict[str, 
     }
 
 
-def image(example: Example, picture: ImageFile) -> dict[str, Any]:
-    return {"bytes": picture.data, "path": example.image_id.rpartition("/")[2]}
+def image(example: Example, image_file: ImageFile) -> dict[str, Any]:
+    return {"bytes": image_file.data, "path": example.image_id.rpartition("/")[2]}
 
 
 def spoken(question: str, answer: str, with_image: bool) -> list[dict[str, Any]]:
@@ -131,7 +131,7 @@ def write_shards(
 
 
 def _metadata(columns: Columns) -> dict[bytes, bytes]:
-    """What tells `datasets` that a struct of bytes is a picture."""
+    """What tells `datasets` that a struct of bytes is an image."""
     features = {name: _feature(type_) for name, (type_, _) in columns.items()}
     return {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
 
@@ -147,12 +147,12 @@ def _feature(type_: pa.DataType) -> Any:
 
 
 def write(
-    pictured: Iterable[tuple[Example, ImageFile]],
+    examples: Iterable[tuple[Example, ImageFile]],
     folder: NewFolder,
     *,
     multi_turn: bool,
     shard_bytes: int = SHARD_BYTES,
 ) -> int:
     """Returns how many examples were written."""
-    rows = (row_of(*one, multi_turn) for one in pictured)
+    rows = (row_of(*one, multi_turn) for one in examples)
     return write_shards(rows, JOINED if multi_turn else ALONE, folder, shard_bytes)

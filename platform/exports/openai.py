@@ -1,6 +1,6 @@
 """OpenAI's chat messages, one example a line: the image is a part of the first user message, by its address.
 
-Their service takes web addresses and data URLs; `data_url` is the picture itself. Other readers of this layout
+Their service takes web addresses and data URLs; `data_url` is the image itself. Other readers of this layout
 (vLLM, Axolotl, MS-Swift) take file:// addresses as well. Source: OpenAI, "Vision fine-tuning".
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vigc.platform.exports.examples import Example
-from vigc.platform.exports.pictures import ImageFile
+from vigc.platform.exports.images import ImageFile
 from vigc.platform.images.refused import scheme_of
 
 
@@ -33,5 +33,5 @@ def address(uri: str) -> str:
     return uri if scheme_of(uri) else Path(uri).absolute().as_uri()
 
 
-def data_url(picture: ImageFile) -> str:
-    return f"data:{picture.media_type};base64,{base64.b64encode(picture.data).decode()}"
+def data_url(image_file: ImageFile) -> str:
+    return f"data:{image_file.media_type};base64,{base64.b64encode(image_file.data).decode()}"

@@ -1,4 +1,4 @@
-"""One Parquet file, a row for each conversation, with all that was measured on it; pictures stay where they are."""
+"""One Parquet file, a row for each conversation, with all that was measured on it; images stay where they are."""
 
 from __future__ import annotations
 

@@ -22,16 +22,16 @@ import pyarrow as pa
 
 from vigc.platform.exports import huggingface
 from vigc.platform.exports.examples import Example, clean, question_of
-from vigc.platform.exports.huggingface import IMAGE_ID, MESSAGES, PICTURE, Columns
-from vigc.platform.exports.pictures import ImageFile
+from vigc.platform.exports.huggingface import IMAGE_ID, IMAGES_COLUMN, MESSAGES, Columns
+from vigc.platform.exports.images import ImageFile
 from vigc.platform.storage import NewFolder
 
 MIN_GAIN = 0.5  # nats per token
 NO_VIG, NO_DIFFERENCE, NOT_MEASURED = "without VIG's answer", "as true before as after", "not measured"
 
 COLUMNS: Columns = {
-    "images": PICTURE,
-    "prompt": (MESSAGES, "the picture and the question"),
+    "images": IMAGES_COLUMN,
+    "prompt": (MESSAGES, "the image and the question"),
     "chosen": (MESSAGES, "the corrected answer"),
     "rejected": (MESSAGES, "VIG's answer"),
     "id": (pa.string(), "of the pair"),
@@ -114,9 +114,9 @@ def _by_sentence(final: Sentences, vig: Sentences) -> Iterator[Pair]:
                 yield Pair(chosen, rejected, because, vig[untrue]["objects_absent"])
 
 
-def rows(pictured: Iterable[tuple[Example, ImageFile]], per: Per) -> Iterator[dict[str, Any]]:
+def rows(examples: Iterable[tuple[Example, ImageFile]], per: Per) -> Iterator[dict[str, Any]]:
     """In COLUMNS."""
-    for example, picture in pictured:
+    for example, image_file in examples:
         for conversation in example.conversations:
             found = pairs_of(conversation, per)
             question = clean(question_of(conversation))
@@ -124,7 +124,7 @@ def rows(pictured: Iterable[tuple[Example, ImageFile]], per: Per) -> Iterator[di
                 prompt, chosen = huggingface.spoken(question, pair.chosen, with_image=True)
                 _, rejected = huggingface.spoken(question, pair.rejected, with_image=True)
                 yield {
-                    "images": [huggingface.image(example, picture)],
+                    "images": [huggingface.image(example, image_file)],
                     "prompt": [prompt],
                     "chosen": [chosen],
                     "rejected": [rejected],
@@ -137,11 +137,11 @@ def rows(pictured: Iterable[tuple[Example, ImageFile]], per: Per) -> Iterator[di
 
 
 def write(
-    pictured: Iterable[tuple[Example, ImageFile]],
+    examples: Iterable[tuple[Example, ImageFile]],
     folder: NewFolder,
     *,
     per: Per,
     shard_bytes: int = huggingface.SHARD_BYTES,
 ) -> int:
     """Returns how many pairs were written."""
-    return huggingface.write_shards(rows(pictured, per), COLUMNS, folder, shard_bytes)
+    return huggingface.write_shards(rows(examples, per), COLUMNS, folder, shard_bytes)

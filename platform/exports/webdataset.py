@@ -1,4 +1,4 @@
-"""WebDataset: tar shards, in which each example is a picture, its texts as JSON, and the same key for both.
+"""WebDataset: tar shards, in which each example is an image, its texts as JSON, and the same key for both.
 
 The JSON holds LLaVA's `conversations` beside `image_id`, `kinds` and `vig_answers`. Keys are numbers: readers cut
 a name at its first dot, so an image_id would not do. Read with
@@ -16,24 +16,24 @@ from typing import Any
 
 from vigc.platform.exports import llava
 from vigc.platform.exports.examples import Example
-from vigc.platform.exports.pictures import ImageFile
+from vigc.platform.exports.images import ImageFile
 from vigc.platform.storage import NewFolder
 
 SHARD_BYTES = 512 * 2**20
 
 
-def write(pictured: Iterable[tuple[Example, ImageFile]], folder: NewFolder, shard_bytes: int = SHARD_BYTES) -> int:
+def write(examples: Iterable[tuple[Example, ImageFile]], folder: NewFolder, shard_bytes: int = SHARD_BYTES) -> int:
     """Returns how many examples were written; a shard ends with the example that makes it `shard_bytes` or more."""
     num, num_shards, num_bytes = 0, 0, 0
     with ExitStack() as open_shard:
         shard: tarfile.TarFile | None = None
-        for example, picture in pictured:
+        for example, image_file in examples:
             if shard is None or num_bytes >= shard_bytes:
                 open_shard.close()
                 shard, num_bytes = open_shard.enter_context(_shard(folder, num_shards)), 0
                 num_shards += 1
             key = f"{num:09}"
-            num_bytes += _add(shard, f"{key}.{picture.ending}", picture.data)
+            num_bytes += _add(shard, f"{key}.{image_file.ending}", image_file.data)
             num_bytes += _add(shard, f"{key}.json", json.dumps(_texts(example), ensure_ascii=False).encode())
             num += 1
     return num

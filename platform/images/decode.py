@@ -1,4 +1,4 @@
-"""Decode: the picture at an address becomes pixels at the model's size, or a reason why not. A bad image never raises
+"""Decode: the image at an address becomes pixels at the model's size, or a reason why not. A bad image never raises
 across a row, nor does one that crashes its decoder, fills the memory or never ends: batches are decoded in a child
 process, and whoever kills it twice is named.
 
@@ -36,8 +36,8 @@ from vigc.platform.storage.retry import patience_s
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # JPEG includes the multi-picture files of cameras and phones
 MAX_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs: 256 MB as RGB
-MAX_BYTES_PER_PIXEL = 24  # while a transparent picture is laid on white and turned: Pillow takes 4 for each copy
-TIME_LIMIT_S = 60.0  # for decoding one picture; the largest ones take seconds on an idle core
+MAX_BYTES_PER_PIXEL = 24  # while a transparent image is laid on white and turned: Pillow takes 4 for each copy
+TIME_LIMIT_S = 60.0  # for decoding one image; the largest ones take seconds on an idle core
 FETCH_SLACK_S = 60.0
 STRIP_ROWS = 64
 
@@ -46,10 +46,10 @@ ERROR_KINDS = {
     "permission": "the file may not be read",
     "unreadable": "the storage gave an error",
     "empty": "the file has no bytes",
-    "not_an_image": "the bytes are no picture",
-    "truncated": "the picture is cut short or damaged",
+    "not_an_image": "the bytes are no image",
+    "truncated": "the image is cut short or damaged",
     "too_large": "more bytes or pixels than are decoded",
-    "unsupported": "a picture, but of a kind that is not read",
+    "unsupported": "an image, but of a kind that is not read",
     "crashed": "the process that decodes died of it, twice",
     "too_slow": "decoding it did not end in time, twice",
 }
@@ -104,8 +104,8 @@ def decode_batch(
     """Manifest rows in, DECODED rows out, same order. A failed row keeps the size that its source stated.
 
     Args:
-        max_pixels: larger pictures are `too_large`, by their header alone.
-        time_limit_s: for decoding one picture, its fetching not counted.
+        max_pixels: larger images are `too_large`, by their header alone.
+        time_limit_s: for decoding one image, its fetching not counted.
         decoder: `decode_bytes` unless told; runs in a child process, which this process keeps for the next batch.
     """
     child = _kept_child(os.getpid(), decoder or decode_bytes, image_size, max_pixels, time_limit_s)
@@ -120,7 +120,7 @@ def decode_batch(
 
 
 def decode(uri: str, image_size: int, max_pixels: int = MAX_PIXELS) -> Decoded:
-    """One picture, in this process."""
+    """One image, in this process."""
     try:
         return decode_bytes(fetch(uri), image_size, max_pixels)
     except Refused as refused:
@@ -138,7 +138,7 @@ def decode_bytes(data: bytes, image_size: int, max_pixels: int) -> Decoded:
 
 
 def refused_as(error: Exception, sha256: str | None = None) -> Decoded:
-    """What an exception of decoding says about the picture."""
+    """What an exception of decoding says about the image."""
     return _failed(_refusal(error), sha256)
 
 
@@ -157,7 +157,7 @@ def _damaged(error: Exception) -> Refused:
 
 
 class _Decoding:
-    """Lives in the child: a list of addresses begins a batch, and each None is answered by its next picture."""
+    """Lives in the child: a list of addresses begins a batch, and each None is answered by its next image."""
 
     def __init__(self, decoder: Decoder, image_size: int, max_pixels: int, time_limit_s: float) -> None:
         self._decoder, self._settings, self._time_limit_s = decoder, (image_size, max_pixels), time_limit_s
@@ -187,8 +187,8 @@ def _kept_child(pid: int, decoder: Decoder, image_size: int, max_pixels: int, ti
 
 
 def _decode_apart(child: Child, uris: list[str], time_limit_s: float) -> Iterator[Decoded]:
-    """The child has all addresses at once, and goes from one picture to the next without waiting for this process. When
-    it dies, the first picture without an answer is tried once more, alone.
+    """The child has all addresses at once, and goes from one image to the next without waiting for this process. When
+    it dies, the first image without an answer is tried once more, alone.
     """
     limit_s = time_limit_s + patience_s() + FETCH_SLACK_S  # in case that what hangs is the fetching
     position = 0
@@ -198,7 +198,7 @@ def _decode_apart(child: Child, uris: list[str], time_limit_s: float) -> Iterato
             try:
                 decoded: Decoded = call.result(limit_s)
             except ChildDied as death:
-                if death.exit_code is None:  # it could not be started, which no picture is to blame for
+                if death.exit_code is None:  # it could not be started, which no image is to blame for
                     raise
                 yield _decode_alone(child, uris[position], time_limit_s, limit_s)
                 position += 1
@@ -222,7 +222,7 @@ def _decode_alone(child: Child, uri: str, time_limit_s: float, limit_s: float) -
 
 
 def perceptual_hash(image: Image.Image) -> str:
-    """64-bit DCT hash, 16 hex digits; equals `imagehash.phash` of the same picture."""
+    """64-bit DCT hash, 16 hex digits; equals `imagehash.phash` of the same image."""
     gray = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.LANCZOS), dtype=np.float64)
     basis = _dct_basis()
     low = basis @ gray @ basis.T
@@ -285,7 +285,7 @@ def _unidentified(data: bytes) -> Refused:
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_EXIF_ORIENTATION, 1))
-    except Exception:  # noqa: BLE001  a broken EXIF block says nothing about the orientation; the picture may be fine
+    except Exception:  # noqa: BLE001  a broken EXIF block says nothing about the orientation; the image may be fine
         return 1
 
 
@@ -334,7 +334,7 @@ def _finite(values: NDArray[np.generic]) -> NDArray[np.float64]:
 def decode_crop(
     uri: str, image_size: int, rng: random.Random, min_scale: float, flip: bool, *, centred: bool = False
 ) -> bytes | RowError:
-    """A random part of the picture at the model's size, for training: `min_scale` to all of its area, at 3:4 to 4:3 of
+    """A random part of the image at the model's size, for training: `min_scale` to all of its area, at 3:4 to 4:3 of
     its shape, bicubic, mirrored where `flip`; or why there is none (model/README.md, "Images"). All of it is pressed
     into a square, or, where `centred`, the largest square in its middle is taken, as CLIP's image processor does.
     """
@@ -351,7 +351,7 @@ def decode_crop(
 
 
 def thumbnail(uri: str, side: int) -> bytes | RowError:
-    """A JPEG of the upright picture, its longer side at most `side` pixels; or why there is none. In this process."""
+    """A JPEG of the upright image, its longer side at most `side` pixels; or why there is none. In this process."""
     try:
         small = open_upright(fetch(uri), MAX_PIXELS)
         small.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=3.0)

@@ -1,7 +1,7 @@
-"""An address becomes the bytes of a picture, or a `Refused` with its reason: from a path, file://, s3://, gs://, http://
+"""An address becomes the bytes of an image, or a `Refused` with its reason: from a path, file://, s3://, gs://, http://
 or https://, whole or out of a container.
 
-Two forms at the end of an address name a part of what it points to: `#<offset>+<size>` some bytes of it (a picture in a
+Two forms at the end of an address name a part of what it points to: `#<offset>+<size>` some bytes of it (an image in a
 tar), `#row=<number>&column=<name>` a cell of an Arrow stream or a Parquet file; only these are read from hf://, too. A
 path that is there as it stands is a path, whatever its name looks like. Sizes are known before memory is taken, and at
 most MAX_BYTES are.

@@ -1,4 +1,4 @@
-"""A child process for work that may kill the process it runs in: broken pictures in a decoder written in C, an engine
+"""A child process for work that may kill the process it runs in: broken images in a decoder written in C, an engine
 on a faulty GPU. The child's death is an exception here, and the next call has a new child.
 
 A `Child` answers calls one after another where its handler is a plain function, and all at once, on an event loop of

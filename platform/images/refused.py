@@ -16,7 +16,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 class Refused(Exception):
-    """Why there are no bytes, or no picture. `kind` is a key of images.ERROR_KINDS."""
+    """Why there are no bytes, or no image. `kind` is a key of decode.ERROR_KINDS."""
 
     def __init__(self, kind: str, message: str) -> None:
         # A name that is not UTF-8 must not cost the row that tells of it.
@@ -40,4 +40,4 @@ def check_size(num_bytes: int) -> None:
 
 def check_part(address: str, offset: int, wanted: int, size: int) -> None:
     if offset + wanted > size:
-        raise Refused("truncated", f"{address} has {size} bytes, and the picture would end at byte {offset + wanted}")
+        raise Refused("truncated", f"{address} has {size} bytes, and the image would end at byte {offset + wanted}")

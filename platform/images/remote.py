@@ -1,5 +1,5 @@
 """Bytes from elsewhere, for `fetch`: S3, Google Cloud Storage and the web. What may pass is tried again, and a dead web
-server holds a picture for half a minute at most.
+server holds an image for half a minute at most.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _range(part: tuple[int, int]) -> str:
 
 def _whole(address: str, part: tuple[int, int] | None, data: bytes) -> bytes:
     if part and len(data) != part[1]:
-        raise Refused("truncated", f"{address} ends before byte {sum(part)}, where the picture would")
+        raise Refused("truncated", f"{address} ends before byte {sum(part)}, where the image would")
     return data
 
 

@@ -1,6 +1,6 @@
-"""Single cells of tables that hold pictures: Arrow streams and files (as `datasets` saves them) and Parquet.
+"""Single cells of tables that hold images: Arrow streams and files (as `datasets` saves them) and Parquet.
 
-A picture's cell is binary, or a struct with a binary field `bytes`. The tables opened last stay open, each with the
+An image's cell is binary, or a struct with a binary field `bytes`. The tables opened last stay open, each with the
 batch that was read last, so that reading row after row costs one pass and one batch of memory; an Arrow file that is
 mapped is not even copied.
 """

@@ -1,6 +1,6 @@
-"""Pictures that strangers send: bytes become pixels in a child process, one picture at a time.
+"""Images that strangers send: bytes become pixels in a child process, one image at a time.
 
-Decoding is that of `images.py`, with stricter limits. A picture that takes the child with it, twice, is refused, and
+Decoding is that of `decode.py`, with stricter limits. An image that takes the child with it, twice, is refused, and
 whoever comes next has a new child.
 """
 
@@ -18,7 +18,7 @@ from vigc.platform.images.isolation import Child, ChildDied
 
 @dataclass(frozen=True, slots=True)
 class UploadLimits:
-    """Of one picture."""
+    """Of one image."""
 
     max_bytes: int = 20 * 2**20
     max_pixels: int = 50_000_000  # by its header alone
@@ -53,24 +53,24 @@ class Uploads:
         self._child = Child(_Decoding, (image_size, limits), memory_bytes=memory_bytes)
         self._child.start()
         self._limits = limits
-        self._turn = asyncio.Lock()  # so that a death is the fault of one picture
+        self._turn = asyncio.Lock()  # so that a death is the fault of one image
 
     async def decode(self, data: bytes) -> Decoded:
-        """What `images.decode_batch` makes of a file with these bytes."""
+        """What `decode.decode_batch` makes of a file with these bytes."""
         limits = self._limits
         if not data:
-            return _refused("empty", "the picture has 0 bytes")
+            return _refused("empty", "the image has 0 bytes")
         if len(data) > limits.max_bytes:
             return _refused("too_large", f"{len(data)} bytes; at most {limits.max_bytes} are taken")
         async with self._turn:
             try:
                 return await self._decoded(data)
             except ChildDied:
-                pass  # an earlier picture may have done it whose sender did not wait
+                pass  # an earlier image may have done it whose sender did not wait
             try:
                 return await self._decoded(data)
             except ChildDied as death:
-                if death.exit_code is None:  # it could not be started, which no picture is to blame for
+                if death.exit_code is None:  # it could not be started, which no image is to blame for
                     raise
                 if death.exit_code == -signal.SIGALRM:
                     return _refused("too_slow", f"decoding it took longer than {limits.time_limit_s:g} s, twice")

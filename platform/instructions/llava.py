@@ -17,8 +17,8 @@ from vigc.platform.exports.llava import SPEAKERS
 from vigc.platform.instructions.fields import Origin, evenly, kind_in_name
 from vigc.platform.records import Instruction, Kind
 
-# The requests of the detail part, which all ask for the picture as a whole. The reasoning part asks about something in
-# the picture.
+# The requests of the detail part, which all ask for the image as a whole. The reasoning part asks about something in
+# the image.
 _ASKS_TO_DESCRIBE = re.compile(
     r"""
     ^(?:please\s|(?:can|could|would)\syou\s(?:please\s)?)*
@@ -77,7 +77,7 @@ class LlavaFile:
 
 
 def _is_text_only(record: Any) -> bool:
-    """Neither names a picture nor marks the place of one; with the mark alone, it is a record that lost its picture."""
+    """Neither names an image nor marks the place of one; with the mark alone, it is a record that lost its image."""
     return isinstance(record, dict) and record.get("image") is None and IMAGE_TOKEN not in str(record)
 
 

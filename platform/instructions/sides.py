@@ -49,5 +49,5 @@ _NO_SIDES = re.compile(
 
 
 def mentions_sides(text: str) -> bool:
-    """True when the text says left or right of something in the picture."""
+    """True when the text says left or right of something in the image."""
     return _SIDES.search(text) is not None and _SIDES.search(_NO_SIDES.sub(" ", text)) is not None

@@ -6,7 +6,7 @@ conversations: those of annotated images that came to a question and an answer, 
 afterwards. `kept` is the final answers that are left when verdicts have been applied.
 
 Bias is seen in pairs of objects: when two are named together more often than their frequencies let expect, and more so
-than they are found together, the texts follow habit instead of the picture. A lift is how many times as often as by
+than they are found together, the texts follow habit instead of the image. A lift is how many times as often as by
 chance, within texts of the same kind.
 """
 

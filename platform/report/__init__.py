@@ -1,7 +1,7 @@
 """`report.html`: a data set to look at instead of to read about; one file, which opens without a network.
 
-What was asked, what became of it, hallucination before and after, and pictures with what was said of them: the worst
-rows first, then a random sample. Counts are over all rows, pictures of a few. Texts come from models and sources that
+What was asked, what became of it, hallucination before and after, and images with what was said of them: the worst
+rows first, then a random sample. Counts are over all rows, images of a few. Texts come from models and sources that
 nobody has checked: everything is escaped, and the page's own policy runs no script but the report's.
 """
 
@@ -103,7 +103,7 @@ def render(store: Store, summary: Mapping[str, Any], found: Gathered) -> str:
 def _tabs(found: Gathered, passes: list[Pass]) -> list[dict[str, Any]]:
     cut = pieces_with([ObjectFinder(vocabulary) for vocabulary in vocabularies_of(passes)])
     chosen = (
-        ("worst", "Worst", found.worst, Verdict.KEPT, "kept answers that name absent objects, or owe the picture least",
+        ("worst", "Worst", found.worst, Verdict.KEPT, "kept answers that name absent objects, or owe the image least",
          "No kept answer names an absent object, or nothing was measured."),
         ("random", "Random", found.random, Verdict.KEPT, "kept conversations, drawn evenly", "Nothing is kept."),
         ("rejected", "Rejected", found.rejected, Verdict.REJECTED, "not exported, and why", "Nothing is rejected."),

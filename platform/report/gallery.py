@@ -1,4 +1,4 @@
-"""The cards of the report: a picture with its boxes, what was asked, both answers sentence by sentence.
+"""The cards of the report: an image with its boxes, what was asked, both answers sentence by sentence.
 
 Words that name absent objects are marked where the pass's vocabulary finds them. Everything here is plain data; the
 template escapes it.
@@ -26,7 +26,7 @@ GROUNDED = 1.0  # nats from which on a sentence has no tint
 @dataclass(frozen=True, slots=True)
 class BoxOutline:
     category: str
-    x: float  # percent of the picture's width and height
+    x: float  # percent of the image's width and height
     y: float
     width: float
     height: float
@@ -50,7 +50,7 @@ class SentenceView:
     is_measured: bool  # whether it is known which objects are absent
     is_new: bool  # not in the other answer
     grounding: float | None
-    tint: int | None  # 0 (owes nothing to the picture) to 100 (no tint)
+    tint: int | None  # 0 (owes nothing to the image) to 100 (no tint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class ConversationView:
 
     @property
     def badness(self) -> tuple[int, float]:
-        """Absent objects, and how little the worst sentence owes to the picture."""
+        """Absent objects, and how little the worst sentence owes to the image."""
         measured = [-sentence.grounding for sentence in self.final if sentence.grounding is not None]
         return sum(len(sentence.absent) for sentence in self.final), max(measured, default=-math.inf)
 
@@ -76,8 +76,8 @@ class Card:
     pass_: str
     width: int | None
     height: int | None
-    picture: str | None  # a data URL
-    error: str | None  # why there is no picture
+    image: str | None  # a data URL
+    error: str | None  # why there is no image
     boxes: list[BoxOutline]
     objects: list[tuple[str, int]]  # what is there, and how often
     conversations: list[ConversationView]
@@ -120,8 +120,8 @@ def cards(
 
 
 def _card(row: Mapping[str, Any], cut: FindPieces, verdict: Verdict, worst_first: bool) -> Card:
-    picture = thumbnail(str(row["uri"]), THUMBNAIL_SIDE)
-    is_there = isinstance(picture, bytes)
+    image = thumbnail(str(row["uri"]), THUMBNAIL_SIDE)
+    is_there = isinstance(image, bytes)
     counts: dict[str, int] = {}
     for one in row["objects"] or ():
         counts[one["category"]] = counts.get(one["category"], 0) + 1
@@ -133,8 +133,8 @@ def _card(row: Mapping[str, Any], cut: FindPieces, verdict: Verdict, worst_first
         pass_=str(row["pass"]),
         width=row["width"],
         height=row["height"],
-        picture=f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}" if isinstance(picture, bytes) else None,
-        error=f"{picture.kind}: {picture.message}" if isinstance(picture, RowError) else None,
+        image=f"data:image/jpeg;base64,{base64.b64encode(image).decode()}" if isinstance(image, bytes) else None,
+        error=f"{image.kind}: {image.message}" if isinstance(image, RowError) else None,
         boxes=_boxes(row) if is_there else [],
         objects=sorted(counts.items(), key=lambda item: (-item[1], item[0])),
         conversations=sorted(views, key=lambda view: view.badness, reverse=True)

@@ -130,7 +130,7 @@ class _SavedFiles(_Files):
         place = self.address(name)
         folder = open_folder(self.place)
         with readable(place):
-            # Mapped where it can be, so that pictures that nobody asked for are not read.
+            # Mapped where it can be, so that images that nobody asked for are not read.
             file = pa.memory_map(place) if isinstance(folder, LocalFolder) else open_stream(place)
             with file:
                 for batch in pa.ipc.open_stream(file):

@@ -141,7 +141,7 @@ def test_export_says_what_is_left_out_and_refuses_what_a_format_cannot(vigc_here
 
     done = vigc_here("export", tmp_path / "data", "--format", "webdataset", "--out", tmp_path / "wds")
     assert (done.code, done.err) == (0, "")
-    assert done.out.splitlines()[1] == "left out: 4 without their picture: missing"
+    assert done.out.splitlines()[1] == "left out: 4 without their image: missing"
     for arguments in (["--per", "word"], ["--format", "parquet", "--multi-turn"], ["--format", "parquet", "--check"]):
         result = vigc_here("export", tmp_path / "data", *arguments)
         assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)

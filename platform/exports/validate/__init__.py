@@ -1,7 +1,7 @@
 """`vigc validate`: what would trip a trainer in a file of instruction or preference data, with row numbers.
 
 One pass over the file, a row at a time. Rows are counted from 0. Repeated ids and rows are found by 64-bit hashes,
-which take 16 bytes a row; pictures are opened only where asked for, some or all.
+which take 16 bytes a row; images are opened only where asked for, some or all.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vigc.platform.exports.validate.pictures import EvaluationImages, address_of, open_all
+from vigc.platform.exports.validate.images import EvaluationImages, address_of, open_all
 from vigc.platform.exports.validate.reading import ImageReference, Record, read
 from vigc.platform.exports.validate.rules import NOTES, Rule, faults
 
@@ -97,7 +97,7 @@ class _Run:
         for record in records:
             self.result.num_rows += 1
             self.result.num_turns += len(record.turns)
-            self.result.num_images += len(record.pictures)
+            self.result.num_images += len(record.images)
             for rule, words in faults(record):
                 self.note(record.row, rule, words)
             if record.fault is None:
@@ -111,8 +111,8 @@ class _Run:
             self._open(self._not_opened(readable))
         else:
             for record in readable:
-                for picture in record.pictures:
-                    self._drawn.offer(record.row, picture)
+                for image in record.images:
+                    self._drawn.offer(record.row, image)
 
     def finish(self) -> None:
         self._open(self._drawn.all())
@@ -133,14 +133,14 @@ class _Run:
 
     def _names(self, records: list[Record]) -> None:
         """Images of a local folder that are not there, and those whose name says that they are for evaluation."""
-        named = [(record.row, picture) for record in records for picture in record.pictures if picture.name]
+        named = [(record.row, image) for record in records for image in record.images if image.name]
         if (evaluation := self.checks.evaluation) is not None:
-            hits = evaluation.named([str(picture.name) for _, picture in named])
-            for (row, picture), hit in zip(named, hits, strict=True):
+            hits = evaluation.named([str(image.name) for _, image in named])
+            for (row, image), hit in zip(named, hits, strict=True):
                 if hit:
-                    self.note(row, Rule.EVALUATION, f"{picture.name} is on the list")
-        for row, picture in named if self.checks.num_open is not None else ():
-            where = address_of(picture, self.checks.folder)
+                    self.note(row, Rule.EVALUATION, f"{image.name} is on the list")
+        for row, image in named if self.checks.num_open is not None else ():
+            where = address_of(image, self.checks.folder)
             if where is not None and "://" not in where and not Path(where.partition("#")[0]).is_file():
                 self.note(row, Rule.MISSING, f"there is no file {where}")
 
@@ -149,23 +149,23 @@ class _Run:
             return
         texts = ["\n".join(turn.text for turn in record.turns) for record in records]
         for record, num in zip(records, self.checks.count_tokens(texts), strict=True):
-            total = num + self.checks.tokens_per_image * len(record.pictures)
+            total = num + self.checks.tokens_per_image * len(record.images)
             self._tokens.append(total)
             if self.checks.max_tokens is not None and total > self.checks.max_tokens:
                 self.note(record.row, Rule.TOO_LONG, f"{total} tokens")
 
     def _not_opened(self, records: list[Record]) -> Iterator[tuple[int, ImageReference]]:
         for record in records:
-            for picture in record.pictures:
-                if picture.is_inline:
-                    yield record.row, picture
-                elif (known := _hash(str(picture.name))) not in self._opened:
+            for image in record.images:
+                if image.is_inline:
+                    yield record.row, image
+                elif (known := _hash(str(image.name))) not in self._opened:
                     self._opened.add(known)
-                    yield record.row, picture
+                    yield record.row, image
 
-    def _open(self, pictures: Iterable[tuple[int, ImageReference]]) -> None:
+    def _open(self, images: Iterable[tuple[int, ImageReference]]) -> None:
         evaluation = self.checks.evaluation
-        for row, opened in open_all(pictures, self.checks.folder):
+        for row, opened in open_all(images, self.checks.folder):
             self.result.num_opened += 1
             if opened.error is not None:
                 if not opened.error.startswith("missing"):
@@ -173,7 +173,7 @@ class _Run:
                 elif self.checks.num_open is None or "://" in opened.uri:  # of the others `_names` has told
                     self.note(row, Rule.MISSING, opened.error)
             elif evaluation is not None and evaluation.like(opened.phash):
-                self.note(row, Rule.EVALUATION, "a picture that is evaluated on looks like this one")
+                self.note(row, Rule.EVALUATION, "an image that is evaluated on looks like this one")
 
 
 class _Drawn:
@@ -184,15 +184,15 @@ class _Drawn:
         self._kept: dict[int, tuple[int, ImageReference]] = {}
         self._worst = -1
 
-    def offer(self, row: int, picture: ImageReference) -> None:
+    def offer(self, row: int, image: ImageReference) -> None:
         if not self._num:
             return
-        key = _hash(f"{row} {picture.name}")
+        key = _hash(f"{row} {image.name}")
         if len(self._kept) >= self._num:
             if key > self._worst:
                 return
             del self._kept[self._worst]
-        self._kept[key] = (row, picture)
+        self._kept[key] = (row, image)
         self._worst = max(self._kept)
 
     def all(self) -> list[tuple[int, ImageReference]]:
@@ -220,8 +220,8 @@ class _Repeats:
 
 
 def _content(record: Record) -> str:
-    pictures = [picture.name if picture.data is None else hash(picture.data) for picture in record.pictures]
-    return repr((pictures, record.turns, record.rejected))
+    images = [image.name if image.data is None else hash(image.data) for image in record.images]
+    return repr((images, record.turns, record.rejected))
 
 
 def _hash(text: str) -> int:

@@ -36,7 +36,7 @@ class Turn:
 @dataclass(frozen=True, slots=True)
 class ImageReference:
     name: str | None  # a path or an address, as the file has it
-    data: bytes | None = None  # where the file holds the picture itself
+    data: bytes | None = None  # where the file holds the image itself
 
     @property
     def is_inline(self) -> bool:
@@ -47,7 +47,7 @@ class ImageReference:
 class Record:
     row: int  # from 0
     id: str | None = None
-    pictures: list[ImageReference] = field(default_factory=list)
+    images: list[ImageReference] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
     rejected: list[Turn] | None = None  # of a preference pair, in place of the last turns
     fault: str | None = None  # why the rest could not be read
@@ -139,11 +139,11 @@ class _Pushed:
 def _record(row: int, values: Any) -> Record:
     if not isinstance(values, Mapping):
         raise _Odd("not an object")
-    pictures = _pictures(values)
+    images = _images(values)
     id_ = None if values.get("id") is None else str(values["id"])
     if values.get("prompt") is not None and "chosen" in values and "rejected" in values:
         prompt, chosen, rejected = (_turns(values[name], name) for name in ("prompt", "chosen", "rejected"))
-        return Record(row, id_, pictures, [*prompt, *chosen], rejected)
+        return Record(row, id_, images, [*prompt, *chosen], rejected)
     for name in ("conversations", "messages"):
         if values.get(name) is not None:
             turns = _turns(values[name], name)
@@ -151,7 +151,7 @@ def _record(row: int, values: Any) -> Record:
             if isinstance(system, str) and system.strip():
                 turns.insert(0, Turn(SYSTEM, system, 0))
             inline = list(_inline(values[name]))
-            return Record(row, id_, [*pictures, *inline], turns)
+            return Record(row, id_, [*images, *inline], turns)
     raise _Odd("has neither 'conversations' nor 'messages' nor 'prompt', 'chosen' and 'rejected'")
 
 
@@ -188,16 +188,16 @@ def _without_marks(text: str) -> str:
     return text.replace(IMAGE_TOKEN, "").strip()
 
 
-def _pictures(values: Mapping[str, Any]) -> list[ImageReference]:
+def _images(values: Mapping[str, Any]) -> list[ImageReference]:
     found: list[Any] = []
     for name in ("image", "images"):
         value = values.get(name)
         if value is not None:
             found += value if isinstance(value, list) else [value]
-    return [_picture(one) for one in found]
+    return [_image(one) for one in found]
 
 
-def _picture(value: Any) -> ImageReference:
+def _image(value: Any) -> ImageReference:
     if isinstance(value, str):
         return ImageReference(value)
     if isinstance(value, Mapping):

@@ -81,5 +81,5 @@ def _marks(record: Record, turns: list[Turn]) -> Iterator[tuple[Rule, str]]:
         yield Rule.MARKS, "an image is marked in a text that is not the user's"
         return
     num_marks = sum(turn.num_marks for turn in record.turns)
-    if num_marks != len(record.pictures):
-        yield Rule.MARKS, f"{num_marks} marks for {len(record.pictures)} images"
+    if num_marks != len(record.images):
+        yield Rule.MARKS, f"{num_marks} marks for {len(record.images)} images"

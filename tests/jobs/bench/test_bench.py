@@ -14,7 +14,7 @@ from vigc.jobs.bench.data import (
     InstantWorker,
     Ran,
     copy_up_to,
-    draw_pictures,
+    draw_images,
     rates,
     write_manifest,
 )
@@ -99,7 +99,7 @@ def test_the_picture_has_a_line_for_each_series_of_each_run():
 def finished(tmp_path_factory):
     """A whole data set as the benchmark makes it, of shards and blocks so small that there are several."""
     folder = tmp_path_factory.mktemp("finished")
-    write_manifest(folder / "manifest.parquet", draw_pictures(folder), ROWS)
+    write_manifest(folder / "manifest.parquet", draw_images(folder), ROWS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vigc.platform.dataset.passes.ROWS_PER_SHARD", 24)
         patch.setattr("vigc.platform.dataset.merging.MIN_BYTES", 1)

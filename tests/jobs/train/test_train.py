@@ -180,5 +180,5 @@ def test_a_wrong_folder_of_images_ends_the_run_in_one_line_and_not_in_weights_th
     flags = ["--images", str(tmp_path / "elsewhere")]
     done = run(data, tmp_path / "run", "num_updates=16", flags=flags, expected=2, workers=1)
     assert "24 of 24 samples have an image that cannot be read. Is --images the right folder?" in done.stderr
-    assert 1 <= done.stdout.count("Skipped, picture unreadable: ") <= 6
+    assert 1 <= done.stdout.count("Skipped, image unreadable: ") <= 6
     assert not (tmp_path / "run" / "weights").exists()

@@ -235,7 +235,7 @@ def test_an_mmbench_file_that_is_wrong_says_where(tmp_path):
     rules = benchmark("mmbench")
     for change, said in (
         ({"answer": ""}, "row 1 has the answer"),
-        ({"image": "9"}, "row 1 has no picture"),
+        ({"image": "9"}, "row 1 has no image"),
         ({"image": "!" * 100}, "row 1 has an image that is not base64"),
         ({"index": "x"}, "row 1 needs 'index'"),
     ):

@@ -20,7 +20,7 @@ from vigc.platform.records import Kind
 from vigc.platform.schema import to_dict
 
 READER = Path(__file__).parents[2] / "consumers" / "read_exports.py"
-GONE = {"without their picture: missing": 1}
+GONE = {"without their image: missing": 1}
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_the_hugging_face_folder_loads_with_pictures_and_has_a_card(folder, done
     assert answer["content"] == [{"type": "text", "text": f"{TRUE} {MORE}"}]
     card = (folder / name / "README.md").read_text()
     assert all(f"`{column}`" in card for column in found["columns"])
-    assert "1 without their picture: missing" in card
+    assert "1 without their image: missing" in card
 
 
 def test_webdataset_reads_the_shards(folder, loaded):

@@ -1,6 +1,6 @@
 """Whether the images of training data are there, open, and are none that models are evaluated on.
 
-Pictures are decoded as `vigc generate` decodes them, in a child process, so what opens here opens there. An evaluation
+Images are decoded as `vigc generate` decodes them, in a child process, so what opens here opens there. An evaluation
 image is found by its name, or by its perceptual hash, which survives scaling and recompression.
 """
 
@@ -38,32 +38,32 @@ class Opened:
     phash: str | None
 
 
-def address_of(picture: ImageReference, folder: str | None) -> str | None:
-    """Where a picture lies; None where the file holds it, or does not say enough."""
-    if picture.is_inline or picture.name is None:
+def address_of(image: ImageReference, folder: str | None) -> str | None:
+    """Where an image lies; None where the file holds it, or does not say enough."""
+    if image.is_inline or image.name is None:
         return None
-    if "://" in picture.name or picture.name.startswith("/"):
-        return picture.name
-    return None if folder is None else f"{folder.rstrip('/')}/{picture.name}"
+    if "://" in image.name or image.name.startswith("/"):
+        return image.name
+    return None if folder is None else f"{folder.rstrip('/')}/{image.name}"
 
 
-def open_all(pictures: Iterable[tuple[int, ImageReference]], folder: str | None) -> Iterator[tuple[int, Opened]]:
+def open_all(images: Iterable[tuple[int, ImageReference]], folder: str | None) -> Iterator[tuple[int, Opened]]:
     """What came of each, with the row that it is of; those that no address is known of are left aside."""
-    stream = iter(pictures)
+    stream = iter(images)
     while some := list(islice(stream, AT_ONCE)):
         with tempfile.TemporaryDirectory(prefix="vigc-") as scratch:
-            found = [(row, _place(picture, folder, Path(scratch, str(n)))) for n, (row, picture) in enumerate(some)]
+            found = [(row, _place(image, folder, Path(scratch, str(n)))) for n, (row, image) in enumerate(some)]
             known = [(row, uri) for row, uri in found if uri is not None]
             yield from zip((row for row, _ in known), _opened([uri for _, uri in known]), strict=True)
 
 
-def _place(picture: ImageReference, folder: str | None, scratch: Path) -> str | None:
-    if not picture.is_inline:
-        return address_of(picture, folder)
-    data = picture.data
+def _place(image: ImageReference, folder: str | None, scratch: Path) -> str | None:
+    if not image.is_inline:
+        return address_of(image, folder)
+    data = image.data
     if data is None:
         try:
-            data = base64.b64decode(str(picture.name).partition(",")[2], validate=True)
+            data = base64.b64decode(str(image.name).partition(",")[2], validate=True)
         except binascii.Error:
             data = b""
     scratch.write_bytes(data)
@@ -86,7 +86,7 @@ class EvaluationImages:
         """
         Args:
             names: a file of ids, as `read_ids` takes it.
-            hashes: perceptual hashes of pictures.
+            hashes: perceptual hashes of images.
         Raises:
             InputError: the file cannot be read.
         """

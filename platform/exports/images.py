@@ -1,6 +1,6 @@
-"""The pictures of examples, for the formats that hold them: the bytes as they are at the source, never encoded anew.
+"""The images of examples, for the formats that hold them: the bytes as they are at the source, never encoded anew.
 
-They are fetched ahead, some at a time. An example whose picture cannot be had is left out and counted by its reason.
+They are fetched ahead, some at a time. An example whose image cannot be had is left out and counted by its reason.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ class ImageFile:
     media_type: str
 
 
-def with_pictures(examples: Iterable[Example], left_out: Counter[str]) -> Iterator[tuple[Example, ImageFile]]:
-    """Every example with its picture, which is fetched once for neighbours that share it."""
+def with_images(examples: Iterable[Example], left_out: Counter[str]) -> Iterator[tuple[Example, ImageFile]]:
+    """Every example with its image, which is fetched once for neighbours that share it."""
     stream = iter(examples)
     while some := list(islice(stream, AT_ONCE)):
         groups = [list(group) for _, group in groupby(some, key=lambda example: example.uri)]
         found = fetch_many([group[0].uri for group in groups])
         for group, data in zip(groups, found, strict=True):
             if isinstance(data, Refused):
-                left_out[f"without their picture: {data.error.kind}"] += len(group)
+                left_out[f"without their image: {data.error.kind}"] += len(group)
                 continue
-            picture = _picture(data)
-            yield from ((example, picture) for example in group)
+            image_file = _image_file(data)
+            yield from ((example, image_file) for example in group)
 
 
-def _picture(data: bytes) -> ImageFile:
+def _image_file(data: bytes) -> ImageFile:
     ending, media_type = next(
         (kind for magic, kind in _TYPES.items() if data.startswith(magic)), ("jpg", "application/octet-stream")
     )

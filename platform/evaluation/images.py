@@ -1,4 +1,4 @@
-"""Pictures as their files are, for models that make their own pixels of them: upright, RGB, whole."""
+"""Images as their files are, for models that make their own pixels of them: upright, RGB, whole."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from vigc.platform.images.decode import Decoded, decode_batch, open_upright, ref
 _KEPT = {"JPEG", "PNG", "WEBP"}  # what models and endpoints read
 
 
-def whole_pictures(batch: pa.Table, max_side: int, max_pixels: int) -> pa.Table:
-    """As `images.decode_batch`, but `pixels` holds a JPEG, PNG or WebP file, its longer side at most `max_side`."""
+def whole_images(batch: pa.Table, max_side: int, max_pixels: int) -> pa.Table:
+    """As `decode.decode_batch`, but `pixels` holds a JPEG, PNG or WebP file, its longer side at most `max_side`."""
     return decode_batch(batch, max_side, max_pixels, decoder=_whole)
 
 
