@@ -1,4 +1,4 @@
-"""A run as MLflow shows it: what was asked, figures over time, samples to look at.
+"""A run as MLflow shows it: the settings, metrics over time, samples to look at.
 
 Tracking is a mirror, never the record: everything it is told lies in the run's folder, too. A thread of its own talks
 to the server, so a slow server slows nothing and a dead one stops nothing; what could not be sent is kept and tried
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 RUN_FILE = "mlflow.json"  # in the run's folder: which MLflow run belongs to it
 PARAM_LENGTH = 500
-BATCH = 500  # figures sent at once; MLflow takes 1000
+BATCH = 500  # metrics sent at once; MLflow takes 1000
 RETRY_S, CLOSE_S = 10.0, 15.0
 CLOSE_LOST_S = 3.0  # where nothing could be sent any more before the end
 NOT_TRACKED = "none"  # in place of a URI
@@ -117,8 +117,8 @@ class Tracking:
             time.sleep(0.05)
         return self._run_id or None
 
-    def figures(self, step: int, values: Mapping[str, float]) -> None:
-        self._inbox.put(_Figures(step, int(time.time() * 1000), dict(values)))
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        self._inbox.put(_Metrics(step, int(time.time() * 1000), dict(values)))
 
     def table(self, name: str, columns: Mapping[str, list[Any]]) -> None:
         """A table among the run's artifacts, `name`.json; images are (height, width, 3) uint8 arrays."""
@@ -173,11 +173,11 @@ class Tracking:
                 _deliver(client, run_id, self._kept[:number], run_id == self._attempt_id)
         except Exception as error:  # noqa: BLE001  whatever a server or a network can do must not stop the run
             if not self._silent:
-                self._on_note(f"MLflow at {self._uri} does not take figures ({_first_line(error)}); going on.")
+                self._on_note(f"MLflow at {self._uri} does not take metrics ({_first_line(error)}); going on.")
             self._silent, self._client = True, None
             return False
         if self._silent:
-            self._on_note(f"MLflow at {self._uri} takes figures again.")
+            self._on_note(f"MLflow at {self._uri} takes metrics again.")
             self._silent = False
         del self._kept[:number]
         return True
@@ -280,7 +280,7 @@ class _Message:
     """Something to be told to the server."""
 
 
-class _Figures(_Message):
+class _Metrics(_Message):
     def __init__(self, step: int, time_ms: int, values: dict[str, float]) -> None:
         self.step, self.time_ms, self.values = step, time_ms, values
 
@@ -301,10 +301,10 @@ class _End(_Message):
 
 
 def _run_length(messages: list[_Message]) -> int:
-    """How many go together: figures in one batch, everything else alone."""
+    """How many go together: metrics in one batch, everything else alone."""
     number = size = 0
     for message in messages:
-        if not isinstance(message, _Figures) or size + len(message.values) > BATCH:
+        if not isinstance(message, _Metrics) or size + len(message.values) > BATCH:
             break
         number, size = number + 1, size + len(message.values)
     return max(1, number)
@@ -317,9 +317,9 @@ def _deliver(client: MlflowClient, run_id: str, messages: list[_Message], is_att
     from mlflow.entities import Metric
 
     first = messages[0]
-    if isinstance(first, _Figures):
-        figures = [m for m in messages if isinstance(m, _Figures)]
-        metrics = [Metric(key, value, f.time_ms, f.step) for f in figures for key, value in f.values.items()]
+    if isinstance(first, _Metrics):
+        sent = [m for m in messages if isinstance(m, _Metrics)]
+        metrics = [Metric(key, value, one.time_ms, one.step) for one in sent for key, value in one.values.items()]
         client.log_batch(run_id, metrics=metrics)
     elif isinstance(first, _Table) and not is_attempt:
         columns = {

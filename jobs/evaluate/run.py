@@ -1,4 +1,4 @@
-"""`vigc evaluate`: a model, a benchmark, figures with intervals.
+"""`vigc evaluate`: a model, a benchmark, metrics with intervals.
 
 The same call begins an evaluation, goes on with one that was interrupted, and finds that a finished one is finished:
 questions are a pass like that of `vigc generate`, so what is committed is not asked again. Scoring follows from what is
@@ -352,15 +352,15 @@ def _track(config: EvaluateConfig, folder: Folder, scores: dict[str, Any]) -> No
     params = {name: scores[name] for name in ("benchmark", "model", "num_questions", "num_failed")}
     name = f"{scores['model']['name']} on {config.benchmark}"
     with Tracking(str(config.tracking), experiment="vigc-evaluate", name=name, folder=folder, params=params) as run:
-        run.figures(0, figures_of(scores))
+        run.metrics(0, metrics_of(scores))
         run.file(folder.path / "scores.json")
 
 
-def figures_of(scores: dict[str, Any]) -> dict[str, float]:
+def metrics_of(scores: dict[str, Any]) -> dict[str, float]:
     """As MLflow takes them: `official`, `official.low`, `official.high`, `part/official`."""
     found: dict[str, float] = {}
-    for part, figures in (("", scores["scores"]), *scores["parts"].items()):
-        for name, one in figures.items():
+    for part, metrics in (("", scores["scores"]), *scores["parts"].items()):
+        for name, one in metrics.items():
             if one is not None:
                 stem = f"{part}/{name}" if part else name
                 found |= {stem: one["value"], f"{stem}.low": one["low"], f"{stem}.high": one["high"]}

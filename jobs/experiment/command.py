@@ -84,12 +84,12 @@ def _resolved(config: ExperimentConfig) -> Experiment:
 
 
 def shown(table: Comparison, arms: tuple[str, ...]) -> Table:
-    """The comparison on a terminal: the base data's figures, and how far each arm is from them."""
+    """The comparison on a terminal: the base data's metrics, and how far each arm is from them."""
     from rich.table import Table
 
     made = Table(box=None, pad_edge=False)
-    for name in ("figure", "number", *arms):
-        made.add_column(name, justify="left" if name == "figure" else "right")
+    for name in ("metric", "number", *arms):
+        made.add_column(name, justify="left" if name == "metric" else "right")
     first, *others = arms
     for row in table.rows:
         name = f"{row.benchmark}, {row.part or row.measure}"

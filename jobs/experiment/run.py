@@ -135,7 +135,7 @@ def run_experiment(config: Experiment, on_note: OnNote = lambda note: None) -> D
         if tracking is not None:
             for row in done.table.rows:
                 name = f"{row.benchmark}.{row.measure}.{row.part or 'all'}"
-                tracking.figures(0, {f"{name}.{arm}": one.value for arm, one in row.arms.items()})
+                tracking.metrics(0, {f"{name}.{arm}": one.value for arm, one in row.arms.items()})
             tracking.file(out / RESULT)
             tracking.close()
     return done

@@ -1,6 +1,6 @@
-"""What came of an experiment: each figure of each benchmark by arm, and how far an arm is from the base data alone.
+"""What came of an experiment: each metric of each benchmark by arm, and how far an arm is from the base data alone.
 
-A figure is scored again from the stored replies, image by image. Its value is the mean over the seeds; intervals
+A metric is scored again from the stored replies, image by image. Its value is the mean over the seeds; intervals
 are a bootstrap over images and seeds together, the same draw for both sides of a difference, since all arms answered
 the same questions about the same images.
 """
@@ -17,7 +17,7 @@ import numpy as np
 
 from vigc.platform.evaluation import benchmark
 from vigc.platform.evaluation.folder import existing_pass, read_items, read_replies
-from vigc.platform.evaluation.items import Figure
+from vigc.platform.evaluation.items import Metric
 from vigc.platform.quality.chair import Estimate
 from vigc.platform.storage import open_folder
 
@@ -30,7 +30,7 @@ LEVEL = (2.5, 97.5)
 
 @dataclass(frozen=True, slots=True)
 class ComparisonRow:
-    """One figure of one benchmark, of all of it (part "") or of one kind of question."""
+    """One metric of one benchmark, of all of it (part "") or of one kind of question."""
 
     benchmark: str
     measure: str
@@ -56,36 +56,36 @@ def compare(
     """Of finished runs in RUNS/ARM-SEED/evaluation/N-BENCHMARK; the first arm is what others are compared with."""
     rows = []
     for number, name in enumerate(benchmarks):
-        figures = {
-            (arm, seed): _figures(runs / f"{arm}-{seed}" / "evaluation" / f"{number}-{name}")
+        metrics = {
+            (arm, seed): _metrics(runs / f"{arm}-{seed}" / "evaluation" / f"{number}-{name}")
             for arm in arms
             for seed in seeds
         }
-        for key in next(iter(figures.values())):
-            found = {run: of[key] for run, of in figures.items() if key in of}
-            if len(found) == len(figures):
+        for key in next(iter(metrics.values())):
+            found = {run: of[key] for run, of in metrics.items() if key in of}
+            if len(found) == len(metrics):
                 rows.append(_row(name, key, found, arms, seeds, random_seed))
     return Comparison(tuple(seeds), rows)
 
 
-def _figures(evaluation: Path) -> dict[tuple[str, str], Figure]:
+def _metrics(evaluation: Path) -> dict[tuple[str, str], Metric]:
     folder = open_folder(str(evaluation))
     pass_ = existing_pass(folder)
     assert pass_ is not None, evaluation
     rules = benchmark(pass_.request["benchmark"])
     scored = rules.score(read_replies(pass_, read_items(folder)), dict(pass_.request["options"]))
-    return {(figure.name, figure.part): figure for figure in scored.figures}
+    return {(metric.name, metric.part): metric for metric in scored.metrics}
 
 
 def _row(
     name: str,
     key: tuple[str, str],
-    found: dict[tuple[str, int], Figure],
+    found: dict[tuple[str, int], Metric],
     arms: Sequence[str],
     seeds: Sequence[int],
     random_seed: int,
 ) -> ComparisonRow:
-    images = sorted({row[0] for figure in found.values() for row in figure.rows})
+    images = sorted({row[0] for metric in found.values() for row in metric.rows})
     # (arms, seeds, images, 2): what stands above and below the line of the ratio.
     sums = np.array([[_sums(found[arm, seed], images) for seed in seeds] for arm in arms])
     by_seed = _ratios(sums.sum(axis=2))
@@ -111,9 +111,9 @@ def _row(
     )
 
 
-def _sums(figure: Figure, images: Sequence[str]) -> list[list[float]]:
+def _sums(metric: Metric, images: Sequence[str]) -> list[list[float]]:
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    for image, above, below in figure.rows:
+    for image, above, below in metric.rows:
         sums[image][0] += above
         sums[image][1] += below
     return [sums[image] for image in images]

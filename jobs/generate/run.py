@@ -93,7 +93,7 @@ def run_generate(
         watch.close(KILLED if isinstance(error, KeyboardInterrupt) else FAILED)
         is_setting = isinstance(error, ConfigError | InputError | ModelError)
         if is_setting and plan.existing is None and pass_.remaining() == pass_.num_requested:
-            plan.store.withdraw(pass_)  # nothing came of it, and the mended command will be another request
+            plan.store.delete_pass(pass_)  # nothing came of it, and the mended command will be another request
         raise
     outcome = _outcome(plan, pass_, num_before - pass_.remaining(), seconds)
     watch.finish(outcome.summary)

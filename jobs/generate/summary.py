@@ -84,7 +84,7 @@ def _groups(store: Store, by: str) -> dict[str, Any]:
                 f"--by {by}: more than {MAX_GROUPS} parts. Give a file that says which domain each is of."
             )
         tally.add(committed, decided, of)
-    hallucination = tally.figures_of_groups()
+    hallucination = tally.metrics_of_groups()
     return {
         group: {
             "num_kept": counts.num_kept,

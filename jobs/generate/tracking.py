@@ -37,7 +37,7 @@ from vigc.platform.report import REPORT_FILE
 from vigc.platform.tracking import FINISHED, DataUsed, Tracking
 
 EXPERIMENT = "vigc generate"
-TRACK_S = 10.0  # between figures for MLflow
+TRACK_S = 10.0  # between metrics for MLflow
 PAID_S = 10.0  # between looks at what the cluster has
 
 
@@ -64,7 +64,7 @@ class RunTracker:
         self._tracking: Tracking | None = None
         self._meters: Meters | None = None
         self._first: Tally | None = None  # before this run
-        self._sent = (float("-inf"), Tally())  # when figures last went to MLflow, and what was done then
+        self._sent = (float("-inf"), Tally())  # when metrics last went to MLflow, and what was done then
 
     @property
     def paid_hours(self) -> float:
@@ -88,7 +88,7 @@ class RunTracker:
         """Every image has its row: the summary's rates, the summary and the report go to MLflow, too."""
         if self._tracking is None:
             return
-        self._tracking.figures(summary["num_rows"], _rates(summary))
+        self._tracking.metrics(summary["num_rows"], _rates(summary))
         with tempfile.TemporaryDirectory(prefix="vigc-") as scratch:
             for name in (SUMMARY_FILE, REPORT_FILE):
                 path = Path(scratch) / name
@@ -128,7 +128,7 @@ class RunTracker:
         tally, (then, before) = now.tally, self._sent
         self._sent = (time.monotonic(), tally)
         seconds = max(self._sent[0] - then, 1e-3)
-        figures: dict[str, float | None] = {
+        values: dict[str, float | None] = {
             "images_done": tally.rows,
             "images_kept": tally.kept,
             "images_failed": tally.failed,
@@ -141,7 +141,7 @@ class RunTracker:
             "cost": self._cost(),
             **{f"failed.{reason}": number for reason, number in tally.failed_by_reason.items()},
         }
-        self._tracking.figures(tally.rows, {name: value for name, value in figures.items() if value is not None})
+        self._tracking.metrics(tally.rows, {name: value for name, value in values.items() if value is not None})
 
     def _measure(self, now: Progress, first: Tally) -> None:
         if self._meters is None:
@@ -184,7 +184,7 @@ class _Paid:
 
 
 def _rates(summary: Mapping[str, Any]) -> dict[str, float]:
-    """The summary's figures of hallucination, VIG's and the final answers', for each kind."""
+    """The summary's metrics of hallucination, VIG's and the final answers', for each kind."""
     found: dict[str, float] = {"conversations_kept": summary["num_kept"]}
     for kind, answers in ((summary["hallucination"] or {}).get("kinds") or {}).items():
         for answer, chair in answers.items():

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vigc.jobs.train.plan import TrainPlan
     from vigc.model.training.objective import Row
 
-OnFigures = Callable[[dict[str, Any]], None]
+OnMetrics = Callable[[dict[str, Any]], None]
 OnNote = Callable[[str], None]
 
 METRICS, PREDICTIONS = "metrics.jsonl", "predictions.jsonl"
@@ -31,9 +31,9 @@ class Listener:
         samples: what the workers answer at each evaluation.
     """
 
-    def __init__(self, plan: TrainPlan, queue: Any, samples: list[Row], on_figures: OnFigures, on_note: OnNote) -> None:
+    def __init__(self, plan: TrainPlan, queue: Any, samples: list[Row], on_metrics: OnMetrics, on_note: OnNote) -> None:
         self.error: str | None = None  # why the workers could not begin, or go on
-        self._queue, self._samples, self._on_figures, self._on_note = queue, samples, on_figures, on_note
+        self._queue, self._samples, self._on_metrics, self._on_note = queue, samples, on_metrics, on_note
         self._out = plan.out
         self._num_workers, self._most_workers = plan.num_workers, plan.num_workers
         self._finished = threading.Event()
@@ -49,7 +49,7 @@ class Listener:
         if self._tracking is None:
             return
         if lost := self._tracking.close(FAILED if interrupted or self.error is not None else FINISHED):
-            self._on_note(f"MLflow never took {lost} messages; {self._out / METRICS} has all figures.")
+            self._on_note(f"MLflow never took {lost} messages; {self._out / METRICS} has all metrics.")
 
     def _run(self) -> None:
         from ray.util.queue import Empty
@@ -75,9 +75,9 @@ class Listener:
                 else:
                     metrics.write(json.dumps({"time": time.time(), **message}) + "\n")
                     metrics.flush()
-                    self._on_figures(message)
+                    self._on_metrics(message)
                     if self._tracking is not None:
-                        self._tracking.figures(message["update"], {k: v for k, v in message.items() if k != "update"})
+                        self._tracking.metrics(message["update"], {k: v for k, v in message.items() if k != "update"})
 
     def _tell_size(self, num_workers: int, after: int) -> None:
         """Where the number of workers may vary, a new one is news."""

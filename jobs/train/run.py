@@ -4,7 +4,7 @@ A recipe of several stages has a RUN for each, named after the stage, and each s
 
 RUN/run.json        what was asked; another request in the same folder is refused, naming the difference
 RUN/ray/            Ray Train's checkpoints
-RUN/metrics.jsonl   figures of the run, one line each
+RUN/metrics.jsonl   metrics of the run, one line each
 RUN/predictions.jsonl   answers to a few samples of the validation set at every evaluation
 RUN/weights/        at the end: what was trained (safetensors) and which base it belongs to
 RUN/model/          where it is asked for: the base with that put in, a model like any other
@@ -26,7 +26,7 @@ import numpy as np
 
 from vigc.jobs.train.chat_data import rows_of
 from vigc.jobs.train.data import MakeRows, MakeSceneRows, Scenes, make_order, num_blocks
-from vigc.jobs.train.listener import Listener, OnFigures, OnNote
+from vigc.jobs.train.listener import Listener, OnMetrics, OnNote
 from vigc.jobs.train.plan import TrainPlan
 from vigc.jobs.train.worker import SCORE, STATE, TRAINED, TrainSettings, train_worker
 from vigc.model.training.recipe import Recipe
@@ -57,12 +57,12 @@ class TrainOutcome:
 
 
 def run_train(
-    plan: TrainPlan, on_figures: OnFigures = lambda figures: None, on_note: OnNote = lambda note: None
+    plan: TrainPlan, on_metrics: OnMetrics = lambda metrics: None, on_note: OnNote = lambda note: None
 ) -> TrainOutcome:
     """Trains to the end, from the last checkpoint where there is one.
 
     Args:
-        on_figures: called with the figures of an update, now and then, from another thread.
+        on_metrics: called with the metrics of an update, now and then, from another thread.
         on_note: called with a line that a person should read.
 
     Raises:
@@ -75,7 +75,7 @@ def run_train(
         prepare_environment(plan.hardware.device)
         cpus = plan.num_workers * (plan.cpus_per_worker or 1) + CPUS_BESIDE_WORKERS
         with ray_session(plan.out / LOG, cpus, plan.num_workers * plan.hardware.gpus):
-            result = _fit(plan, on_figures, on_note)
+            result = _fit(plan, on_metrics, on_note)
         return _finish(plan, result)
 
 
@@ -100,7 +100,7 @@ def _claim(plan: TrainPlan) -> None:
         json.dump(plan.request, stream, indent=2)
 
 
-def _fit(plan: TrainPlan, on_figures: OnFigures, on_note: OnNote) -> ray.train.Result:
+def _fit(plan: TrainPlan, on_metrics: OnMetrics, on_note: OnNote) -> ray.train.Result:
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -157,7 +157,7 @@ def _fit(plan: TrainPlan, on_figures: OnFigures, on_note: OnNote) -> ray.train.R
             ),
         ),
     )
-    listener = Listener(plan, queue, samples, on_figures, on_note)
+    listener = Listener(plan, queue, samples, on_metrics, on_note)
     listener.start()
     result = None
     try:

@@ -43,13 +43,13 @@ class TrainLine:
             self._status = status
             yield
 
-    def report(self, figures: dict[str, Any]) -> None:
+    def report(self, metrics: dict[str, Any]) -> None:
         now = time.monotonic()
-        if self._began is None or figures["update"] < self._began[0]:
-            self._began = (figures["update"], now)
-        line = self._line(figures, now)
+        if self._began is None or metrics["update"] < self._began[0]:
+            self._began = (metrics["update"], now)
+        line = self._line(metrics, now)
         self._status.update(line)
-        if not self._console.is_terminal and (now - self._printed >= LINE_EVERY_S or "val_loss" in figures):
+        if not self._console.is_terminal and (now - self._printed >= LINE_EVERY_S or "val_loss" in metrics):
             self._printed = now
             self._console.print(line, soft_wrap=True)
 
@@ -57,12 +57,12 @@ class TrainLine:
         """A line that stays."""
         self._console.print(text, soft_wrap=True)
 
-    def _line(self, figures: dict[str, Any], now: float) -> str:
-        num, update = self._plan.num_updates, figures["update"]
-        parts = [f"update {update:,}/{num:,}", f"loss {figures['loss']:.4f}", f"lr {figures['learning_rate']:.2g}"]
-        parts.append(f"{figures['samples_per_s']:.1f} samples/s")
-        if "val_loss" in figures:
-            parts.append(f"validation {figures['val_loss']:.4f}")
+    def _line(self, metrics: dict[str, Any], now: float) -> str:
+        num, update = self._plan.num_updates, metrics["update"]
+        parts = [f"update {update:,}/{num:,}", f"loss {metrics['loss']:.4f}", f"lr {metrics['learning_rate']:.2g}"]
+        parts.append(f"{metrics['samples_per_s']:.1f} samples/s")
+        if "val_loss" in metrics:
+            parts.append(f"validation {metrics['val_loss']:.4f}")
         assert self._began is not None
         done, took = update - self._began[0], now - self._began[1]
         if done > 0:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 TRAINED, STATE = "trained.safetensors", "state.json"
 SCORE, UNSCORED = "score", 1e30  # of a checkpoint: its validation loss, or worse than any
-FIGURES_EVERY_S = 0.5
+METRICS_EVERY_S = 0.5
 MAX_FAULTS_TOLD = 3  # by each worker
 
 
@@ -111,10 +111,10 @@ def _learn(settings: TrainSettings, parallel: Parallel, state: TrainingState, ba
     def on_update(report: Report) -> None:
         now = time.monotonic()
         ends = report.state.update == settings.num_updates
-        if rank() == 0 and (now - last_sent[0] >= FIGURES_EVERY_S or ends or "val_loss" in report.figures):
+        if rank() == 0 and (now - last_sent[0] >= METRICS_EVERY_S or ends or "val_loss" in report.metrics):
             last_sent[0] = now
-            settings.queue.put({"update": report.state.update, **report.figures})
-        if rank() == 0 and "val_loss" in report.figures and settings.samples and parallel.whole:
+            settings.queue.put({"update": report.state.update, **report.metrics})
+        if rank() == 0 and "val_loss" in report.metrics and settings.samples and parallel.whole:
             objective.eval()
             said = objective.say(settings.samples)
             objective.set_modes()

@@ -39,7 +39,7 @@ class Report:
     """What one update, or one evaluation, gave."""
 
     state: TrainingState
-    figures: dict[str, float]
+    metrics: dict[str, float]
 
 
 class UnreadableError(VigcError):
@@ -83,7 +83,7 @@ def train(
         waited = time.perf_counter() - began
         seed_update(recipe.seed, state.update)
         learning_rate = schedule.at(state.update)
-        figures, num_unreadable = _update(parallel, micro_batches, learning_rate)
+        metrics, num_unreadable = _update(parallel, micro_batches, learning_rate)
         state = replace(
             state,
             update=state.update + 1,
@@ -92,8 +92,8 @@ def train(
         )
         _require_readable(state, recipe)
         took = time.perf_counter() - began
-        figures |= {"learning_rate": learning_rate, **_rates(parallel, micro_batches, took, waited, peak_flops)}
-        figures["num_unreadable"] = state.num_unreadable
+        metrics |= {"learning_rate": learning_rate, **_rates(parallel, micro_batches, took, waited, peak_flops)}
+        metrics["num_unreadable"] = state.num_unreadable
         last = state.update == num_updates
         measured: dict[str, float] = {}
         if evaluation is not None and (last or _due(state.update, recipe.evaluate_every)):
@@ -104,7 +104,7 @@ def train(
                 best_loss=min(state.best_loss, measured["val_loss"]),
                 num_worse=0 if better else state.num_worse + 1,
             )
-        on_update(Report(state, figures | measured))
+        on_update(Report(state, metrics | measured))
         stops = bool(recipe.patience) and state.num_worse >= recipe.patience
         if last or stops or _due(state.update, recipe.checkpoint_every) or measured:
             on_checkpoint(state, measured)
@@ -152,13 +152,13 @@ def _update(parallel: Parallel, micro_batches: list[Batch], learning_rate: float
     own = [sum(b.num_counted for b in micro_batches), float(sum(b.num_unreadable for b in micro_batches))]
     counted, num_unreadable = all_sum(own, parallel.device)
     total = 0.0
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for number, batch in enumerate(micro_batches, start=1):
-        loss, figures = parallel.backward(batch, counted, last=number == len(micro_batches))
+        loss, metrics = parallel.backward(batch, counted, last=number == len(micro_batches))
         total += loss
     norm = parallel.step(learning_rate)
     (total,) = all_sum([total], parallel.device)
-    return {"loss": total / max(1.0, counted), "gradient_norm": norm, **figures}, int(num_unreadable)
+    return {"loss": total / max(1.0, counted), "gradient_norm": norm, **metrics}, int(num_unreadable)
 
 
 def _rates(

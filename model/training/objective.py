@@ -55,7 +55,7 @@ class Objective(nn.Module, ABC, Generic[B]):
 
     @abstractmethod
     def forward(self, batch: B) -> tuple[Tensor, dict[str, float]]:
-        """The loss summed over the batch, a float scalar to be divided by `num_counted`, and figures to look at."""
+        """The loss summed over the batch, a float scalar to be divided by `num_counted`, and metrics to look at."""
 
     def flops(self, batch: B) -> float:
         """Arithmetic of one update with this batch, forward and backward, recomputation not counted; 0: not known."""

@@ -51,14 +51,14 @@ class Parallel(ABC):
     whole = True  # every process holds all weights, so the network can be used between updates
 
     def backward(self, batch: Batch, num_counted: float, *, last: bool) -> tuple[float, dict[str, float]]:
-        """Adds the gradients of one micro-batch; returns its summed loss and the objective's figures.
+        """Adds the gradients of one micro-batch; returns its summed loss and the objective's metrics.
 
         Args:
             num_counted: of the whole update, over all processes and micro-batches.
             last: whether gradients may be exchanged now.
         """
-        total, figures = self._backward(batch.to(self.device), world_size() / max(1.0, num_counted), last)
-        return float(total.detach()), figures
+        total, metrics = self._backward(batch.to(self.device), world_size() / max(1.0, num_counted), last)
+        return float(total.detach()), metrics
 
     @abstractmethod
     def _backward(self, batch: Batch, factor: float, last: bool) -> tuple[Tensor, dict[str, float]]: ...
@@ -109,9 +109,9 @@ class _Own(Parallel):
 
     def _backward(self, batch: Batch, factor: float, last: bool) -> tuple[Tensor, dict[str, float]]:
         with nullcontext() if last else self._unsynchronised():
-            total, figures = self._wrapped(batch)
+            total, metrics = self._wrapped(batch)
             self._scaler.scale(total * factor).backward()
-        return total, figures
+        return total, metrics
 
     def _unsynchronised(self) -> Any:
         return nullcontext()
@@ -130,8 +130,8 @@ class _Own(Parallel):
 
     def loss(self, batch: Batch) -> tuple[float, dict[str, float]]:
         with torch.no_grad():
-            total, figures = self._wrapped(batch.to(self.device))
-        return float(total), figures
+            total, metrics = self._wrapped(batch.to(self.device))
+        return float(total), metrics
 
 
 class _Replicated(_Own):
@@ -257,12 +257,12 @@ class _Zero(Parallel):
             deepspeed.zero.register_external_parameter(objective, queries)
 
     def _backward(self, batch: Batch, factor: float, last: bool) -> tuple[Tensor, dict[str, float]]:
-        total, figures = self._engine(batch)
+        total, metrics = self._engine(batch)
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(total * factor, scale_wrt_gas=False)
         if not last:
             self._engine.step()  # counts the micro-batch; weights change at the boundary only
-        return total, figures
+        return total, metrics
 
     def step(self, learning_rate: float) -> float:
         for group in self._engine.optimizer.param_groups:
@@ -272,8 +272,8 @@ class _Zero(Parallel):
 
     def loss(self, batch: Batch) -> tuple[float, dict[str, float]]:
         with torch.no_grad():
-            total, figures = self._engine(batch.to(self.device))
-        return float(total), figures
+            total, metrics = self._engine(batch.to(self.device))
+        return float(total), metrics
 
     def trained(self) -> dict[str, Tensor]:
         import deepspeed

@@ -141,12 +141,12 @@ class SceneTextObjective(Objective[SceneTextBatch]):
             auxiliary += float(other.detach().sum())
             first_right += float((subjects[:, 0] == group.subjects[:, 0, 0])[asked].sum())
             first_asked += float(asked.sum())
-        figures = {
+        metrics = {
             "words": nats / tokens,
             "auxiliary": auxiliary / batch.num_counted,
             "subjects_right": first_right / max(1.0, first_asked),
         }
-        return total, figures
+        return total, metrics
 
     def _language(self, visual: Tensor, group: TextGroup) -> tuple[Tensor, Tensor]:
         """Cross-entropy of each target token, and the text it belongs to."""

@@ -80,7 +80,7 @@ class SceneVisionObjective(Objective[SceneVisionBatch]):
             features = self.network.encode_images(batch.pixels)
             background, patches = self.background(features[:, 0]).float(), self.patch(features[:, 1:]).float()
         total = functional.cross_entropy(background, batch.background, reduction="sum")
-        figures = {"background": float((background.argmax(-1) == batch.background).float().mean())}
+        metrics = {"background": float((background.argmax(-1) == batch.background).float().mean())}
         weight = torch.ones(EMPTY + 1, device=features.device)
         weight[EMPTY] = _EMPTY_WEIGHT
         parts = patches.split(list(PATCH_LABELS.values()), dim=-1)
@@ -91,5 +91,5 @@ class SceneVisionObjective(Objective[SceneVisionBatch]):
             # Each scene weighs the same, however much lies in it.
             total = total + ((losses * weights).sum(1) / weights.sum(1)).sum()
             counted = (wanted != IGNORE) & (wanted != EMPTY) if name == "category" else wanted != IGNORE
-            figures[name] = float((logits.argmax(-1) == wanted)[counted].float().mean())
-        return total, figures
+            metrics[name] = float((logits.argmax(-1) == wanted)[counted].float().mean())
+        return total, metrics

@@ -119,7 +119,7 @@ class Store:
                 self.folder.delete_all("" if is_new else name)
                 raise
 
-    def withdraw(self, pass_: Pass) -> None:
+    def delete_pass(self, pass_: Pass) -> None:
         """Removes a pass; with the last one goes the directory."""
         with only_writer(self.folder):
             self.folder.delete(f"{PASSES_FOLDER}/{pass_.number}/{REQUEST_FILE}")  # from here on it does not count

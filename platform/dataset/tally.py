@@ -1,6 +1,6 @@
 """What committed rows amount to. Each file of rows carries its tally, so a run is counted without reading a row again.
 
-Files that were written before a figure was counted lack it, and count nothing for it.
+Files that were written before a number was counted lack it, and count nothing for it.
 """
 
 from __future__ import annotations

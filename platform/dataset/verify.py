@@ -140,7 +140,7 @@ class _Check:
         path = f"{one.folder}/{finished.file}"
         redo = f"To make its rows again, delete it and {one.folder}/{finished.marker}, then {AGAIN}."
         try:
-            with one.folder.patiently(lambda: one.folder.arrow.open_input_file(finished.file)) as file:
+            with one.folder.retry(lambda: one.folder.arrow.open_input_file(finished.file)) as file:
                 if _sha256_of_stream(file) != finished.sha256:
                     self._problem(f"{path} is not as it was committed. {redo}")
                     self._all_missing(finished.shards)

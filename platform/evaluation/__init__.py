@@ -1,6 +1,6 @@
 """Benchmarks, one file each: what they ask of a model, read from the published files, and how its replies are scored.
 
-A benchmark is a module with `read(files, options)`, `score(answered, options)` and HEADLINE, the figure that sums it
+A benchmark is a module with `read(files, options)`, `score(answered, options)` and HEADLINE, the metric that sums it
 up; one whose replies are judged also has `cases`.
 """
 

@@ -2,7 +2,7 @@
 
 Each question is asked three times: for a direct answer, for a letter, and for the probabilities of the four choices,
 of which the likeliest is taken (the sum over a choice's tokens and its end mark, as VIGC does). `direct` is the
-official figure: min(1, k / 3) of exact matches, nothing normalised, without the questions that are marked as difficult
+official metric: min(1, k / 3) of exact matches, nothing normalised, without the questions that are marked as difficult
 to answer directly; one published script leaves those out of multiple choice instead: `--difficult choice`.
 `direct_vigc` is VIGC's: normalised, over all questions.
 """
@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator
 
 from vigc.platform.evaluation.choices import options_text, parse_letter
-from vigc.platform.evaluation.items import Answered, Figure, Files, Item, Options, Scored
+from vigc.platform.evaluation.items import Answered, Files, Item, Metric, Options, Scored
 from vigc.platform.evaluation.reading import origin_of, unique
 from vigc.platform.evaluation.vqa_rules import accuracy, matches
 from vigc.platform.instructions.fields import coco_2017, read_json
@@ -80,7 +80,7 @@ def score(answered: Answered, options: Options) -> Scored:
                 scored.counts["not_ranked"] += 1  # an endpoint gives no probabilities
                 continue
             rows["choice_ranked"].append((item.image, float(reply.best == truth["correct"]), 1.0))
-    scored.figures = [Figure(name, found) for name, found in rows.items() if found]
+    scored.metrics = [Metric(name, found) for name, found in rows.items() if found]
     if scored.counts["not_ranked"]:
         scored.notes.append("This model gives no probabilities of texts, so choices were not ranked.")
     return scored

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from vigc.platform.evaluation.items import Answered, Figure, Files, Item, Options, Scored
+from vigc.platform.evaluation.items import Answered, Files, Item, Metric, Options, Scored
 from vigc.platform.evaluation.reading import unique
 from vigc.platform.quality.chair import count_text
 from vigc.platform.quality.mentions import ObjectFinder
@@ -62,5 +62,5 @@ def score(answered: Answered, options: Options) -> Scored:
         scored.counts["mentions"] += mentions
         scored.counts["absent"] += absent
         scored.item_scores[item.id] = float(absent)
-    scored.figures = [Figure(name, found, is_rate=name != "mean_words") for name, found in rows.items()]
+    scored.metrics = [Metric(name, found, is_rate=name != "mean_words") for name, found in rows.items()]
     return scored

@@ -20,7 +20,7 @@ class Item:
     question: str
     style: AnswerStyle
     truth: str  # JSON, for the benchmark's own scorer
-    part: str = ""  # a part of the benchmark that gets figures of its own
+    part: str = ""  # a part of the benchmark that gets metrics of its own
     candidates: list[str] = field(default_factory=list)  # where they are to be ranked
 
 
@@ -60,7 +60,7 @@ class Files:
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class Metric:
     """A ratio of sums, e.g. points over questions, before its interval is known."""
 
     name: str
@@ -73,8 +73,8 @@ class Figure:
 class Scored:
     """What a scorer found."""
 
-    figures: list[Figure]
-    item_scores: dict[str, float] = field(default_factory=dict)  # item id -> its share in the headline figure
+    metrics: list[Metric]
+    item_scores: dict[str, float] = field(default_factory=dict)  # item id -> its share in the headline metric
     counts: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 

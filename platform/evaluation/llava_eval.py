@@ -1,9 +1,9 @@
 """LLaVA-Bench (COCO and in-the-wild): a judge that reads, but does not see, gives two answers marks from 1 to 10.
 
 It is told what is in the image (captions and boxes, or a caption by people), the question, a reference answer and the
-model's. The figure is the model's marks over the reference's, so it compares within one judge only. Published code puts
+model's. The metric is the model's marks over the reference's, so it compares within one judge only. Published code puts
 the reference first; here each pair is judged in both orders, since judges favour a place, and `reference_first` and
-`candidate_first` stand beside `relative`, the figure of both. A reply without two marks in its first line counts
+`candidate_first` stand beside `relative`, the metric of both. A reply without two marks in its first line counts
 nowhere but in `unparsable`. Source: arXiv 2304.08485 §5; the judge is asked in this project's own words.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vigc.platform.evaluation.items import Answered, Figure, Files, Item, Options, Scored
+from vigc.platform.evaluation.items import Answered, Files, Item, Metric, Options, Scored
 from vigc.platform.evaluation.judging import Case
 from vigc.platform.evaluation.reading import Origin, json_lines, needed, origin_of, unique
 from vigc.platform.records import AnswerStyle
@@ -124,6 +124,6 @@ def score(answered: Answered, options: Options) -> Scored:
                 rows.setdefault((part, "relative"), []).append((item.image, candidate, reference))
         if pairs and (below := sum(reference for _, reference in pairs)):
             scored.item_scores[item.id] = sum(candidate for candidate, _ in pairs) / below
-    scored.figures = [Figure(name, found, part) for (part, name), found in rows.items()]
+    scored.metrics = [Metric(name, found, part) for (part, name), found in rows.items()]
     scored.notes.append("Marks compare within one judge only.")
     return scored

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from vigc.platform.evaluation.choices import LETTERS, options_text, parse_letter
-from vigc.platform.evaluation.items import Answered, Figure, Files, Item, Options, Scored
+from vigc.platform.evaluation.items import Answered, Files, Item, Metric, Options, Scored
 from vigc.platform.evaluation.judging import Case
 from vigc.platform.evaluation.reading import unique
 from vigc.platform.records import AnswerStyle, InputError
@@ -161,7 +161,7 @@ def score(answered: Answered, options: Options) -> Scored:
         for part in dict.fromkeys(("", item.part)):
             rows.setdefault((part, "circular"), []).append((item.image, is_right, 1.0))
             rows.setdefault((part, "vanilla"), []).append((item.image, float(first), 1.0))
-    scored.figures = [Figure(name, found, part) for (part, name), found in rows.items()]
+    scored.metrics = [Metric(name, found, part) for (part, name), found in rows.items()]
     scored.counts["questions"] = len(groups)
     return scored
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from vigc.platform.evaluation.items import Answered, Figure, Files, Item, Options, Scored
+from vigc.platform.evaluation.items import Answered, Files, Item, Metric, Options, Scored
 from vigc.platform.evaluation.reading import Origin, json_lines, unique
 from vigc.platform.quality.pope import SPLITS
 from vigc.platform.records import AnswerStyle, InputError
@@ -78,14 +78,14 @@ def score(answered: Answered, options: Options) -> Scored:
         scored.item_scores[item.id] = float(label == said)
     parts = by_part if len(by_part) > 1 else {}
     everything = [row for rows in by_part.values() for row in rows]
-    scored.figures = [figure for part, rows in {"": everything, **parts}.items() for figure in _figures(part, rows)]
+    scored.metrics = [metric for part, rows in {"": everything, **parts}.items() for metric in _metrics(part, rows)]
     return scored
 
 
-def _figures(part: str, rows: list[tuple[str, bool, bool]]) -> Iterator[Figure]:
-    yield Figure("accuracy", [(image, float(label == said), 1.0) for image, label, said in rows], part)
-    yield Figure("precision", [(image, float(label and said), float(said)) for image, label, said in rows], part)
-    yield Figure("recall", [(image, float(label and said), float(label)) for image, label, said in rows], part)
+def _metrics(part: str, rows: list[tuple[str, bool, bool]]) -> Iterator[Metric]:
+    yield Metric("accuracy", [(image, float(label == said), 1.0) for image, label, said in rows], part)
+    yield Metric("precision", [(image, float(label and said), float(said)) for image, label, said in rows], part)
+    yield Metric("recall", [(image, float(label and said), float(label)) for image, label, said in rows], part)
     f1 = [(image, 2.0 * (label and said), float(label) + float(said)) for image, label, said in rows]
-    yield Figure("f1", f1, part)
-    yield Figure("yes_share", [(image, float(said), 1.0) for image, _, said in rows], part)
+    yield Metric("f1", f1, part)
+    yield Metric("yes_share", [(image, float(said), 1.0) for image, _, said in rows], part)

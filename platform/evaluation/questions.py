@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from vigc.platform.evaluation.items import Answered, Figure, Files, Item, Options, Scored
+from vigc.platform.evaluation.items import Answered, Files, Item, Metric, Options, Scored
 from vigc.platform.evaluation.reading import json_lines, origin_of, unique
 from vigc.platform.evaluation.vqa_rules import VARIANTS, matches, score_vqa, truth_of
 from vigc.platform.records import AnswerStyle
@@ -53,8 +53,8 @@ def score(answered: Answered, options: Options) -> Scored:
         scored.item_scores[item.id] = is_right
         for part in dict.fromkeys(("", item.part)):
             rows.setdefault(part, []).append((item.image, is_right, 1.0))
-    scored.figures = [Figure("exact", found, part) for part, found in rows.items()]
+    scored.metrics = [Metric("exact", found, part) for part, found in rows.items()]
     if min(num_answers) >= MIN_ANSWERS:
-        vqa = score_vqa(answered, VARIANTS).figures
-        scored.figures += [Figure(f"vqa_{one.name}", one.rows, one.part) for one in vqa]
+        vqa = score_vqa(answered, VARIANTS).metrics
+        scored.metrics += [Metric(f"vqa_{one.name}", one.rows, one.part) for one in vqa]
     return scored

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 
-from vigc.platform.evaluation.items import Answered, Figure, Item, Reply, Scored
+from vigc.platform.evaluation.items import Answered, Item, Metric, Reply, Scored
 
 VARIANTS = ("official", "plain", "vigc")
 MAX_POINTS = 32  # the published code hands a flag, whose value is 32, where a count of replacements is expected
@@ -94,7 +94,7 @@ def truth_of(answers: Iterable[str], raw: Iterable[str] | None = None, **more: s
 
 
 def score_vqa(answered: Answered, variants: Sequence[str] = VARIANTS) -> Scored:
-    """Figures of all variants, over all questions and for each part; `official_raw` where answers stand twice."""
+    """Metrics of all variants, over all questions and for each part; `official_raw` where answers stand twice."""
     rows: dict[tuple[str, str], list[tuple[str, float, float]]] = {}
     scored = Scored([])
     for item, reply in answered:
@@ -103,7 +103,7 @@ def score_vqa(answered: Answered, variants: Sequence[str] = VARIANTS) -> Scored:
                 rows.setdefault((part, name), []).append((item.image, value, 1.0))
             if name == variants[0]:
                 scored.item_scores[item.id] = value
-    scored.figures = [Figure(name, found, part) for (part, name), found in rows.items()]
+    scored.metrics = [Metric(name, found, part) for (part, name), found in rows.items()]
     return scored
 
 

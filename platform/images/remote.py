@@ -115,7 +115,7 @@ class _Passing(Exception):
 
 
 def from_web(address: str, part: tuple[int, int] | None, reserve: Reserve) -> bytes:
-    from vigc.platform.storage.retry import patiently
+    from vigc.platform.storage.retry import retry
 
     give_up = time.monotonic() + HTTP_PATIENCE_S
     last: _Passing | None = None
@@ -131,7 +131,7 @@ def from_web(address: str, part: tuple[int, int] | None, reserve: Reserve) -> by
             raise
 
     try:
-        data = patiently(attempt, lambda error: isinstance(error, _Passing), for_s=HTTP_PATIENCE_S)
+        data = retry(attempt, lambda error: isinstance(error, _Passing), for_s=HTTP_PATIENCE_S)
     except _Passing as error:
         raise Refused("unreadable", f"{address}: {error}, also after {HTTP_PATIENCE_S} s of trying again") from error
     return _whole(address, part, data)

@@ -20,7 +20,7 @@ from vigc.platform.images.decode import ERROR_KINDS
 from vigc.platform.images.isolation import Child, ChildDied
 from vigc.platform.pipeline.block_batch import BlockBatch, errors_carried, from_bytes, to_bytes
 from vigc.platform.pipeline.heartbeat import Heartbeat
-from vigc.platform.pipeline.metrics import EngineLoad, Metric, keep_telling, of_load
+from vigc.platform.pipeline.metrics import EngineLoad, RunMetric, keep_telling, of_load
 from vigc.platform.records import RowStatus, RunError
 from vigc.platform.schema import ROW
 
@@ -43,7 +43,7 @@ class GenerateStage:
         self._num_images = 0  # under way
         keep_telling(run, self._load)
 
-    def _load(self) -> dict[Metric, float]:
+    def _load(self) -> dict[RunMetric, float]:
         return of_load(self._child.ask(None, LOAD_TIMEOUT_S), self._num_images)
 
     async def __call__(self, table: pa.Table) -> AsyncIterator[pa.Table]:

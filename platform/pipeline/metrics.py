@@ -23,7 +23,7 @@ class MetricKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
+class RunMetric:
     name: str
     kind: MetricKind
     description: str
@@ -34,12 +34,12 @@ class Metric:
         return f"ray_{self.name}_total" if self.kind is MetricKind.COUNTER else f"ray_{self.name}"
 
 
-def _counter(name: str, description: str, *tags: str) -> Metric:
-    return Metric(name, MetricKind.COUNTER, description, tags)
+def _counter(name: str, description: str, *tags: str) -> RunMetric:
+    return RunMetric(name, MetricKind.COUNTER, description, tags)
 
 
-def _gauge(name: str, description: str, *tags: str) -> Metric:
-    return Metric(name, MetricKind.GAUGE, description, tags)
+def _gauge(name: str, description: str, *tags: str) -> RunMetric:
+    return RunMetric(name, MetricKind.GAUGE, description, tags)
 
 
 # Of the driver.
@@ -69,18 +69,18 @@ def exported_names() -> set[str]:
 class Meters:
     """Some metrics of one run, in a process that Ray knows."""
 
-    def __init__(self, metrics: tuple[Metric, ...], run: str) -> None:
+    def __init__(self, metrics: tuple[RunMetric, ...], run: str) -> None:
         from ray.util.metrics import Counter, Gauge
 
         classes = {MetricKind.COUNTER: Counter, MetricKind.GAUGE: Gauge}
-        self._meters: dict[Metric, Any] = {}
-        self._told: dict[tuple[Metric, tuple[str, ...]], float] = {}
+        self._meters: dict[RunMetric, Any] = {}
+        self._told: dict[tuple[RunMetric, tuple[str, ...]], float] = {}
         for metric in metrics:
             meter = classes[metric.kind](metric.name, metric.description, tag_keys=(RUN_TAG, *metric.tags))
             meter.set_default_tags({RUN_TAG: run})
             self._meters[metric] = meter
 
-    def set(self, metric: Metric, value: float, **tags: str) -> None:
+    def set(self, metric: RunMetric, value: float, **tags: str) -> None:
         """Of a counter: how much it has counted by now."""
         if metric.kind is MetricKind.GAUGE:
             self._meters[metric].set(value, tags)
@@ -100,7 +100,7 @@ class EngineLoad:
     num_waiting: int  # requests without a slot
 
 
-def keep_telling(run: str, read: Callable[[], Mapping[Metric, float]]) -> None:
+def keep_telling(run: str, read: Callable[[], Mapping[RunMetric, float]]) -> None:
     """Sets the metrics of an actor every INTERVAL_S, from a thread that ends with the process."""
     meters = Meters(OF_ACTOR, run)
 
@@ -113,7 +113,7 @@ def keep_telling(run: str, read: Callable[[], Mapping[Metric, float]]) -> None:
     threading.Thread(target=tell, name="metrics", daemon=True).start()
 
 
-def of_load(load: EngineLoad | None, num_images: int) -> dict[Metric, float]:
+def of_load(load: EngineLoad | None, num_images: int) -> dict[RunMetric, float]:
     """
     Args:
         load: None where there is no engine at the moment.

@@ -1,4 +1,4 @@
-"""How far a run is, counted from what is committed, so that the figures are what a kill would leave and mean the same
+"""How far a run is, counted from what is committed, so that the numbers are what a kill would leave and mean the same
 on one machine or many.
 """
 

@@ -3,7 +3,7 @@
 A cut looks like a correction to a rate of hallucination alone, so `Chair` always carries recall and length beside it.
 Intervals are the percentile bootstrap over texts; where no text is wrong they collapse to nothing, so read the number
 of texts with them. A tally takes texts as they come, millions of them, in the same few hundred kilobytes. Known limit:
-boxes are incomplete, so "absent" may be unlabelled; `presence.LIMIT` is the sentence that goes with the figures
+boxes are incomplete, so "absent" may be unlabelled; `presence.LIMIT` is the sentence that goes with the metrics
 wherever they are shown. Source: Rohrbach et al., "Object Hallucination in Image Captioning" (arXiv 1809.02156), with
 the project's own lists of words.
 """
@@ -70,7 +70,7 @@ def chair(
     counts = [count_text(text, frozenset(present), finder) for text, present in texts]
     tally = ChairTally()
     tally.add(np.array(counts, np.float64).reshape(-1, len(COUNTS)))
-    return tally.figures(num_resamples, seed)
+    return tally.metrics(num_resamples, seed)
 
 
 # What a text adds, the columns of a tally.
@@ -100,7 +100,7 @@ class ChairTally:
             self._sums = np.concatenate([self._sums, np.zeros((lacking, len(COUNTS)))])
         np.add.at(self._sums, np.arange(first, self._num_texts) % MAX_GROUPS, counts)
 
-    def figures(self, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> Chair:
+    def metrics(self, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> Chair:
         """The same texts in the same order with the same seed give the same intervals."""
         totals, resampled = self._sums.sum(axis=0), _resample(self._sums, num_resamples, seed)
 

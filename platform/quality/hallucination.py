@@ -87,7 +87,7 @@ class Hallucination:
             if answer == VIC:
                 self._tally(counts, of, kinds, KEPT, is_kept)
 
-    def figures(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Any]:
         """For summary.json: rates as fractions, each with its interval; None where there is nothing to divide by."""
         return {
             "vocabulary": ", ".join(self._names),
@@ -96,8 +96,8 @@ class Hallucination:
             "pairs_named_more_than_annotated": self._stereotypes(),
         }
 
-    def figures_of_groups(self) -> dict[str, Any]:
-        """For each group the figures of its kinds."""
+    def metrics_of_groups(self) -> dict[str, Any]:
+        """For each group the metrics of its kinds."""
         names = sorted({group for group, _, _ in self._tallies})
         return {group: self._kinds(group, NUM_RESAMPLES_OF_GROUPS) for group in names}
 
@@ -105,7 +105,7 @@ class Hallucination:
         made: dict[str, dict[str, Any]] = {}
         for (of, kind, answer), tally in sorted(self._tallies.items()):
             if of == group:
-                made.setdefault(kind, {})[answer] = asdict(tally.figures(num_resamples))
+                made.setdefault(kind, {})[answer] = asdict(tally.metrics(num_resamples))
         return made
 
     def _tally(

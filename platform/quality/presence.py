@@ -1,7 +1,7 @@
 """Which objects are in an image, and which of those that a conversation names are not.
 
 Truth is what is annotated together with what the image's captions name, because boxes are incomplete: `LIMIT` says so
-wherever figures are shown. A crowd box and a box of a picture or toy of the thing count like any other.
+wherever metrics are shown. A crowd box and a box of a picture or toy of the thing count like any other.
 """
 
 from __future__ import annotations

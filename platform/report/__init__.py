@@ -22,7 +22,7 @@ from vigc.platform.dataset.passes import Pass
 from vigc.platform.dataset.store import Store
 from vigc.platform.quality.mentions import ObjectFinder
 from vigc.platform.records import Verdict
-from vigc.platform.report import figures
+from vigc.platform.report import charts
 from vigc.platform.report.gallery import Card, cards, pieces_with
 from vigc.platform.report.gather import Gathered, Sizes, gather
 from vigc.platform.report.summary import summarise, vocabularies_of
@@ -61,8 +61,8 @@ def render(store: Store, summary: Mapping[str, Any], found: Gathered) -> str:
     passes = store.existing_passes()
     script = _asset("report.js")
     hallucination = summary["hallucination"]
-    opening_bars, openings_note = figures.openings(found)
-    covered, coverage_note = figures.coverage(found)
+    opening_bars, openings_note = charts.openings(found)
+    covered, coverage_note = charts.coverage(found)
     tabs = _tabs(found, passes)
     return (
         _environment()
@@ -75,27 +75,27 @@ def render(store: Store, summary: Mapping[str, Any], found: Gathered) -> str:
             style=_asset("report.css"),
             script=script,
             script_hash=Markup(f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"),
-            tiles=figures.tiles(summary),
+            tiles=charts.tiles(summary),
             passes=[_facts(one) for one in passes],
-            funnel=figures.funnel(summary),
+            funnel=charts.funnel(summary),
             decisions=[{"evaluation_images": None, **one} for one in summary["verdicts"] if "filters" in one],
             max_matches=MAX_MATCHES,
-            metrics=figures.metrics(summary),
-            has_kept=figures.has_kept(summary),
+            metrics=charts.metrics(summary),
+            has_kept=charts.has_kept(summary),
             num_texts=_num_texts(hallucination),
             vocabulary=hallucination["vocabulary"] if hallucination else "",
             limit=hallucination["limit"] if hallucination else "",
             openings=opening_bars,
             openings_note=openings_note,
-            lengths=figures.lengths(found),
+            lengths=charts.lengths(found),
             coverage=covered,
             coverage_note=coverage_note,
-            untrue=figures.untrue(found),
-            pairs=figures.habits(summary),
+            untrue=charts.untrue(found),
+            pairs=charts.habits(summary),
             tabs=tabs,
             first_tab=next((tab["id"] for tab in tabs if tab["num"]), "random"),
             has_grounding=_has_grounding(tabs),
-            sample_note=f"Some of {summary['num_rows']:,} rows; all figures above are of all of them.",
+            sample_note=f"Some of {summary['num_rows']:,} rows; all numbers above are of all of them.",
         )
     )
 

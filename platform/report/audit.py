@@ -44,7 +44,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """One check against the human. A figure is None where there is nothing to divide by."""
+    """One check against the human. A metric is None where there is nothing to divide by."""
 
     num: int
     both_wrong: int

@@ -1,4 +1,4 @@
-"""What a data set holds, in figures, for `summary.json` and the table at the end of a run. One pass over the view,
+"""What a data set holds, in numbers, for `summary.json` and the table at the end of a run. One pass over the view,
 whatever its size, a column at a time.
 
 `hallucination` is there where objects are named and images annotated (quality/hallucination.py); `verdicts` says what
@@ -49,7 +49,7 @@ def summarise(store: Store) -> dict[str, Any]:
         spoken = pa.RecordBatch.from_struct_array(pc.list_flatten(batch["conversations"]))
         for kind in _counts(spoken["kind"]):
             kinds.setdefault(kind, _Tally()).add(spoken.filter(pc.equal(spoken["kind"], kind)))
-    by_kind = {kind: tally.figures() for kind, tally in sorted(kinds.items())}
+    by_kind = {kind: tally.counts() for kind, tally in sorted(kinds.items())}
     return {
         "num_passes": len(passes),
         "num_requested": sum(one.num_requested for one in passes),  # an image counts in each pass that was asked of it
@@ -57,11 +57,11 @@ def summarise(store: Store) -> dict[str, Any]:
         "num_ok": rows[RowStatus.OK],
         "num_failed": rows[RowStatus.FAILED],
         "failed_by_reason": dict(failures.most_common()),
-        "num_kept": sum(figures["num_kept"] for figures in by_kind.values()),
-        "num_rejected": sum(figures["num_rejected"] for figures in by_kind.values()),
-        "num_tokens": sum(figures["num_tokens"] for figures in by_kind.values()),
+        "num_kept": sum(counts["num_kept"] for counts in by_kind.values()),
+        "num_rejected": sum(counts["num_rejected"] for counts in by_kind.values()),
+        "num_tokens": sum(counts["num_tokens"] for counts in by_kind.values()),
         "kinds": by_kind,
-        "hallucination": hallucination.figures() if hallucination is not None else None,
+        "hallucination": hallucination.metrics() if hallucination is not None else None,
         "verdicts": [
             {"by": account.by, "number": account.number, "made_since": _made_since(account, answered), **account.about}
             for account in verdicts.accounts
@@ -118,7 +118,7 @@ class _Tally:
         self.words_final += _num_words(spoken["answer"])
         self.reasons.update(_counts(pc.list_flatten(spoken["reasons"].filter(pc.invert(is_kept)))))
 
-    def figures(self) -> dict[str, Any]:
+    def counts(self) -> dict[str, Any]:
         return {
             "num_kept": self.num_kept,
             "num_rejected": self.num - self.num_kept,

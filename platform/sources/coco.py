@@ -3,7 +3,7 @@
 Reads the `images`, `annotations` and `categories` lists, in whatever order they come; `file_name` is a path below the
 images' folder and becomes the `image_id`. Several files about the same images are joined by image id. All of it is
 checked before the first record comes out, so a run never starts on annotations that break in the middle. Images are
-held as columns and annotations on disk (`spill.py`), so that 25 million boxes are no different from ten.
+held as columns and annotations on disk (`external_sort.py`), so that 25 million boxes are no different from ten.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from vigc.platform.schema import MANIFEST
 from vigc.platform.sources import objects365
 from vigc.platform.sources.addresses import absolute, is_text, is_web, open_stream, readable
 from vigc.platform.sources.base import RECORDS_PER_TABLE, Source, first_repeated
+from vigc.platform.sources.external_sort import IMAGES_PER_GROUP, BatchFile, SortedByImage
 from vigc.platform.sources.json_stream import JsonFault, top_lists
-from vigc.platform.sources.spill import IMAGES_PER_GROUP, Grouped, Spill
 from vigc.platform.storage import open_folder
 
 ROWS_PER_BATCH = 100_000
@@ -52,7 +52,7 @@ class CocoSource(Source):
         self._images = _IMAGES.empty_table()
         self._has_objects: NDArray[np.bool_] = np.zeros(0, bool)
         self._categories: dict[str, int] = {}
-        self._boxes, self._captions = Grouped(BOXES), Grouped(CAPTIONS)
+        self._boxes, self._captions = SortedByImage(BOXES), SortedByImage(CAPTIONS)
         for number, path in enumerate(self._paths):
             self._join(_CocoFile(path, self._keys), number)
         names = self._images["name"].combine_chunks()
@@ -169,12 +169,12 @@ class CocoSource(Source):
             ],
             np.int64,
         )
-        for spill, grouped in ((file.boxes, self._boxes), (file.captions, self._captions)):
-            for batch in spill.batches():
+        for unsorted, grouped in ((file.boxes, self._boxes), (file.captions, self._captions)):
+            for batch in unsorted.batches():
                 local = images.find(batch["image"].to_numpy())
                 if (local < 0).any():
                     self._refuse(file, batch, "image", local, "names image_id {!r}, which is in no image entry")
-                if spill is file.boxes:
+                if unsorted is file.boxes:
                     found = categories.find(batch["category"].to_numpy())
                     names = np.where(found >= 0, category_of[found], -1) if len(category_of) else found
                     if (names < 0).any():
@@ -213,12 +213,12 @@ class _Keys:
 
 
 class _CocoFile:
-    """One annotation file, read: images as columns, annotations spilled in the file's order."""
+    """One annotation file, read: images as columns, annotations on disk in the file's order."""
 
     def __init__(self, path: str, keys: _Keys) -> None:
         self.path = path
         self.categories: dict[int, str | None] = {}
-        self.boxes, self.captions = Spill(BOXES), Spill(CAPTIONS)
+        self.boxes, self.captions = BatchFile(BOXES), BatchFile(CAPTIONS)
         self._keys = keys
         self._batches: list[pa.RecordBatch] = []
         self._image_rows: list[tuple[int, str, int | None, int | None]] = []

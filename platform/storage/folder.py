@@ -49,13 +49,13 @@ class Folder(ABC):
     @property
     @abstractmethod
     def arrow(self) -> FileSystem:
-        """This folder as a pyarrow file system of its own, for Parquet; to be used inside `patiently`.
+        """This folder as a pyarrow file system of its own, for Parquet; to be used inside `retry`.
 
         On a disk, a file that is written through it can be seen half written, and folders have to be created.
         """
 
     @abstractmethod
-    def patiently(self, attempt: Callable[[], T]) -> T:
+    def retry(self, attempt: Callable[[], T]) -> T:
         """What `attempt` returns, which uses `arrow` and can be repeated: it is, after what may pass.
 
         Raises FileNotFoundError for a file that is not there, and StoreError for what else the storage refuses.
@@ -65,11 +65,11 @@ class Folder(ABC):
         """A Parquet file, to be read piece by piece. Raises FileNotFoundError where there is no such file.
 
         pyarrow bridges half a minute's silence of the storage by itself. To be as patient as everything else is, read
-        `folder.patiently(lambda: file.read_row_group(n))`.
+        `folder.retry(lambda: file.read_row_group(n))`.
         """
         from pyarrow.parquet import ParquetFile
 
-        return self.patiently(lambda: ParquetFile(name, filesystem=self.arrow))
+        return self.retry(lambda: ParquetFile(name, filesystem=self.arrow))
 
     @abstractmethod
     def exists(self) -> bool:

@@ -40,7 +40,7 @@ class GcsFolder(ObjectFolder):
         server = os.environ.get("STORAGE_EMULATOR_HOST", "")
         return SubTreeFileSystem(self.uri.removeprefix("gs://"), _gcs(os.getpid(), server))
 
-    def patiently(self, attempt: Callable[[], T]) -> T:
+    def retry(self, attempt: Callable[[], T]) -> T:
         try:
             return attempt()
         except FileNotFoundError:
@@ -61,7 +61,7 @@ class GcsFolder(ObjectFolder):
 
     def files(self, folder: str = "") -> list[Entry]:
         selector = FileSelector(folder, recursive=True, allow_not_found=True)
-        found = self.patiently(lambda: self.arrow.get_file_info(selector))
+        found = self.retry(lambda: self.arrow.get_file_info(selector))
         return sorted((Entry(i.path, i.size) for i in found if i.type == FileType.File), key=lambda entry: entry.name)
 
     def read(self, name: str) -> bytes:
@@ -70,7 +70,7 @@ class GcsFolder(ObjectFolder):
                 data: bytes = stream.read()
                 return data
 
-        return self.patiently(attempt)
+        return self.retry(attempt)
 
     def write(self, name: str, data: bytes) -> None:
         def attempt() -> None:
@@ -92,7 +92,7 @@ class GcsFolder(ObjectFolder):
     def delete(self, *names: str) -> None:
         def delete(name: str) -> None:
             with suppress(FileNotFoundError):
-                self.patiently(lambda: self.arrow.delete_file(name))
+                self.retry(lambda: self.arrow.delete_file(name))
 
         with ThreadPoolExecutor(NUM_THREADS) as pool:  # one request each
             list(pool.map(delete, names))
@@ -116,7 +116,7 @@ class GcsFolder(ObjectFolder):
 
     def version(self, name: str) -> Version:
         data = self.read(name)
-        written = self.patiently(lambda: self.arrow.get_file_info(name)).mtime_ns
+        written = self.retry(lambda: self.arrow.get_file_info(name)).mtime_ns
         age_s = time.time() - written / 1e9 if written else 0.0
         return Version(data, _tag(data), max(0.0, age_s))
 
@@ -127,7 +127,7 @@ class GcsFolder(ObjectFolder):
 
     def _written(self, attempt: Callable[[], None]) -> None:
         try:
-            self.patiently(attempt)
+            self.retry(attempt)
         except FileNotFoundError as error:
             raise StoreError(f"{self.uri}: there is no such bucket. Check its name, or create it.") from error
 

@@ -31,7 +31,7 @@ class LocalFolder(Folder):
     def arrow(self) -> FileSystem:
         return SubTreeFileSystem(self.uri, LocalFileSystem())
 
-    def patiently(self, attempt: Callable[[], T]) -> T:
+    def retry(self, attempt: Callable[[], T]) -> T:
         try:
             return attempt()
         except FileNotFoundError:

@@ -28,7 +28,7 @@ def patience_s() -> float:
         raise ConfigError(f"VIGC_STORAGE_PATIENCE_S is {text!r}, but must be a number of seconds.") from error
 
 
-def patiently(attempt: Callable[[], T], may_pass: Callable[[BaseException], bool], *, for_s: float) -> T:
+def retry(attempt: Callable[[], T], may_pass: Callable[[BaseException], bool], *, for_s: float) -> T:
     """What `attempt` returns, tried again for `for_s` while `may_pass` says that its exception may not come again."""
     half, rest = FIRST_WAIT_S / 2, MAX_WAIT_S / 2
     retrying = Retrying(

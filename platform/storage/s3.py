@@ -22,7 +22,7 @@ from pyarrow.fs import FileSystem, SubTreeFileSystem
 
 from vigc.platform.records import ConfigError, StoreError
 from vigc.platform.storage.folder import Entry, ObjectFolder, Version
-from vigc.platform.storage.retry import patience_s, patiently
+from vigc.platform.storage.retry import patience_s, retry
 
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ class S3Folder(ObjectFolder):
     def arrow(self) -> FileSystem:
         return SubTreeFileSystem(f"{self.bucket}/{self.prefix}".rstrip("/"), _arrow(_settings(), self.bucket))
 
-    def patiently(self, attempt: Callable[[], T]) -> T:
+    def retry(self, attempt: Callable[[], T]) -> T:
         return call(attempt, self.uri, patience_s())
 
     def check(self) -> None:
@@ -199,7 +199,7 @@ def call(attempt: Callable[[], T], address: str, for_s: float) -> T:
         StoreError: anything else that S3 refuses, or that did not pass in time.
     """
     try:
-        return patiently(attempt, _may_pass, for_s=for_s)
+        return retry(attempt, _may_pass, for_s=for_s)
     except FileNotFoundError:
         raise
     except (faults.ClientError, faults.BotoCoreError, OSError) as error:

@@ -126,7 +126,7 @@ def main() -> None:
     reached = [state]
 
     def on_update(report: Report) -> None:
-        losses.append(report.figures["loss"])
+        losses.append(report.metrics["loss"])
         reached[0] = report.state
         if report.state.update == options.stop_after:
             raise Interrupted

@@ -40,7 +40,7 @@ def test_params_figures_tables_and_files_arrive(tmp_path: Path, store: str) -> N
     (tmp_path / "notes.txt").write_text("hello")
     with track(store, tmp_path) as run:
         for step in range(1200):
-            run.figures(step, {"loss": 1.0 / (step + 1), "lr": 0.1})
+            run.metrics(step, {"loss": 1.0 / (step + 1), "lr": 0.1})
         run.table("predictions/000010", {"picture": [np.zeros((8, 8, 3), np.uint8)], "said": ["A cat."]})
         run.file(tmp_path / "notes.txt")
         assert run.close() == 0
@@ -85,7 +85,7 @@ def test_the_run_says_what_it_read_who_made_it_and_where_its_weights_lie(
 def test_a_run_that_is_taken_up_again_stays_one_run(tmp_path: Path, store: str) -> None:
     for step in (1, 2):
         with track(store, tmp_path) as run:
-            run.figures(step, {"loss": float(step)})
+            run.metrics(step, {"loss": float(step)})
     client, found = mlflow.MlflowClient(store), run_of(store, tmp_path)
     assert [m.step for m in client.get_metric_history(found.info.run_id, "loss")] == [1, 2]
     assert len(client.search_runs([found.info.experiment_id])) == 1
@@ -93,10 +93,10 @@ def test_a_run_that_is_taken_up_again_stays_one_run(tmp_path: Path, store: str) 
 
 def test_a_run_can_stand_below_another(tmp_path: Path, store: str) -> None:
     parent = track(store, tmp_path / "whole", experiment="vigc experiment")
-    parent.figures(0, {"value": 1.0})
+    parent.metrics(0, {"value": 1.0})
     above = parent.run_id(wait_s=30.0)
     child = track(store, tmp_path / "part", parent=above)
-    child.figures(0, {"value": 1.0})
+    child.metrics(0, {"value": 1.0})
     assert (child.close(), parent.close()) == (0, 0)
     assert above is not None
     part, whole = (run_of(store, tmp_path / name) for name in ("part", "whole"))
@@ -130,7 +130,7 @@ def test_a_server_that_refuses_costs_nothing_and_is_told_of_once(tmp_path: Path,
     run = track(uri, tmp_path, on_note=notes.append)
     began = time.monotonic()
     for step in range(100):
-        run.figures(step, {"loss": 1.0})
+        run.metrics(step, {"loss": 1.0})
     assert time.monotonic() - began < tracking._TIMEOUT_S  # of one request; here are a hundred
     wait_until(lambda: notes)
     assert run.close() == 101  # the figures and the end
@@ -144,7 +144,7 @@ def test_a_server_that_never_answers_does_not_hold_up_the_end(tmp_path: Path, mo
         silent.bind(("127.0.0.1", 0))
         silent.listen(8)
         run = track(f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path)
-        run.figures(1, {"loss": 1.0})
+        run.metrics(1, {"loss": 1.0})
         began = time.monotonic()
         assert run.close() == 2
         assert time.monotonic() - began < 10  # of the 15 that it would be
@@ -164,10 +164,10 @@ def test_what_a_server_missed_while_it_was_away_arrives_later(tmp_path: Path, st
 
     monkeypatch.setattr(tracking, "_deliver", sometimes)
     with track(store, tmp_path, on_note=notes.append) as run:
-        run.figures(1, {"loss": 1.0})
+        run.metrics(1, {"loss": 1.0})
         wait_until(lambda: notes)
         away.clear()
-        run.figures(2, {"loss": 0.5})
+        run.metrics(2, {"loss": 0.5})
         assert run.close() == 0
     history = mlflow.MlflowClient(store).get_metric_history(run_of(store, tmp_path).info.run_id, "loss")
     assert [m.step for m in history] == [1, 2]
@@ -198,7 +198,7 @@ def test_a_server_that_answers_nonsense_is_a_trouble_like_any_other(tmp_path: Pa
     try:
         notes: list[str] = []
         run = track(f"http://127.0.0.1:{server.server_port}", tmp_path, on_note=notes.append)
-        run.figures(1, {"loss": 1.0})
+        run.metrics(1, {"loss": 1.0})
         wait_until(lambda: notes)
         assert run.close() == 2
         assert len(notes) == 1

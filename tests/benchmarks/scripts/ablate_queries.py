@@ -169,7 +169,7 @@ def main() -> None:
 
 def _report(report: Report) -> None:
     if report.state.update % 25 == 0:
-        figures = "  ".join(f"{name} {value:.3g}" for name, value in report.figures.items())
+        figures = "  ".join(f"{name} {value:.3g}" for name, value in report.metrics.items())
         sys.stdout.write(f"{report.state.update:5d}  {figures}\n")
         sys.stdout.flush()
 

@@ -219,8 +219,8 @@ def compare_circular(judge: object, rng: random.Random) -> dict[str, object]:
             )
     scored = mmbench.score(list(zip(items, replies, strict=True)), {})
     ours = {
-        (figure.name, figure.part): sum(row[1] for row in figure.rows) / sum(row[2] for row in figure.rows)
-        for figure in scored.figures
+        (metric.name, metric.part): sum(row[1] for row in metric.rows) / sum(row[2] for row in metric.rows)
+        for metric in scored.metrics
     }
     overall, _, by_ability = judge.eval_result(rows, "static")  # type: ignore[attr-defined]
     gaps = [abs(ours[("circular", mmbench.ABILITIES[name])] - value) for name, value in by_ability.items()]

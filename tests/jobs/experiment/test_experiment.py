@@ -18,7 +18,7 @@ from vigc.jobs.experiment.tables import _row
 from vigc.jobs.train.recipes import make_recipes
 from vigc.model.scenes.material import write_held_out, write_labelled, write_unlabelled
 from vigc.model.scenes.wording import CONVERSATION
-from vigc.platform.evaluation.items import Figure
+from vigc.platform.evaluation.items import Metric
 from vigc.platform.instructions import open_instructions
 from vigc.platform.quality.settings import FilterSettings
 from vigc.platform.records import Kind
@@ -67,18 +67,18 @@ def test_vig_and_vic_are_learnt_from_the_same_questions_and_the_filtered_arm_fro
     assert (tmp_path / "data" / "vic.json").read_bytes() == before
 
 
-def figure(rights):
-    return Figure("exact", [(f"im{number // 2}", float(right), 1.0) for number, right in enumerate(rights)])
+def metric(rights):
+    return Metric("exact", [(f"im{number // 2}", float(right), 1.0) for number, right in enumerate(rights)])
 
 
 def test_a_difference_is_clear_where_all_seeds_and_pictures_agree_and_not_where_one_seed_makes_it():
-    found = {("base", seed): figure([1, 0] * 20) for seed in range(3)}
-    better = found | {("vic", seed): figure([1, 1] * 20) for seed in range(3)}
+    found = {("base", seed): metric([1, 0] * 20) for seed in range(3)}
+    better = found | {("vic", seed): metric([1, 1] * 20) for seed in range(3)}
     row = _row("questions", ("exact", ""), better, ("base", "vic"), (0, 1, 2), 0)
     assert (row.num, row.arms["base"].value, row.arms["vic"].value) == (40, 0.5, 1.0)
     assert row.differences["vic"].is_clear
     assert row.differences["vic"].value == 0.5
-    lucky = found | {("vic", 0): figure([1, 1] * 20)} | {("vic", seed): figure([1, 0] * 20) for seed in (1, 2)}
+    lucky = found | {("vic", 0): metric([1, 1] * 20)} | {("vic", seed): metric([1, 0] * 20) for seed in (1, 2)}
     row = _row("questions", ("exact", ""), lucky, ("base", "vic"), (0, 1, 2), 0)
     assert row.differences["vic"].value == pytest.approx(1 / 6)
     assert not row.differences["vic"].is_clear

@@ -154,7 +154,7 @@ def test_a_run_that_loses_a_worker_and_one_that_is_stopped_end_like_an_undisturb
     kill_a_worker(driver, tmp_path / "killed", after_update=6)
     out, err = driver.communicate(timeout=WAIT_S)
     assert driver.returncode == 0, out + err
-    assert out.count("MLflow at http://127.0.0.1:9 does not take figures") == 1
+    assert out.count("MLflow at http://127.0.0.1:9 does not take metrics") == 1
     said = [json.loads(line) for line in (tmp_path / "killed" / "predictions.jsonl").read_text().splitlines()]
     assert {line["update"] for line in said} == {8, 16}
     assert all(line["prompt"] and line["target"] and line["said"] for line in said)

@@ -61,7 +61,7 @@ def learn(recipe: Recipe, network: Network, num_updates: int, rows: list[list[di
         num_updates,
         ([objective.collate(part)] for part in rows),
         state=TrainingState(),
-        on_update=lambda report: losses.append(report.figures["loss"]),
+        on_update=lambda report: losses.append(report.metrics["loss"]),
         on_checkpoint=lambda state, figures: None,
     )
     return losses

@@ -188,7 +188,7 @@ def test_a_run_goes_on_past_a_few_unreadable_images_counts_them_and_stops_at_man
         )
 
     learn((readable, faulty), (faulty, readable))  # 2 of what would be 10
-    assert [r.figures["num_unreadable"] for r in seen] == [1, 2]
+    assert [r.metrics["num_unreadable"] for r in seen] == [1, 2]
     assert seen[-1].state.num_unreadable == 2
     with pytest.raises(loop.UnreadableError, match=r"3 of 4 samples have an image that cannot be read\. Is --images"):
         learn((readable, faulty), (faulty, faulty), (readable, readable))

@@ -1,4 +1,4 @@
-"""Benchmarks' figures against cases worked out by hand; every file is in the published form."""
+"""Benchmarks' metrics against cases worked out by hand; every file is in the published form."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from vigc.platform.evaluation import BENCHMARKS, benchmark
 from vigc.platform.evaluation.choices import parse_letter
 from vigc.platform.evaluation.intervals import as_scores, estimate
-from vigc.platform.evaluation.items import Figure, Files, Reply
+from vigc.platform.evaluation.items import Files, Metric, Reply
 from vigc.platform.evaluation.llava_eval import marks
 from vigc.platform.evaluation.pope import says_yes
 from vigc.platform.evaluation.vqa_rules import accuracy, normalise
@@ -19,8 +19,8 @@ from vigc.platform.records import AnswerStyle, ConfigError, InputError
 
 def values(scored, part=""):
     found = as_scores(scored)
-    figures = found["parts"][part] if part else found["scores"]
-    return {name: round(one["value"], 4) for name, one in figures.items() if one is not None}
+    metrics = found["parts"][part] if part else found["scores"]
+    return {name: round(one["value"], 4) for name, one in metrics.items() if one is not None}
 
 
 def test_every_benchmark_reads_scores_and_names_its_headline():
@@ -364,11 +364,11 @@ def test_own_questions_are_exact_and_vqa_where_there_are_answers_enough(tmp_path
 
 
 def test_intervals_draw_images_and_not_questions():
-    alone = Figure("x", [(f"{n}", float(n % 2), 1.0) for n in range(100)])
-    together = Figure("x", [(f"{n // 10}", float(n // 10 % 2), 1.0) for n in range(100)])
+    alone = Metric("x", [(f"{n}", float(n % 2), 1.0) for n in range(100)])
+    together = Metric("x", [(f"{n // 10}", float(n // 10 % 2), 1.0) for n in range(100)])
     narrow, wide = estimate(alone), estimate(together)
     assert narrow["value"] == wide["value"] == 0.5
     assert 0.15 < narrow["high"] - narrow["low"] < 0.25
     assert wide["high"] - wide["low"] > 0.5
     assert estimate(alone) == narrow
-    assert estimate(Figure("x", [("a", 1.0, 0.0)])) is None
+    assert estimate(Metric("x", [("a", 1.0, 0.0)])) is None

@@ -118,7 +118,7 @@ def test_a_tally_of_many_texts_holds_no_more_and_has_the_same_intervals():
     tally = ChairTally()
     for part in np.array_split(counts, 50):
         tally.add(part)
-    made = tally.figures()
+    made = tally.metrics()
 
     assert len(tally._sums) == MAX_GROUPS
     assert made.num_texts == num

@@ -154,7 +154,7 @@ def test_ids_may_be_texts_and_huge(tmp_path):
 def test_many_images_keep_their_own_boxes_whatever_their_order(tmp_path, monkeypatch):
     monkeypatch.setattr("vigc.platform.sources.coco.ROWS_PER_BATCH", 7)
     monkeypatch.setattr("vigc.platform.sources.coco.IMAGES_PER_GROUP", 10)
-    monkeypatch.setattr("vigc.platform.sources.spill.IMAGES_PER_GROUP", 10)
+    monkeypatch.setattr("vigc.platform.sources.external_sort.IMAGES_PER_GROUP", 10)
     monkeypatch.setattr("vigc.platform.sources.json_stream.CHUNK_BYTES", 50)
     images = [{"id": 3 * i, "file_name": f"{i}.jpg"} for i in range(95)]
     outline = {"segmentation": [[n, n + 0.5] for n in range(12)]}

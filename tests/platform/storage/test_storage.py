@@ -181,7 +181,7 @@ def test_a_text_whose_writing_fails_leaves_the_old_one(folder: Folder):
 def test_arrow_writes_and_reads_parquet_in_the_folder(folder: Folder):
     folder.arrow.create_dir("rows", recursive=True)
     for name in ("rows/a.parquet", "rows/größe #1 100%.parquet"):
-        folder.patiently(lambda name=name: pq.write_table(TABLE, name, filesystem=folder.arrow))
+        folder.retry(lambda name=name: pq.write_table(TABLE, name, filesystem=folder.arrow))
         assert folder.open_parquet(name).read() == TABLE
     assert folder.names("rows") == ["a.parquet", "größe #1 100%.parquet"]
     assert pq.read_table("rows", filesystem=folder.arrow).num_rows == 2 * TABLE.num_rows
@@ -455,12 +455,12 @@ def test_a_server_that_falls_silent_is_asked_again(proxy: FaultyProxy, s3_place,
 def test_parquet_gets_through_a_busy_server(proxy: FaultyProxy, s3_place, fault, monkeypatch):
     monkeypatch.setattr("vigc.platform.storage.s3.ARROW_ATTEMPTS", 1)  # so that ours, not pyarrow's, are seen
     folder = open_folder(s3_place)
-    folder.patiently(lambda: pq.write_table(TABLE, "x.parquet", filesystem=folder.arrow))
+    folder.retry(lambda: pq.write_table(TABLE, "x.parquet", filesystem=folder.arrow))
     proxy.fail(fault, 3)
     file = folder.open_parquet("x.parquet")
     assert sum(failed for _, _, failed in proxy.requests) == 3
     proxy.fail(fault, 3)
-    assert folder.patiently(lambda: file.read_row_group(0)) == TABLE
+    assert folder.retry(lambda: file.read_row_group(0)) == TABLE
     assert sum(failed for _, _, failed in proxy.requests) == 3
 
 
@@ -529,7 +529,7 @@ def test_a_server_that_is_killed_and_comes_back_stops_neither_reader_nor_writer(
         nonlocal num_read
         while not stop.is_set():
             file = folder.open_parquet("x.parquet")
-            assert folder.patiently(lambda file=file: file.read_row_group(0)) == TABLE
+            assert folder.retry(lambda file=file: file.read_row_group(0)) == TABLE
             assert folder.exists()
             num_read += 1
 

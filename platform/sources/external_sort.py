@@ -1,7 +1,8 @@
 """Rows about images that arrive in any order, kept on disk and given back image by image.
 
 They go to a temporary file that has no name, so nothing is left of it however the process ends (TMPDIR says where).
-`Spill` takes them as they come; `Grouped` holds them cut by groups of images, so that a group is read with few reads.
+`BatchFile` takes them as they come; `SortedByImage` holds them cut by groups of images, so that a group is read with
+few reads.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from vigc.platform.storage.files import explained
 IMAGES_PER_GROUP = 20_000
 
 
-class Spill:
+class BatchFile:
     """Record batches, written once and then read back in order, one at a time."""
 
     def __init__(self, schema: pa.Schema) -> None:
@@ -46,11 +47,11 @@ class Spill:
             yield reader.get_batch(number)
 
 
-class Grouped:
+class SortedByImage:
     """Rows by the position of their image, which is their column `image`."""
 
     def __init__(self, schema: pa.Schema) -> None:
-        self._spill = Spill(schema)
+        self._written = BatchFile(schema)
         self._numbers: dict[int, list[int]] = defaultdict(list)  # group -> batches that hold some of its rows
         self._reader: pa.RecordBatchFileReader | None = None
 
@@ -62,13 +63,13 @@ class Grouped:
         batch = batch.set_column(0, "image", pa.array(positions)).take(pa.array(order))
         groups, starts = np.unique(ordered // IMAGES_PER_GROUP, return_index=True)
         for group, start, stop in zip(groups.tolist(), starts, [*starts[1:], len(order)], strict=True):
-            self._numbers[group].append(self._spill.add(batch.slice(start, stop - start)))
+            self._numbers[group].append(self._written.add(batch.slice(start, stop - start)))
 
     def group(self, number: int, num_images: int) -> tuple[pa.Array, pa.Table]:
         """The rows of a group in the order they were added, and where each image's begin (num_images + 1 offsets)."""
-        self._reader = self._reader or self._spill.reader()
+        self._reader = self._reader or self._written.reader()
         batches = [self._reader.get_batch(one) for one in self._numbers.get(number, [])]
-        table = pa.Table.from_batches(batches, schema=self._spill.schema)
+        table = pa.Table.from_batches(batches, schema=self._written.schema)
         positions = table["image"].to_numpy() - number * IMAGES_PER_GROUP
         table = table.take(pa.array(np.argsort(positions, kind="stable")))
         offsets = np.concatenate([[0], np.cumsum(np.bincount(positions, minlength=num_images))])

@@ -1,4 +1,4 @@
-"""The report's figures as shares of the width they are drawn on: funnel, intervals, openings, lengths, objects."""
+"""The report's charts as shares of the width they are drawn on: funnel, intervals, openings, lengths, objects."""
 
 from __future__ import annotations
 
@@ -242,17 +242,17 @@ def habits(summary: Summary) -> list[Mapping[str, Any]]:
 
 
 def tiles(summary: Summary) -> Sequence[Mapping[str, str]]:
-    """The few figures that one looks for first."""
+    """The few numbers that one looks for first."""
     made = summary["num_kept"] + summary["num_rejected"]
     shown = [
-        {"figure": f"{summary['num_ok']:,}", "what": f"images read, of {summary['num_rows']:,}", "style": ""},
-        {"figure": f"{summary['num_kept']:,}", "what": f"conversations kept, of {made:,}", "style": ""},
+        {"value": f"{summary['num_ok']:,}", "what": f"images read, of {summary['num_rows']:,}", "style": ""},
+        {"value": f"{summary['num_kept']:,}", "what": f"conversations kept, of {made:,}", "style": ""},
     ]
     for name, title in (("chair_s", "answers naming an absent object"), ("recall", "present objects named")):
         if change := _over_kinds(summary, name):
             before, after = change
-            figure = f"{100 * before:.1f} → {100 * after:.1f} %"
-            shown.append({"figure": figure, "what": f"{title}, VIG → VIC", "style": "key" if name == "chair_s" else ""})
+            value = f"{100 * before:.1f} → {100 * after:.1f} %"
+            shown.append({"value": value, "what": f"{title}, VIG → VIC", "style": "key" if name == "chair_s" else ""})
     return shown
 
 
