@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray import serve
@@ -28,7 +28,7 @@ from vigc.serve.conversations import ConversationService
 from vigc.serve.errors import unavailable
 from vigc.serve.gateway import make_app
 from vigc.serve.images import ImageLoader
-from vigc.serve.metrics import RayMetrics
+from vigc.serve.metrics import Metrics, RayMetrics
 from vigc.serve.middleware import AllowedHosts, ApiKeys, RequestMiddleware, protects
 from vigc.serve.replica import EngineReplica
 from vigc.serve.replica_client import ReplicaClient
@@ -37,6 +37,7 @@ from vigc.serve.validation import check, find_objects
 
 PROTECTED = ("/v1", "/metrics")
 READY_S = 5.0
+ARRIVE_S = 1.0  # in which requests come to a gateway that Serve's proxy has taken already
 MAX_OPEN = 1000  # requests of a gateway; the queue of max_queued comes after it
 CPUS_OF_A_REPLICA, CPUS_OF_A_GATEWAY = 0.5, 0.25
 
@@ -103,15 +104,28 @@ class Gateway:
         if settings.requires_key and not self._keys:
             raise ConfigError(f"{KEYS_VARIABLE} is empty where the gateway runs, and the settings want a key.")
         self._weights: str | None = None
+        self._metrics, self._is_stopping = RayMetrics(), False
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        settings, metrics = self._settings, RayMetrics()
+        settings, metrics = self._settings, self._metrics
         ask = ReplicaClient(self._replica.options(stream=True).converse, settings.answer_timeout_s, metrics)
         conversations = ConversationService(settings, load_pack(settings.prompts), find_objects(settings), ask)
         model = find_model(settings.model)
         images = ImageLoader(settings, model.image_size)
         app = make_app(model, conversations, images, self._ready, lambda: self._weights)
-        return with_middleware(app, settings, self._keys, metrics)
+        return with_middleware(app, settings, self._keys, metrics, lambda: self._is_stopping)
+
+    async def drain(self) -> bool:
+        """Whether all requests were answered within drain_s. New ones get status 503 meanwhile and afterwards."""
+        try:
+            async with asyncio.timeout(self._settings.drain_s):
+                await asyncio.sleep(ARRIVE_S)
+                self._is_stopping = True
+                while self._metrics.num_open:
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            return False
+        return True
 
     async def _ready(self) -> dict[str, Any]:
         from ray.serve.exceptions import BackPressureError
@@ -128,7 +142,13 @@ class Gateway:
         return found
 
 
-def with_middleware(app: ASGIApp, settings: ServeSettings, keys: ApiKeys, metrics: Any) -> ASGIApp:
+def with_middleware(
+    app: ASGIApp,
+    settings: ServeSettings,
+    keys: ApiKeys,
+    metrics: Metrics,
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> ASGIApp:
     """The application with all that is checked before and after it."""
 
     def max_body_bytes(type_: str) -> int:
@@ -139,6 +159,7 @@ def with_middleware(app: ASGIApp, settings: ServeSettings, keys: ApiKeys, metric
         keys=keys,
         hosts=AllowedHosts(settings.host_names, settings.cors_origins),
         metrics=metrics,
+        is_stopping=is_stopping,
         max_body_bytes=max_body_bytes,
         body_timeout_s=settings.body_timeout_s,
         max_held_bytes=settings.max_held_bytes,

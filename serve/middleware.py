@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vigc.serve.errors import DENIED, ApiError, internal, overloaded, too_large, too_slow
+from vigc.serve.errors import DENIED, ApiError, internal, overloaded, too_large, too_slow, unavailable
 from vigc.serve.metrics import Metrics
 from vigc.serve.settings import KEYS_VARIABLE
 
@@ -112,6 +112,7 @@ class RequestMiddleware:
     """See the module.
 
     Args:
+        is_stopping: whether new requests are refused.
         max_body_bytes: for a media type.
         is_protected: whether a path needs a key.
     """
@@ -123,6 +124,7 @@ class RequestMiddleware:
         keys: ApiKeys,
         hosts: AllowedHosts,
         metrics: Metrics,
+        is_stopping: Callable[[], bool],
         max_body_bytes: Callable[[str], int],
         body_timeout_s: float,
         max_held_bytes: int,
@@ -130,6 +132,7 @@ class RequestMiddleware:
     ) -> None:
         self._app = app
         self._keys, self._hosts, self._metrics = keys, hosts, metrics
+        self._is_stopping = is_stopping
         self._max_body_bytes, self._body_timeout_s = max_body_bytes, body_timeout_s
         self._is_protected = is_protected
         self._held = BodyMemory(max_held_bytes)
@@ -161,6 +164,8 @@ class RequestMiddleware:
                 request.is_answered = True
 
         try:
+            if self._is_stopping():
+                raise unavailable("The service is stopping.")
             self._hosts.check(headers)
             if self._keys and self._is_protected(scope["path"]) and scope["method"] != "OPTIONS":
                 self._keys.check(headers.get("authorization", ""))

@@ -24,7 +24,7 @@ def serve(config: ServeConfig) -> None:
             on_ready=print_json if config.json_ else lambda ready: console.print(in_words(ready)),
         )
     except KeyboardInterrupt as stop:
-        typer.echo("Stopped; what was under way is answered.", err=True)
+        typer.echo("Stopped; all requests under way were answered.", err=True)
         raise typer.Exit(INTERRUPTED) from stop
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from vigc.jobs.serve.config import ServeConfig
@@ -23,6 +24,7 @@ from vigc.serve.settings import KEYS_VARIABLE, LEAN, ServeSettings
 from vigc.serve.validation import check
 
 NAME = "vigc"
+GATEWAY_S = 5.0  # for a gateway to say that it has drained
 LOCAL = ("127.0.0.1", "::1", "localhost")  # names that only this machine can mean by itself
 PACKAGES = ("aiohttp", "fastapi", "openai", "python_multipart", "uvicorn")
 Ready = dict[str, Any]
@@ -34,14 +36,15 @@ def run_serve(
     on_start: Callable[[Hardware], None],
     on_ready: Callable[[Ready], None],
 ) -> None:
-    """Serves until Ctrl-C or SIGTERM.
+    """Serves until Ctrl-C, SIGTERM or SIGHUP.
 
     Args:
         on_start: called when all settings are found good, with what was chosen.
         on_ready: called when requests are answered.
     Raises:
-        VigcError: a setting that cannot be used, or a service that does not come up.
-        KeyboardInterrupt: when it was told to stop, and has.
+        VigcError: a setting that cannot be used, a service that does not come up, or requests that were not answered
+            when it was stopped.
+        KeyboardInterrupt: when it was stopped and all requests were answered.
     """
     began, host, port = time.monotonic(), config.host, config.port
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
@@ -51,12 +54,12 @@ def run_serve(
         settings = settings.model_copy(update={"host_names": list(LOCAL)})
     check(settings)
     _check_port(host, port)
-    signal.signal(signal.SIGTERM, _interrupt)  # containers are stopped so
     on_start(hardware)
     most = settings.replica_range[1]
     cpus = (most + settings.gateways) * CPUS_PER_ACTOR
     os.environ.update({name: value for name, value in LEAN.items() if name not in os.environ})
     with (
+        _stop_signals(),
         tempfile.TemporaryDirectory(prefix="vigc-serve-") as folder,
         ray_session(Path(folder) / "ray.log", cpus, most * hardware.gpus) as logs,
     ):
@@ -65,7 +68,8 @@ def run_serve(
             on_ready(_ready(settings, host, port, logs, time.monotonic() - began))
             threading.Event().wait()
         finally:
-            _end()
+            if not _end(settings.drain_s):
+                raise RunError("Stopped before all requests were answered.")
 
 
 def make_settings(config: ServeConfig) -> tuple[ServeSettings, Hardware]:
@@ -165,14 +169,38 @@ def _reason() -> str | None:
     return None
 
 
-def _end() -> None:
-    """Lets what is under way be answered, and ends Serve."""
+def _end(drain_s: float = 0) -> bool:
+    """Ends Serve. Whether all requests under way were answered before, which Ctrl-C stops waiting for.
+
+    Serve itself would end gateways and replicas at the same time, and a request at a gateway would find no replica.
+    """
     from ray import serve
 
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    serve.delete(NAME, _blocking=True)
-    serve.shutdown()  # type: ignore[no-untyped-call]
+    async def end() -> bool:  # LEAN lets handles work inside an event loop only
+        try:
+            if drain_s:
+                drained = serve.get_app_handle(NAME).broadcast("drain")
+                return all(await drained.results_async(timeout_s=drain_s + GATEWAY_S))
+            return True
+        except (asyncio.CancelledError, TimeoutError):
+            return False
+        finally:
+            await serve.shutdown_async()  # type: ignore[no-untyped-call]
+
+    with _stop_signals(signal.SIG_IGN):
+        return asyncio.run(end())
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+@contextmanager
+def _stop_signals(handler: Any = signal.default_int_handler) -> Iterator[None]:
+    """SIGTERM, which stops containers, and SIGHUP of a closed terminal interrupt as Ctrl-C does.
+
+    Under nohup SIGHUP stays ignored.
+    """
+    signals = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is not signal.SIG_IGN]
+    before = [signal.signal(one, handler) for one in signals]
+    try:
+        yield
+    finally:
+        for one, previous in zip(signals, before, strict=True):
+            signal.signal(one, previous)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -102,8 +104,26 @@ def init_ray(**options: Any) -> None:
     for attempt in Retrying(
         retry=is_late, stop=stop_after_attempt(NUM_STARTS), before_sleep=lambda state: ray.shutdown(), reraise=True
     ):
-        with attempt:
+        with attempt, _own_signals():
             ray.init(**options)
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """The process keeps its handler of SIGTERM, which Ray replaces. Ray's processes start with SIGHUP ignored.
+
+    They share the terminal, and would otherwise be gone before this process has ended its work.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    terminate, hang_up = signal.getsignal(signal.SIGTERM), signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, hang_up)
+        if callable(terminate):
+            signal.signal(signal.SIGTERM, terminate)
 
 
 def _check_gpus(gpus: float) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import urllib.request
 from collections import Counter
+from http.client import HTTPConnection
+from urllib.parse import urlsplit
 
 import pytest
 from local_service import data_uri
 from ports import free_port
-from waiting import WAIT_S
+from waiting import WAIT_S, wait_until
 
 from vigc.jobs.bench.serve import Level, _ratios
 from vigc.serve.samples import samples
@@ -45,28 +48,66 @@ def test_a_port_that_is_taken_is_said_so(vigc_here):
     assert "cannot be listened on (Address already in use)" in result.err
 
 
-@pytest.mark.slow
-def test_the_command_answers_and_ends_cleanly(vigc_started, monkeypatch):
-    monkeypatch.setenv("VIGC_API_KEYS", "secret")
-    process = vigc_started("serve", "--json", "--port", free_port())
-    try:
+@pytest.fixture
+def service(vigc_started):
+    """Starts the command; gives its process and what it says when it is ready."""
+    started = []
+
+    def start(*options):
+        process = vigc_started("serve", "--json", "--port", free_port(), *options)
+        started.append(process)
         said = ""
         while not said.endswith("}\n"):
             line = process.stdout.readline()
             assert line, process.stderr.read()
             said += line
-        ready = json.loads(said)
-        assert ready["requires_key"]
-        body = json.dumps({"image": data_uri(samples()["scene-0"].jpeg), "kinds": ["conversation"]}).encode()
-        headers = {"Content-Type": "application/json", "Authorization": "Bearer secret"}
-        request = urllib.request.Request(f"{ready['url']}/v1/vigc", body, headers)
-        with urllib.request.urlopen(request, timeout=WAIT_S) as answer:
-            assert json.loads(answer.read())["conversations"][0]["answer"]
-    finally:
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=WAIT_S)
-    assert process.returncode == 130
-    assert err == "Stopped; what was under way is answered.\n"
+        return process, json.loads(said)
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate(timeout=WAIT_S)
+
+
+def ask(url, key, **body):
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+    request = urllib.request.Request(f"{url}/v1/vigc", json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=WAIT_S) as answer:
+        return json.loads(answer.read())
+
+
+@pytest.mark.slow
+def test_the_command_answers_and_ends_cleanly(service, monkeypatch):
+    monkeypatch.setenv("VIGC_API_KEYS", "secret")
+    process, ready = service()
+    assert ready["requires_key"]
+    row = ask(ready["url"], "secret", image=data_uri(samples()["scene-0"].jpeg), kinds=["conversation"])
+    assert row["conversations"][0]["answer"]
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=WAIT_S)
+    assert (process.returncode, err) == (130, "Stopped; all requests under way were answered.\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["SIGTERM", "SIGINT", "SIGHUP"])
+def test_a_signal_ends_the_service_when_all_requests_under_way_are_answered(service, to):
+    """More requests than slots, most of them not at a replica yet. Ctrl-C and a closed terminal reach Ray, too."""
+    process, ready = service("--replicas", 1, "--slots", 4)
+    body = json.dumps({"image": data_uri(samples()["scene-4"].jpeg), "kinds": ["conversation"]})
+    clients = [HTTPConnection(urlsplit(ready["url"]).netloc, timeout=WAIT_S) for _ in range(24)]
+    for client in clients:
+        client.request("POST", "/v1/vigc", body, {"Content-Type": "application/json"})
+    wait_until(lambda: num_at_replica(ready["url"]) > 0)
+    (os.kill if to == "SIGTERM" else os.killpg)(process.pid, getattr(signal, to))
+    assert Counter(client.getresponse().status for client in clients) == {200: len(clients)}
+    _, err = process.communicate(timeout=WAIT_S)
+    assert (process.returncode, err) == (130, "Stopped; all requests under way were answered.\n")
+
+
+def num_at_replica(url):
+    with urllib.request.urlopen(f"{url}/readyz", timeout=WAIT_S) as answer:
+        return json.loads(answer.read())["requests"]
 
 
 def test_the_figures_of_a_load_are_those_that_were_counted():
