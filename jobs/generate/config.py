@@ -48,7 +48,18 @@ class GenerateConfig(ChoosesImages, PrintsJson):
         "Refuse larger images, which then count as failed.", None, ge=1, shown="89 million"
     )
 
-    model: str | None = _made("A folder or hub id of an InstructBLIP model.", None, shown="the embedded model")
+    model: str | None = _made(
+        "A folder or hub id of a model that reads images, or the address of an endpoint that speaks chat completions, "
+        "such as http://localhost:8000/v1.",
+        None,
+        shown="the embedded model",
+    )
+    endpoint_model: str | None = _made(
+        "The name of the model at the endpoint.", None, shown="the only one that the endpoint lists"
+    )
+    api_key_env: str | None = _made(
+        "The environment variable that holds the endpoint's key.", None, metavar="NAME", shown="no key is sent"
+    )
     kinds: tuple[Kind, ...] = _made(
         "The kinds of conversation that are made about each image.",
         (Kind.CONVERSATION, Kind.DETAIL, Kind.REASONING),
@@ -80,10 +91,22 @@ class GenerateConfig(ChoosesImages, PrintsJson):
     top_p: float | None = _made("Sample from the likeliest words that make up this share.", None, shown="the policy's")
     seed: int = _made("The seed of --sample, and of words that are sampled.", 0)
 
-    engine: Literal["continuous", "reference", "vllm"] = _run(
-        "The engine that decodes; vllm has the language model in vLLM (see `make vllm`), and reference is the paper's "
-        "loop, done plainly and slowly.",
-        "continuous",
+    engine: Literal["auto", "continuous", "reference", "vllm", "transformers"] = _run(
+        "What runs the model. For InstructBLIP: continuous, vllm (its language model in vLLM, see `make vllm`), or "
+        "reference, the paper's loop done plainly and slowly. For other models: vllm, or transformers, which is slower "
+        "and needs nothing more. auto takes the first of these that is installed.",
+        "auto",
+    )
+    engine_args: str | None = _run(
+        "Arguments for the server of vllm or transformers, as one text such as '--max-model-len 8192'.",
+        None,
+        metavar="TEXT",
+    )
+    concurrency: int | None = _run(
+        "The number of requests that an actor has under way at a server.", None, ge=1, shown="found while it runs"
+    )
+    patience: float = _run(
+        "How long the run waits for a server that does not answer, before it ends.", 15, gt=0, metavar="MINUTES"
     )
     vllm_python: str | None = _run(
         "The Python of the environment that vLLM is in, on every machine.",

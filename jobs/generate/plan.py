@@ -8,12 +8,14 @@ runs without changing a row (engine, actors, machine, versions) goes into `runs/
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from vigc.jobs.generate.config import GenerateConfig, Mode, mode_of
+from vigc.jobs.generate.model import choose_model, engine_settings
 from vigc.jobs.ingest.run import open_chosen
 from vigc.jobs.settings.config import Flags, read_config
 from vigc.jobs.settings.options import changed, read_assignments
@@ -22,9 +24,7 @@ from vigc.model.conversation.image import ConversationSettings
 from vigc.model.conversation.policy import Policy, make_policy
 from vigc.model.cores import num_cores
 from vigc.model.engines.settings import EngineSettings
-from vigc.model.engines.vllm.environment import find_python
-from vigc.model.prompts import load_pack
-from vigc.model.weights.identity import ModelIdentity, identify
+from vigc.model.weights.identity import ModelIdentity
 from vigc.platform.dataset.followup_passes import FailedImages, SameImages
 from vigc.platform.dataset.layout import RUNS_FOLDER
 from vigc.platform.dataset.request import differences, plain
@@ -59,6 +59,12 @@ class Plan:
     note: str | None  # for the user, when all is done
     is_idle: bool  # there is nothing to ask; `note` says why
 
+    @property
+    def image_side(self) -> int:
+        """Of the square that an image is made into, or whose number of pixels it has at most."""
+        form = self.model.image_form
+        return form.side or math.isqrt(form.max_pixels or 1)
+
 
 def make_plan(config: GenerateConfig) -> Plan:
     """Checks everything that can be checked without loading the model.
@@ -66,17 +72,22 @@ def make_plan(config: GenerateConfig) -> Plan:
     Raises:
         VigcError: with what is wrong, where, and what to do.
     """
-    pack = load_pack(config.prompts)
     policy = policy_of(config)
-    if config.engine != "reference" and policy.num_beams > 1:
+    store = Store(config.out)
+    chosen = choose_model(config, (run for one in store.passes() for run in runs_of(one)))
+    model, pack = chosen.identity, chosen.pack
+    if chosen.engine != "reference" and policy.num_beams > 1:
         raise ConfigError(
-            f"The policy {policy.name!r} decodes with {policy.num_beams} beams, which the {config.engine} engine "
+            f"The policy {policy.name!r} decodes with {policy.num_beams} beams, which the {chosen.engine} engine "
             "cannot. Add --engine reference, or --set num_beams=1."
         )
-    vllm_python = str(find_python(config.vllm_python)) if config.engine == "vllm" else None
-    hardware = choose_hardware(config.device, config.dtype, config.gpus_per_actor)
-    store = Store(config.out)
-    model = identify(config.model, (run for one in store.passes() for run in runs_of(one)))
+    if chosen.endpoint is not None and policy.grounding is Grounding.BLANK:
+        raise ConfigError("--grounding blank needs a model that runs here; behind a server use --grounding asked.")
+    hardware = (
+        choose_hardware("cpu", "auto", 0)
+        if chosen.engine == "endpoint"
+        else choose_hardware(config.device, config.dtype, config.gpus_per_actor)
+    )
     source, kinds = _source_of(config, store)
     config = config.model_copy(update={"kinds": kinds})
     for kind in kinds:
@@ -85,7 +96,7 @@ def make_plan(config: GenerateConfig) -> Plan:
         "source": source.describe(),
         "kinds": [str(kind) for kind in kinds],
         "model": {"name": model.name, "weights": model.weights},
-        "dtype": hardware.dtype,
+        "dtype": None if chosen.engine == "endpoint" else hardware.dtype,
         "prompts": {"name": pack.name, "hash": pack.hash},
         "policy": asdict(policy),
         "seed": config.seed,
@@ -106,16 +117,7 @@ def make_plan(config: GenerateConfig) -> Plan:
         existing=existing,
         num_in_source=None if existing is None else source.num_images(),
         model=model,
-        engine=EngineSettings(
-            engine=config.engine,
-            model=model.location,
-            device=hardware.device,
-            dtype=hardware.dtype,
-            num_slots=config.slots,
-            memory_gib=config.engine_memory,
-            num_threads=max(1, num_cores() // config.actors[1]),
-            vllm_python=vllm_python,
-        ),
+        engine=engine_settings(config, chosen, hardware, num_threads=max(1, num_cores() // config.actors[1])),
         hardware=hardware,
         conversations=ConversationSettings(pack, policy, kinds, config.seed),
         vocabulary=vocabulary,

@@ -20,7 +20,8 @@ from vigc.jobs.generate.worker import Worker, WorkerSettings
 from vigc.jobs.machine import git_commit, versions
 from vigc.model.cores import num_cores
 from vigc.platform.dataset.passes import Pass, write_json
-from vigc.platform.images.decode import MAX_PIXELS
+from vigc.platform.images.decode import MAX_PIXELS, decode_batch
+from vigc.platform.images.encode import encode_batch
 from vigc.platform.pipeline import run as pipeline
 from vigc.platform.pipeline.run import Progress
 from vigc.platform.quality.presence import NameObjects
@@ -155,7 +156,8 @@ def run_pipeline(plan: Plan, pass_: Pass, on_progress: Callable[[Progress], None
     graph = pipeline.Graph(
         worker=Worker,
         worker_args=(worker_settings(plan, pass_),),
-        image_size=plan.model.image_size,
+        image_size=plan.image_side,
+        decode=decode_batch if plan.model.image_form.side else encode_batch,
         num_slots=plan.engine.most_slots,
         min_actors=plan.config.actors[0],
         max_actors=plan.config.actors[1],

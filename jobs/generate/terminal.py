@@ -92,23 +92,31 @@ def duration(seconds: float) -> str:
 
 
 def say_plan(console: Console, plan: Plan, pass_: Pass) -> None:
-    config, engine = plan.config, plan.engine
-    at_most = "" if engine.num_slots else "up to "
-    slots = f"{at_most}{_number(engine.most_slots, 'slot')}, " if config.engine == "continuous" else ""
+    config = plan.config
     least, most = config.actors
     actors = _number(most, "actor") if least == most else f"{least} to {most} actors"
     _say(
         console,
         ("images", f"{plan.description}: {_number(pass_.num_requested, 'image')}"),
         ("out", f"{plan.store}  ({_state(plan, pass_)})"),
-        (
-            "model",
-            f"{plan.model.name}, {plan.hardware}, {engine.dtype}; {config.engine} engine, {slots}{actors}",
-        ),
+        ("model", f"{plan.model.name}, {_where(plan)}, {actors}"),
         ("objects", _objects(plan)),
         ("asked for", f"{', '.join(config.kinds)}; policy {plan.conversations.policy.name}, seed {config.seed}"),
     )
     console.print()
+
+
+def _where(plan: Plan) -> str:
+    """Where the model runs, and how much at once."""
+    engine = plan.engine
+    if engine.endpoint is not None:
+        at_once = engine.endpoint.concurrency
+        requests = f"{at_once} requests" if at_once else "as many requests as it answers well"
+        if engine.engine == "endpoint":
+            return f"at {engine.endpoint.url}; {requests} at once"
+        return f"{plan.hardware}, {engine.dtype}; a server of {engine.engine} for each actor, {requests} at once"
+    slots = f", {'' if engine.num_slots else 'up to '}{_number(engine.most_slots, 'slot')}"
+    return f"{plan.hardware}, {engine.dtype}; {engine.engine} engine{slots if engine.engine == 'continuous' else ''}"
 
 
 def _objects(plan: Plan) -> str:

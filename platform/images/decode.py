@@ -241,7 +241,7 @@ def open_upright(data: bytes, max_pixels: int) -> Image.Image:
     """RGB, upright."""
     image = _identify(data, max_pixels)
     rgb = _decode_jpeg(data, image) or _to_rgb(image)
-    transpose = _UPRIGHT.get(_orientation(image))  # after decoding: asking a PNG loads it, and would hide its damage
+    transpose = _UPRIGHT.get(orientation_of(image))  # after decoding: asking a PNG loads it, and would hide its damage
     return rgb.transpose(transpose) if transpose is not None else rgb
 
 
@@ -282,7 +282,8 @@ def _unidentified(data: bytes) -> Refused:
         return Refused("not_an_image", f"no image format begins with the bytes {data[:8].hex(' ')}")
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
+    """As EXIF counts them; 1 is upright."""
     try:
         return int(image.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # noqa: BLE001  a broken EXIF block says nothing about the orientation; the image may be fine

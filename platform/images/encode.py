@@ -6,17 +6,54 @@ comments, colour profiles, previews, what cameras append) are cut out. Everythin
 
 from __future__ import annotations
 
+import hashlib
+import io
 import math
 import re
 
 import numpy as np
+import pyarrow as pa
 import simplejpeg
 from PIL import Image
 
+from vigc.platform.images.decode import (
+    Decoded,
+    decode_batch,
+    open_upright,
+    orientation_of,
+    perceptual_hash,
+    refused_as,
+)
+
+HASH_SIDE = 224  # of the image that the perceptual hash is of
 QUALITY = 95
 _KEPT = frozenset({0xE0, 0xEE})  # JFIF, and Adobe's, which says how colours are stored
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # in a scan, where \xff00 and restarts are data
 _SOI, _EOI, _SOS, _COMMENT = 0xD8, 0xD9, 0xDA, 0xFE
+
+
+def encode_batch(batch: pa.Table, side: int, max_pixels: int) -> pa.Table:
+    """As `decode_batch`, but `pixels` holds a JPEG file.
+
+    Args:
+        side: an image has at most as many pixels as a square of this side.
+        max_pixels: larger images are `too_large`, by their header alone.
+    """
+    return decode_batch(batch, side, max_pixels, decoder=encode_bytes)
+
+
+def encode_bytes(data: bytes, side: int, max_pixels: int) -> Decoded:
+    """One image; see `encode_batch`."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    try:
+        upright = open_upright(data, max_pixels)
+        with Image.open(io.BytesIO(data)) as stored:
+            is_plain = stored.mode in ("RGB", "L") and orientation_of(stored) == 1
+        small = upright.resize((HASH_SIDE, HASH_SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
+        encoded = encode_upright(upright, data, side * side, is_turned=not is_plain)
+        return Decoded(upright.width, upright.height, encoded, sha256, perceptual_hash(small))
+    except Exception as error:  # noqa: BLE001  as in `decode_bytes`: on damaged files nearly anything is raised
+        return refused_as(error, sha256)
 
 
 def encode_upright(upright: Image.Image, file: bytes, max_pixels: int, *, is_turned: bool) -> bytes:
@@ -25,7 +62,7 @@ def encode_upright(upright: Image.Image, file: bytes, max_pixels: int, *, is_tur
     Args:
         upright: the decoded image, RGB.
         file: what it was decoded from.
-        is_turned: whether the file's orientation is not the upright one.
+        is_turned: whether the file's own pixels are not those of `upright`: turned, or stored in other colours.
     """
     width, height = upright.size
     if width * height <= max_pixels:

@@ -1,0 +1,143 @@
+"""What a run's model is, found out before anything else starts: InstructBLIP, any other in a folder, or one behind an
+endpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from vigc.jobs.generate.config import GenerateConfig
+from vigc.model.engines.endpoint.address import clean_url
+from vigc.model.engines.settings import EndpointSettings, EngineSettings
+from vigc.model.engines.vllm.environment import find_python
+from vigc.model.prompts import CHAT, PromptPack, load_pack
+from vigc.model.weights.identity import Family, ModelIdentity, identify
+from vigc.platform.pipeline.hardware import Hardware
+from vigc.platform.records import ConfigError
+
+if TYPE_CHECKING:
+    from vigc.model.engines.endpoint.abilities import Abilities
+
+FIND_PATIENCE_S = 10.0  # for a server's first answer, before the run begins
+OURS = ("continuous", "reference", "vllm")  # engines for InstructBLIP
+SERVERS = ("vllm", "transformers")  # engines for the models of other families
+
+
+@dataclass(frozen=True)
+class ChosenModel:
+    """The model, what it is asked with, and how it is run."""
+
+    identity: ModelIdentity
+    pack: PromptPack
+    engine: str  # one of model.engines.settings.ENGINES
+    endpoint: EndpointSettings | None  # where it is spoken to through a server
+
+
+def is_endpoint(model: str | None) -> bool:
+    return model is not None and "://" in model
+
+
+def choose_model(config: GenerateConfig, earlier_runs: Iterable[Mapping[str, Any]] = ()) -> ChosenModel:
+    """
+    Args:
+        earlier_runs: provenance of runs, which may hold the hash of the same untouched weights.
+    Raises:
+        ConfigError: the engine does not go with the model, or the endpoint has several models and none was named.
+        ModelError: no such model, or one that does not read images.
+        RunError: the endpoint does not answer.
+    """
+    identity = _at_endpoint(config) if is_endpoint(config.model) else identify(config.model, earlier_runs)
+    is_chat = identity.family is Family.CHAT
+    pack = load_pack(config.prompts or (CHAT if is_chat else None))
+    engine = _engine_for(config, identity)
+    if not is_chat:
+        return ChosenModel(identity, pack, engine, None)
+    endpoint = EndpointSettings(
+        url=identity.location if engine == "endpoint" else "",
+        # transformers' server knows a model by its folder alone.
+        model=identity.location if engine == "transformers" else identity.name,
+        key_env=config.api_key_env or "",
+        concurrency=config.concurrency,
+        patience_s=60 * config.patience,
+        phrases=pack.chat,
+    )
+    return ChosenModel(identity, pack, engine, endpoint)
+
+
+def engine_settings(
+    config: GenerateConfig, chosen: ChosenModel, hardware: Hardware, num_threads: int
+) -> EngineSettings:
+    """What each actor is told."""
+    return EngineSettings(
+        engine=chosen.engine,
+        model=chosen.identity.location,
+        device=hardware.device,
+        dtype=hardware.dtype,
+        num_slots=config.slots,
+        memory_gib=config.engine_memory,
+        num_threads=num_threads,
+        vllm_python=str(find_python(config.vllm_python)) if chosen.engine == "vllm" else None,
+        endpoint=chosen.endpoint,
+        num_gpus=int(hardware.gpus),
+        server_args=tuple(shlex.split(config.engine_args or "")),
+    )
+
+
+def ask_for_abilities(endpoint: EndpointSettings) -> Abilities:
+    """What an endpoint can, for people to read before the run. Raises as `find_abilities`."""
+    from vigc.model.engines.endpoint.abilities import find_abilities
+    from vigc.model.engines.endpoint.client import Client
+
+    async def ask() -> Abilities:
+        client = Client(endpoint)
+        try:
+            return await find_abilities(client, endpoint.model, {})
+        finally:
+            await client.close()
+
+    return asyncio.run(ask())
+
+
+def _engine_for(config: GenerateConfig, identity: ModelIdentity) -> str:
+    if is_endpoint(config.model):
+        if config.engine not in ("auto", "endpoint"):
+            raise ConfigError(f"--engine {config.engine} runs a model here, and {config.model} is run elsewhere.")
+        return "endpoint"
+    if identity.family is Family.INSTRUCTBLIP:
+        if config.engine not in ("auto", *OURS):
+            raise ConfigError(f"--engine {config.engine} is for other models; InstructBLIP has {', '.join(OURS)}.")
+        return "continuous" if config.engine == "auto" else config.engine
+    if config.engine not in ("auto", *SERVERS):
+        raise ConfigError(
+            f"--engine {config.engine} is for InstructBLIP models; {identity.name} runs with {' or '.join(SERVERS)}."
+        )
+    if config.engine != "auto":
+        return config.engine
+    try:
+        find_python(config.vllm_python)
+    except ConfigError:
+        return "transformers"
+    return "vllm"
+
+
+def _at_endpoint(config: GenerateConfig) -> ModelIdentity:
+    from vigc.model.engines.endpoint.abilities import find_model
+    from vigc.model.engines.endpoint.client import Client
+
+    url = clean_url(str(config.model))
+    settings = EndpointSettings(url, config.endpoint_model or "", key_env=config.api_key_env or "")
+    settings = replace(settings, patience_s=FIND_PATIENCE_S)
+
+    async def find() -> str:
+        client = Client(settings, on_note=lambda line: None)
+        try:
+            return (await find_model(client, settings))[0]
+        finally:
+            await client.close()
+
+    name = settings.model or asyncio.run(find())
+    return ModelIdentity(name, url, "endpoint", Family.CHAT, 0, 0, [])
