@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ports import HOST, free_port
-from s3_server import ENDS_WITH_PARENT
+from processes import ENDS_WITH_PARENT
 from waiting import WAIT_S
 
 BUCKET = "tests"
@@ -32,7 +32,7 @@ class GcsServer:
         own = [sys.executable, __file__, str(self.port), BUCKET]
         with open(log, "wb") as file:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", ENDS_WITH_PARENT, *own], stdin=subprocess.DEVNULL, stdout=file, stderr=file
+                [*ENDS_WITH_PARENT, *own], stdin=subprocess.DEVNULL, stdout=file, stderr=file
             )
         until = time.monotonic() + WAIT_S
         while not self._answers():

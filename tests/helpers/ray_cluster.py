@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 from ports import HOST, free_ports
-from s3_server import ENDS_WITH_PARENT
+from processes import ENDS_WITH_PARENT
 from waiting import WAIT_S, wait_until
 
 BIN = Path(sys.executable).parent
@@ -125,7 +125,7 @@ class RayCluster:
         command += [f"--{name}={value}" for name, value in options.items()]
         with open(self.folder / log, "ab") as file:
             return subprocess.Popen(
-                [sys.executable, "-c", ENDS_WITH_PARENT, sys.executable, *command],
+                [*ENDS_WITH_PARENT, sys.executable, *command],
                 env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=file,

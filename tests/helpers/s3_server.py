@@ -14,7 +14,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -22,10 +21,10 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from ports import HOST, free_ports
+from processes import ENDS_WITH_PARENT
 from waiting import WAIT_S
 
 KEY, SECRET, REGION = "key", "secretsecret", "us-east-1"
-ENDS_WITH_PARENT = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
 SERVICES = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc")
 SERVICES += ("filer.port", "filer.port.grpc", "s3.port", "s3.port.grpc")
 
@@ -95,9 +94,7 @@ class S3Server:
         with open(self.folder / "log", "ab") as log:
             self._process = subprocess.Popen(
                 [
-                    sys.executable,
-                    "-c",
-                    ENDS_WITH_PARENT,
+                    *ENDS_WITH_PARENT,
                     _weed(),
                     "server",
                     *(f"-{name}={value}" for name, value in arguments.items()),
@@ -125,7 +122,7 @@ class S3Server:
 
     def client(self) -> boto3.client:
         """For looking at what is stored without the code under test."""
-        config = Config(connect_timeout=2, read_timeout=10, proxies={}, retries={"total_max_attempts": 1})
+        config = Config(connect_timeout=2, read_timeout=120, proxies={}, retries={"total_max_attempts": 1})
         keys = {"aws_access_key_id": KEY, "aws_secret_access_key": SECRET}
         return boto3.Session(**keys).client("s3", endpoint_url=self.url, region_name=REGION, config=config)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 from waiting import WAIT_S
 
@@ -82,16 +83,10 @@ def vigc(ray_folder: None) -> Vigc:
 
 @pytest.fixture(scope="session")
 def vigc_started(ray_folder: None) -> Callable[..., subprocess.Popen[str]]:
-    """A process that is still running, at the head of a process group as under a shell."""
+    """A process that is still running."""
 
     def start(*arguments: object) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [*VIGC, *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        return processes.start(*VIGC, *arguments)
 
     return start
 

@@ -7,11 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 
 import pytest
 from datasets import finished
+from processes import start
+from waiting import WAIT_S, wait_until
 
 from vigc.jobs.experiment.run import ARMS, Experiment, _write_arms
 from vigc.jobs.experiment.tables import _row
@@ -117,17 +118,13 @@ def test_a_miniature_that_is_killed_goes_on_and_repeats_nothing(tmp_path):
     sizes = ["--labelled", "8", "--unlabelled", "8", "--held-out", "6", "--seeing", "2", "--updates", "4"]
     words = [sys.executable, "-m", "vigc.jobs.cli", "experiment", "--out", str(tmp_path / "mini")]
     words += [*sizes, *sets, "--seeds", "1", "--arms", "base,vic"]
-    first = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    first = start(*words)
     trained = tmp_path / "mini" / "runs" / "base-0" / "model" / "config.json"
-    end = time.monotonic() + 900
-    while not trained.is_file():
-        assert first.poll() is None, first.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.2)
+    wait_until(trained.is_file, process=first, pause_s=0.2)
     first.send_signal(signal.SIGKILL)
     first.communicate()
     before = os.stat(trained).st_mtime_ns
-    done = subprocess.run(words, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=WAIT_S, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert os.stat(trained).st_mtime_ns == before
     found = json.loads((tmp_path / "mini" / "experiment.json").read_text())

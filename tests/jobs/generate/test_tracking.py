@@ -13,7 +13,7 @@ from pathlib import Path
 import mlflow
 import pytest
 from ports import free_port
-from waiting import wait_until
+from waiting import WAIT_S, wait_until
 
 from vigc.jobs.generate.config import GenerateConfig
 from vigc.jobs.generate.plan import tracking_uri
@@ -97,7 +97,7 @@ def watched(scenes_dir: Path, tmp_path_factory: pytest.TempPathFactory, shared_r
     seen: dict[str, float] = {}
 
     def scrape(_: object = None) -> None:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=WAIT_S) as answer:
             for line in answer.read().decode().splitlines():
                 match = re.match(r"(ray_vigc_\w+){(.*)} (\S+)$", line)
                 if match and f'run="{out}' in match[2]:

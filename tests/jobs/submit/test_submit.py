@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
+from processes import start
 from ray_cluster import BIN, RayCluster
 from waiting import WAIT_S, wait_until
 
@@ -158,14 +159,8 @@ def scenes(tmp_path_factory):
 
 
 def submit(cluster, *words):
-    return subprocess.Popen(
-        [*VIGC, "submit", "--address", cluster.url, *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "MLFLOW_TRACKING_URI": ""},
-    )
+    env = {**os.environ, "MLFLOW_TRACKING_URI": ""}
+    return start(*VIGC, "submit", "--address", cluster.url, *words, env=env)
 
 
 def ended(client):

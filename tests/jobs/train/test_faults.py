@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import processes
 import pytest
 from training_runs import command, kill_a_worker, losses, make_data, wait_for_update
 from waiting import WAIT_S
@@ -42,9 +43,7 @@ def start(data: Path, out: Path, parallel: str, workers: int = 2) -> subprocess.
 
 
 def spawn(words: list[str], **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
-    )
+    return processes.start(*words, env={**os.environ, **environment})
 
 
 def finish(data: Path, out: Path, parallel: str, workers: int = 2, expected: int = 0) -> str:

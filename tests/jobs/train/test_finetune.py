@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import random
 import signal
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
 from datasets import draw, finished
+from processes import start
 from training_runs import losses, make_data, wait_for_update
 from transformers import AutoModelForImageTextToText, AutoProcessor
-from waiting import WAIT_S
 
 from vigc.jobs.train.chat_data import SHORT, MakeChatRows, read_chats
 from vigc.jobs.train.data import read_records
@@ -118,18 +116,24 @@ def command(base, data, out):
     return [sys.executable, "-m", "vigc.jobs.cli", "finetune", str(base), *words]
 
 
-def run(*arguments):
-    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=WAIT_S, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+@pytest.fixture
+def run(vigc_joined):
+    """`vigc finetune` on the Ray of this session."""
+
+    def finetune(*arguments):
+        done = vigc_joined(*command(*arguments)[3:])
+        assert done.code == 0, done.out + done.err
+
+    return finetune
 
 
 @pytest.fixture
-def resumed(tmp_path):
+def resumed(run, tmp_path):
     """The folder of a run that was killed half way and went on."""
     data = make_data(tmp_path / "data")
     save_network(tiny_llava(load_pack(), seed=0), tmp_path / "base")
     arguments = tmp_path / "base", data, tmp_path / "run"
-    killed = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    killed = start(*command(*arguments))
     wait_for_update(killed, tmp_path / "run", 6)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
@@ -144,14 +148,14 @@ def test_transformers_loads_what_a_run_leaves_that_was_killed_and_went_on(resume
     processor = AutoProcessor.from_pretrained(resumed / "model")
     asked = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is there?"}]}]
     text = processor.apply_chat_template(asked, add_generation_prompt=True)
-    pixels = np.random.default_rng(random.randrange(9)).integers(0, 255, (160, 160, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 255, (160, 160, 3), dtype=np.uint8)
     inputs = processor(images=pixels, text=text, return_tensors="pt")
     with torch.no_grad():
         assert model.generate(**inputs, max_new_tokens=3).shape[1] > inputs.input_ids.shape[1]
 
 
 @pytest.mark.soak  # test_train.py has the same of `vigc train`, and what makes it so is shared
-def test_a_run_that_was_killed_ends_like_one_that_was_not(resumed, tmp_path):
+def test_a_run_that_was_killed_ends_like_one_that_was_not(run, resumed, tmp_path):
     run(tmp_path / "base", tmp_path / "data" / "images" / "detail.json", tmp_path / "calm")
     one, other = (folder / "weights" / "weights.safetensors" for folder in (resumed, tmp_path / "calm"))
     assert one.read_bytes() == other.read_bytes()

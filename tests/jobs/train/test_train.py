@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from processes import start
 from safetensors.torch import load_file
 from training_runs import command, kill_a_worker, losses, make_data
 from waiting import WAIT_S
@@ -133,24 +133,24 @@ def data(tmp_path_factory):
     return make_data(tmp_path_factory.mktemp("data"))
 
 
-def run(*arguments, flags=(), expected=0, workers=2):
-    words = [*command(*arguments, workers=workers), *flags]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=WAIT_S, check=False)
-    assert done.returncode == expected, done.stdout + done.stderr
-    return done
+@pytest.fixture
+def run(vigc_joined):
+    """`vigc train` on the Ray of this session."""
+
+    def train(*arguments, flags=(), expected=0, workers=2):
+        done = vigc_joined(*command(*arguments, workers=workers)[3:], *flags)
+        assert done.code == expected, done.out + done.err
+        return done
+
+    return train
 
 
-def test_a_run_that_loses_a_worker_and_one_that_is_stopped_end_like_an_undisturbed_one(data, tmp_path):
+def test_a_run_that_loses_a_worker_and_one_that_is_stopped_end_like_an_undisturbed_one(run, data, tmp_path):
     options = ("num_updates=16", "checkpoint_every=4", "evaluate_every=8", "num_evaluated=8")
     flags = ["--validation", str(data)]
     run(data, tmp_path / "calm", *options, flags=flags)
     nobody = ["--tracking", "http://127.0.0.1:9"]  # a dead server stops nothing
-    driver = subprocess.Popen(
-        [*command(data, tmp_path / "killed", *options), *flags, *nobody],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    driver = start(*command(data, tmp_path / "killed", *options), *flags, *nobody)
     kill_a_worker(driver, tmp_path / "killed", after_update=6)
     out, err = driver.communicate(timeout=WAIT_S)
     assert driver.returncode == 0, out + err
@@ -166,19 +166,19 @@ def test_a_run_that_loses_a_worker_and_one_that_is_stopped_end_like_an_undisturb
     assert (about.recipe, about.step, about.details["run"]["recipe"]["seed"]) == ("paper_7b", 16, 42)
     assert {name.split(".")[0] for name in load_file(killed)} == {"query_tokens", "qformer", "language_projection"}
     again = run(data, tmp_path / "killed", *options, flags=[*flags, "--merge"])  # nothing is left but to merge
-    assert "learns from llava" in again.stdout
-    assert "Weights of update 16" in again.stdout
+    assert "learns from llava" in again.out
+    assert "Weights of update 16" in again.out
     merged = load_network(tmp_path / "killed" / "model", device="cpu").model.query_tokens
     assert torch.equal(merged, load_file(killed)["query_tokens"])
     other = run(data, tmp_path / "killed", "num_updates=20", *options[1:], flags=flags, expected=2)
-    assert "holds another run: recipe.num_updates: 16 -> 20. " in other.stderr
+    assert "holds another run: recipe.num_updates: 16 -> 20. " in other.err
 
 
 @pytest.mark.slow
-def test_a_wrong_folder_of_images_ends_the_run_in_one_line_and_not_in_weights_that_learnt_nothing(data, tmp_path):
+def test_a_wrong_folder_of_images_ends_the_run_in_one_line_and_not_in_weights_that_learnt_nothing(run, data, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     flags = ["--images", str(tmp_path / "elsewhere")]
     done = run(data, tmp_path / "run", "num_updates=16", flags=flags, expected=2, workers=1)
-    assert "24 of 24 samples have an image that cannot be read. Is --images the right folder?" in done.stderr
-    assert 1 <= done.stdout.count("Skipped, image unreadable: ") <= 6
+    assert "24 of 24 samples have an image that cannot be read. Is --images the right folder?" in done.err
+    assert 1 <= done.out.count("Skipped, image unreadable: ") <= 6
     assert not (tmp_path / "run" / "weights").exists()

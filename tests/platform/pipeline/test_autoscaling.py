@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 from datasets import REQUEST, draw
+from processes import start
 from ray_cluster import RayCluster
 from waiting import WAIT_S, wait_until
 
@@ -48,13 +48,8 @@ def test_nodes_come_as_there_is_work_one_is_killed_and_all_go_in_the_end(cluster
         draw(tmp_path / "images" / f"{seed:02}.png", seed)
     out, gate = tmp_path / "out", tmp_path / "gate"
     assert cluster.raylets() == []
-    driver = subprocess.Popen(
-        [sys.executable, DRIVER, tmp_path / "images", out, str(DELAY_S), cluster.address, str(NUM_ACTORS), gate],
-        env={**os.environ, **QUICK},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    words = (tmp_path / "images", out, DELAY_S, cluster.address, NUM_ACTORS, gate)
+    driver = start(sys.executable, DRIVER, *words, env={**os.environ, **QUICK})
     try:
         wait_until(lambda: len(cluster.raylets()) >= 2, process=driver, pause_s=0.5)
         gate.touch()  # else one quick node may have done all before there are two

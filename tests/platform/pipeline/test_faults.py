@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import processes
 import psutil
 import pytest
 from datasets import REQUEST, draw
@@ -63,13 +64,7 @@ def place(storage, request, tmp_path, images):
 
 
 def start(images, out, *more, delay_s=DELAY_S):
-    return subprocess.Popen(
-        [sys.executable, str(DRIVER), images, out, str(delay_s), *more],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    return processes.start(sys.executable, DRIVER, images, out, delay_s, *more)
 
 
 def wait_for(driver, number):
@@ -111,7 +106,7 @@ def remaining(out):
 ACTORS, TASKS = ("ray::MapWorker(",), ("ray::IDLE", "ray::MapBatches(", "ray::ReadRemainingBlocks")
 
 
-def processes(driver, titles):
+def workers(driver, titles):
     """Ray's workers of this driver whose titles begin so."""
     return [p for p in psutil.Process(driver.pid).children(recursive=True) if _title(p).startswith(titles)]
 
@@ -150,7 +145,7 @@ def test_worker_processes_or_actors_are_killed_and_the_run_goes_on_by_itself(und
     wait_for(driver, 1)
     num_killed = 0
     for _ in range(4 if titles is TASKS else 1):
-        for process in processes(driver, titles):
+        for process in workers(driver, titles):
             process.kill()
             num_killed += 1
         time.sleep(0.5)
@@ -164,7 +159,7 @@ def test_worker_processes_or_actors_are_killed_and_the_run_goes_on_by_itself(und
 def test_the_model_s_process_is_killed_and_the_run_goes_on_by_itself(undisturbed, place):
     driver = start(*place)
     wait_for(driver, 1)
-    (actor,) = processes(driver, ACTORS)
+    (actor,) = workers(driver, ACTORS)
     (model,) = actor.children()
     model.kill()
     finish(driver)
@@ -223,7 +218,7 @@ def test_ctrl_c_finishes_what_is_under_way_and_drops_the_rest(undisturbed, place
 def test_a_second_ctrl_c_stops_at_once(undisturbed, place):
     driver = start(*place, delay_s=60)
     wait_for(driver, 0)
-    wait_until(lambda: processes(driver, ACTORS), process=driver)
+    wait_until(lambda: workers(driver, ACTORS), process=driver)
     os.killpg(driver.pid, signal.SIGINT)
     assert any(line.startswith("stopping") for line in driver.stdout)
     os.killpg(driver.pid, signal.SIGINT)

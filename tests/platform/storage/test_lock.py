@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from faulty_proxy import FaultyProxy, lost_answer
+from processes import start
 from s3_server import S3Server
 from waiting import WAIT_S, wait_until
 
@@ -52,7 +53,7 @@ def bucket_folder(s3_place) -> ObjectFolder:
 
 
 def held_elsewhere(folder: Folder) -> subprocess.Popen[str]:
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, folder.uri], stdout=subprocess.PIPE, text=True)
+    holder = start(sys.executable, "-c", HOLD, folder.uri)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "holding\n"
     return holder
@@ -89,21 +90,21 @@ def race(folder: Folder, num: int) -> list[str]:
     start, tried, answers = FORK.Barrier(num), FORK.Barrier(num), FORK.Queue()
 
     def run() -> None:
-        start.wait(60)
+        start.wait(WAIT_S)
         try:
             with only_writer(folder):
                 answers.put("won")
-                tried.wait(60)
+                tried.wait(WAIT_S)
         except StoreError as error:
             answers.put(str(error))
-            tried.wait(60)
+            tried.wait(WAIT_S)
 
     processes = [FORK.Process(target=run) for _ in range(num)]
     for process in processes:
         process.start()
     found = [answers.get(timeout=WAIT_S) for _ in processes]
     for process in processes:
-        process.join(60)
+        process.join(WAIT_S)
     return found
 
 

@@ -197,7 +197,7 @@ def test_a_folder_works_in_another_process(folder: Folder, method):
     folder.write("from", b"parent")
     assert pickle.loads(pickle.dumps(folder)) == folder
     with multiprocessing.get_context(method).Pool(1) as pool:
-        assert pool.apply_async(_work_elsewhere, (folder,)).get(60) == b"parent"
+        assert pool.apply_async(_work_elsewhere, (folder,)).get(WAIT_S) == b"parent"
     assert folder.read("to") == b"child"
 
 
