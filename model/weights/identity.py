@@ -19,6 +19,7 @@ from vigc.model.files.weight_files import find_weights, hash_files
 from vigc.platform.records import ImageForm, ModelError
 
 MAX_PIXELS = 1_048_576  # of an image for a model without a size of its own: 1024 x 1024
+OF_ONE_SIZE = ("instructblip", "llava")  # types whose images are squares of one size, which `vigc finetune` must know
 # What transformers' InstructBlipVisionConfig assumes where config.json does not say.
 DEFAULT_SIZES = {"image_size": 224, "patch_size": 14}
 
@@ -121,8 +122,10 @@ def _read(config: Path) -> tuple[Family, int, int]:
     try:
         content = json.loads(config.read_bytes())
         vision = content.get("vision_config", {})
-        if content.get("model_type", "instructblip") != "instructblip":
-            return _family_of(config, content), 0, 0
+        kind = content.get("model_type", "instructblip")
+        family = Family.INSTRUCTBLIP if kind == "instructblip" else _family_of(config, content)
+        if kind not in OF_ONE_SIZE:
+            return family, 0, 0
         image, patch = (vision.get(name, value) for name, value in DEFAULT_SIZES.items())
     except FileNotFoundError as error:
         raise ModelError(
@@ -135,7 +138,7 @@ def _read(config: Path) -> tuple[Family, int, int]:
     for name, size in zip(DEFAULT_SIZES, (image, patch), strict=True):
         if not isinstance(size, int) or size < 1:
             raise ModelError(f"{config}: vision_config.{name} is {size!r}, not a number of pixels. Get the file again.")
-    return Family.INSTRUCTBLIP, image, patch
+    return family, image, patch
 
 
 def _family_of(config: Path, content: Mapping[str, Any]) -> Family:

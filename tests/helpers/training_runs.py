@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from waiting import wait_until
@@ -61,6 +62,14 @@ def kill_a_worker(driver: subprocess.Popen[str], out: Path, after_update: int) -
     assert workers, [_name(pid) for pid in _descendants(driver.pid)]
     os.kill(workers[-1], signal.SIGKILL)
     return workers[-1]
+
+
+def kill_with_workers(driver: subprocess.Popen[str]) -> None:
+    """SIGKILL to a run and all its processes at once; its workers alone would go on for a while, perhaps to the end."""
+    for pid in (driver.pid, *_descendants(driver.pid)):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    driver.communicate()
 
 
 def wait_for_update(driver: subprocess.Popen[str], out: Path, update: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 import torch
 from datasets import draw, finished
 from processes import start
-from training_runs import losses, make_data, wait_for_update
+from training_runs import kill_with_workers, losses, make_data, wait_for_update
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from vigc.jobs.train.chat_data import SHORT, MakeChatRows, read_chats
@@ -19,6 +18,7 @@ from vigc.jobs.train.data import read_records
 from vigc.jobs.train.recipes import make_recipes
 from vigc.model.llava.tiny import tiny_llava
 from vigc.model.prompts import load_pack
+from vigc.model.weights.identity import Family, find_model
 from vigc.model.weights.model_folders import save_network
 from vigc.platform.dataset.verdicts import write_verdicts
 from vigc.platform.exports import export
@@ -127,6 +127,12 @@ def run(vigc_joined):
     return finetune
 
 
+def test_a_llava_s_images_have_the_size_that_its_configuration_says(tmp_path):
+    save_network(tiny_llava(load_pack(), seed=0), tmp_path / "base")
+    found = find_model(str(tmp_path / "base"))
+    assert (found.family, found.image_size, found.patch_size) == (Family.CHAT, 160, 16)
+
+
 @pytest.fixture
 def resumed(run, tmp_path):
     """The folder of a run that was killed half way and went on."""
@@ -134,16 +140,15 @@ def resumed(run, tmp_path):
     save_network(tiny_llava(load_pack(), seed=0), tmp_path / "base")
     arguments = tmp_path / "base", data, tmp_path / "run"
     killed = start(*command(*arguments))
-    wait_for_update(killed, tmp_path / "run", 6)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
+    wait_for_update(killed, tmp_path / "run", 3)
+    kill_with_workers(killed)
     run(*arguments)
     return tmp_path / "run"
 
 
 @pytest.mark.slow
 def test_transformers_loads_what_a_run_leaves_that_was_killed_and_went_on(resumed):
-    assert losses(resumed)[10] < losses(resumed)[1]
+    assert losses(resumed)[10] < losses(resumed)[1]  # the second run's, and the first one's
     model = AutoModelForImageTextToText.from_pretrained(resumed / "model")
     processor = AutoProcessor.from_pretrained(resumed / "model")
     asked = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is there?"}]}]
