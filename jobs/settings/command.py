@@ -11,7 +11,17 @@ from typing import Annotated, Any, Generic
 import typer
 from pydantic.fields import FieldInfo
 
-from vigc.jobs.settings.config import C, Flags, bare, extra, is_list, is_mapping, metavar, read_config, unsaid
+from vigc.jobs.settings.config import (
+    C,
+    Flags,
+    bare,
+    extra,
+    is_list,
+    is_mapping,
+    metavar,
+    read_config,
+    unsaid,
+)
 from vigc.jobs.settings.options import split
 from vigc.jobs.terminal import help_end
 
@@ -57,7 +67,6 @@ def add_verb(app: typer.Typer, verb: Verb[Any], panel: str | None = None) -> Non
 
     command.__doc__ = verb.run.__doc__
     flags = [_parameter(name, field) for name, field in verb.config.flags().items()]
-    flags.sort(key=lambda one: one.name == "json_")  # which mixins would have first
     file = Annotated[Path | None, typer.Option("--config", metavar="FILE", help=FILE_HELP)]
     command.__signature__ = Signature(  # type: ignore[attr-defined]
         [

@@ -59,8 +59,11 @@ class Config(BaseModel):
 
     @classmethod
     def flags(cls) -> dict[str, FieldInfo]:
-        """The settings by their flags' names. A field without a description is none."""
-        return {str(field.alias or name): field for name, field in cls.model_fields.items() if field.description}
+        """The settings by their flags' names, a verb's own before what it shares; without a description it is none."""
+        homes = [vars(base).get("__annotations__", {}) for base in cls.__mro__]
+        order = sorted(cls.model_fields, key=lambda name: next(i for i, home in enumerate(homes) if name in home))
+        fields = [(name, cls.model_fields[name]) for name in order]
+        return {str(field.alias or name): field for name, field in fields if field.description}
 
     @classmethod
     def file_keys(cls) -> list[str]:

@@ -59,13 +59,13 @@ export function watchSources(onPick, onFault) {
 }
 
 const NO_ADDRESSES =
-  "This service fetches no images (it was started without --allow-host). Save the image and drop it here.";
+  "This service fetches no images (it was started without --allow-hosts). Save the image and drop it here.";
 
 /** Says at the field whether addresses are any use. */
 export function showAddresses(areFetched) {
   byId("address").dataset.fetched = areFetched ? "yes" : "no";
   byId("address-hint").hidden = areFetched;
-  byId("address-hint").textContent = areFetched ? "" : "Off here: the service was started without --allow-host.";
+  byId("address-hint").textContent = areFetched ? "" : "Off here: the service was started without --allow-hosts.";
 }
 
 export function showSamples(samples, onPick) {
