@@ -108,7 +108,7 @@ def finished(tmp_path_factory):
         for shard, numbers in pass_.ledger().remaining():
             for block in (Block(shard, number) for number in numbers):
                 rows = worker.rows(read_block(pass_.folder, pass_.layout, block))
-                merger.add(commit(pass_.folder, block, rows))
+                merger.add(block, commit(pass_.folder, block, rows))
         merger.finish()
         merger.close()
     return folder / "out"
