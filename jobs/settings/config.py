@@ -61,8 +61,12 @@ class Config(BaseModel):
     def flags(cls) -> dict[str, FieldInfo]:
         """The settings by their flags' names, a verb's own before what it shares; without a description it is none."""
         homes = [vars(base).get("__annotations__", {}) for base in cls.__mro__]
-        order = sorted(cls.model_fields, key=lambda name: next(i for i, home in enumerate(homes) if name in home))
-        fields = [(name, cls.model_fields[name]) for name in order]
+
+        def rank(name: str) -> int:  # arguments stay in the order of the fields, which is that of the command line
+            is_argument = extra(cls.model_fields[name], "positional")
+            return -1 if is_argument else next(place for place, home in enumerate(homes) if name in home)
+
+        fields = [(name, cls.model_fields[name]) for name in sorted(cls.model_fields, key=rank)]
         return {str(field.alias or name): field for name, field in fields if field.description}
 
     @classmethod

@@ -59,7 +59,7 @@ def files_below(folder):
         ("generate photos --out out --prompts pack.yaml", "pack.yaml:2: unknown key 'question'"),
         ("generate photos --out out --model nomodel", "nomodel: no such folder"),
         ("generate photos --out out --model letters", "no config.json there"),
-        ("generate photos --out out --engine steam", "--engine: there is no 'steam'; use continuous, ref"),
+        ("generate photos --out out --engine steam", "--engine: there is no 'steam'; use auto, continuous, ref"),
         ("generate photos --out out --engine vllm --vllm-python nowhere", "Run `make vllm`, or name the Python"),
         ("generate photos --out out --device tpu", "--device: there is no device 'tpu'"),
         ("generate photos --out out --actors 0", "--actors: '0' is no range"),

@@ -198,7 +198,7 @@ def test_a_body_that_drips_is_given_up():
         await asyncio.sleep(0.02)
         return {"type": "http.request", "body": b" ", "more_body": True}
 
-    service = LocalService(ServeSettings(body_timeout_s=0.3), talk=fails)
+    service = LocalService(ServeSettings(body_timeout_s=0.3), converse=fails)
     try:
         status, body = asked(service, drip)
     finally:

@@ -199,6 +199,7 @@ def test_bench_engine_has_the_same_conversations_on_all_sides(vigc_here, tmp_pat
     assert 0.5 < sum(figures[f"share_{part}"] for part in PARTS) <= 1
 
 
+@pytest.mark.slow
 def test_a_profile_is_a_table_and_a_trace_of_the_engine_s_thread(vigc_here, tmp_path):
     trace = tmp_path / "trace.json"
     done = vigc_here("bench", "engine", "--num", 8, "--slots", 8, "--profile", trace)
