@@ -85,7 +85,7 @@ class ChatService:
                 Choice(
                     index=0,
                     finish_reason=_finish_reason(conversation),
-                    message=ChatCompletionMessage(role="assistant", content=conversation.answer),
+                    message=ChatCompletionMessage(role="assistant", content=_content(conversation)),
                 )
             ],
             usage=_usage(num_prompt_tokens, conversation),
@@ -123,6 +123,8 @@ class ChatService:
                     yield chunk(delta(content=new))
             elif isinstance(message.event, Conversation):
                 conversation = message.event
+                if rest := _content(conversation)[len(answer.text) :]:
+                    yield chunk(delta(content=rest))
                 yield {**chunk(delta(_finish_reason(conversation))), "vigc": self._named(conversation)}
                 if wants_usage:
                     yield chunk(usage=_usage(num_prompt_tokens, conversation))
@@ -135,6 +137,12 @@ class ChatService:
 
 def _id(request_id: str) -> str:
     return f"chatcmpl-{request_id}"
+
+
+def _content(conversation: Conversation) -> str:
+    """The answer. Where a limit of tokens cut a sentence, which no row keeps, its beginning is there, too."""
+    is_cut = _finish_reason(conversation) == "length" and not conversation.steps[-1].kept
+    return (conversation.answer + conversation.steps[-1].text).strip() if is_cut else conversation.answer
 
 
 def _finish_reason(conversation: Conversation) -> Literal["stop", "length"]:

@@ -45,10 +45,11 @@ class ServeSettings(BaseModel):
     grounding: Grounding | None = _what(
         "The grounding where a request names none; see `vigc generate`.", None, shown="the policy's"
     )
-    objects: str = _what(
-        "The vocabulary that objects are named in; auto takes the embedded model's words, or coco.",
-        "auto",
-        metavar="auto|none|coco|objects365|FILE",
+    objects: str | None = _what(
+        "The vocabulary that objects are named in.",
+        None,
+        metavar="none|coco|objects365|FILE",
+        shown="the words of the embedded model's scenes, or coco for another model",
     )
     samples: bool = _what("Offer rendered scenes to try on the page.", True)
 

@@ -42,7 +42,7 @@ def find_objects(settings: ServeSettings) -> NameObjects | None:
 
     if settings.objects == "none":
         return None
-    if settings.objects != "auto":
+    if settings.objects is not None:
         return NameObjects(load_vocabulary(settings.objects))
     # The embedded model knows the words of its scenes and no others.
     vocabulary = vocabulary_of(CATEGORIES) if settings.model is None else load_vocabulary("coco")

@@ -23,9 +23,7 @@ class ImageUrl(BaseModel):
     """A data URI or an address."""
 
     url: str
-    detail: Annotated[
-        Literal["auto", "low", "high"] | None, Field(description="Ignored: the model has one image size.")
-    ] = None
+    detail: Annotated[str | None, Field(description="Ignored: the model has one image size.")] = None
 
 
 class TextPart(BaseModel):

@@ -28,6 +28,7 @@ from vigc.serve.samples import samples
         (["--policy", "shipped"], "only the engine `reference` can"),
         (["--policy", "best"], "'best' is unknown"),
         (["--model", "/nowhere"], "/nowhere: no such folder"),
+        (["--objects", "auto"], "auto"),
         (["--objects", "none", "--grounding", "asked"], "Name a vocabulary"),
         (["--device", "cuda"], "this machine has no GPU"),
     ],
