@@ -120,7 +120,7 @@ def _windows(points: Sequence[tuple[float, int]]) -> list[float]:
 
 
 def carried_over(rate: Rate, measured_on: Gpu, to: Gpu) -> Rate:
-    """Of another GPU: arithmetic bounds part of the work and memory the rest, so it lies between the two ratios."""
+    """The rate of another GPU: arithmetic bounds part of the work, memory the rest; it lies between both ratios."""
     ratios = to.tflops / measured_on.tflops, to.tb_per_s / measured_on.tb_per_s
     return rate.times(min(ratios), max(ratios))
 

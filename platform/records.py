@@ -1,4 +1,4 @@
-"""The rows everything else speaks in: standard library only, the one definition of every row type.
+"""The one definition of every row type; it needs the standard library only.
 
 One input image gives exactly one `Row`, whatever happens to it: a row that failed says why, it never vanishes. Arrow
 schemas are derived from these classes in `platform/schema.py`; nothing is written down twice.
@@ -11,7 +11,7 @@ from enum import StrEnum
 
 
 class VigcError(Exception):
-    """Base of every error that is the user's to mend; the command line prints its message, not a traceback."""
+    """Base of every error that the user can mend; the command line prints its message, not a traceback."""
 
 
 class InputError(VigcError):
@@ -27,7 +27,7 @@ class ModelError(VigcError):
 
 
 class StoreError(VigcError):
-    """A dataset directory that cannot be used."""
+    """A data set that cannot be used."""
 
 
 class RunError(VigcError):

@@ -111,7 +111,7 @@ class Tracking:
         self._thread.start()
 
     def run_id(self, wait_s: float) -> str | None:
-        """Of the MLflow run, once the server has given it; None: it did not in this time."""
+        """The id of the MLflow run; None where the server has not given it in this time."""
         end = time.monotonic() + wait_s
         while not self._run_id and time.monotonic() < end:
             time.sleep(0.05)
@@ -270,14 +270,14 @@ def is_installed() -> bool:
 
 
 def local_uri(folder: Path) -> str | None:
-    """Of a database in this folder, where `mlflow ui` finds it; None: the whole of MLflow is not installed."""
+    """The URI of a database in this folder, where `mlflow ui` finds it; None: the whole of MLflow is not installed."""
     if not is_installed() or find_spec("sqlalchemy") is None:
         return None
     return f"{_SQLITE}{folder / DATABASE}"
 
 
 class _Message:
-    """Something to be told to the server."""
+    """Something to send to the server."""
 
 
 class _Metrics(_Message):

@@ -55,7 +55,7 @@ def run_filter(
     evaluation = read_evaluation(exclude_like, on_images) if exclude_like is not None else None
     with only_writer(store.folder):
         if clear:
-            account, changed = write_verdicts(store.folder, BY, [], {"cleared": True})
+            file, changed = write_verdicts(store.folder, BY, [], {"cleared": True})
         else:
             embed = None
             if settings.similar_meaning is not None:
@@ -63,8 +63,8 @@ def run_filter(
 
                 embed = load_embedder()
             made = decide(store, settings, evaluation=evaluation, embed=embed, on_progress=on_rows)
-            account, changed = write_verdicts(store.folder, BY, made.verdicts(), made.about)
-        return Filtered(account.number, changed, account.about, write_summary(store))
+            file, changed = write_verdicts(store.folder, BY, made.verdicts(), made.about)
+        return Filtered(file.number, changed, file.about, write_summary(store))
 
 
 def read_evaluation(location: str, on_progress: Report | None = None) -> Evaluation:

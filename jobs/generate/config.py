@@ -27,7 +27,7 @@ class Mode(StrEnum):
 
     CONTINUE = "continue"  # the pass with the same request, or begin the first one
     OVERWRITE = "overwrite"
-    NEW = "new"  # another request: a further pass
+    NEW = "new"  # other settings: a further pass
     RESUME = "resume"  # insist on there being one to continue
     RETRY_FAILED = "retry-failed"
     ADD_KIND = "add-kind"

@@ -94,7 +94,7 @@ def run_generate(
         watch.close(KILLED if isinstance(error, KeyboardInterrupt) else FAILED)
         is_setting = isinstance(error, ConfigError | InputError | ModelError)
         if is_setting and plan.existing is None and pass_.remaining() == pass_.num_requested:
-            plan.store.delete_pass(pass_)  # nothing came of it, and the mended command will be another request
+            plan.store.delete_pass(pass_)  # nothing came of it, and the corrected command will have other settings
         raise
     outcome = _outcome(plan, pass_, num_before - pass_.remaining(), seconds)
     watch.finish(outcome.summary)

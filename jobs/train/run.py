@@ -2,7 +2,7 @@
 
 A recipe of several stages has a RUN for each, named after the stage, and each starts from the model of the one before.
 
-RUN/run.json        what was asked; another request in the same folder is refused, naming the difference
+RUN/run.json        the settings; other settings in the same folder are refused, naming the difference
 RUN/ray/            Ray Train's checkpoints
 RUN/metrics.jsonl   metrics of the run, one line each
 RUN/predictions.jsonl   answers to a few samples of the validation set at every evaluation

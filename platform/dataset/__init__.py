@@ -1,1 +1,1 @@
-"""The data set directory: passes, committed rows, verdicts, and the proof that nothing is lost."""
+"""Data sets: passes, committed rows, verdicts, and the proof that nothing is lost."""

@@ -1,4 +1,4 @@
-"""One hash over what a dataset directory says, so that two runs can be compared in one line.
+"""One hash over what a data set says, so that two runs can be compared in one line.
 
 It covers (image_id, kind, vig_answer, answer) of every conversation in the view and nothing else: not the order of
 files, not who made them when.

@@ -58,7 +58,7 @@ class Layout:
 
 
 def rows_per_block(num_images: int | None) -> int:
-    """None: more than a shard."""
+    """How many images a block has; `num_images` is None where there are more than a shard."""
     if num_images is None:
         return MANY_ROWS_PER_BLOCK
     return max(1, min(FEW_ROWS_PER_BLOCK, num_images // MIN_BLOCKS))

@@ -49,7 +49,7 @@ class CommittedFile:
 
     @property
     def marker(self) -> str:
-        """Of a merged file: the name of what makes it count."""
+        """The name of the marker that makes a merged file count."""
         return finished_file(self.sha256)
 
 
@@ -82,7 +82,7 @@ class Ledger:
 
 
 def read_ledger(folder: Folder, layout: Layout) -> Ledger:
-    """One listing and the few markers; no row file is opened.
+    """Reads one listing and the few markers, and opens no file of rows.
 
     Args:
         folder: the pass's.
@@ -129,7 +129,7 @@ def commit(folder: Folder, block: Block, rows: pa.Table) -> CommittedFile:
 
 
 def tidy(folder: Folder, ledger: Ledger) -> None:
-    """Removes what a killed run left and nothing that counts."""
+    """Deletes the orphan files, which a killed run left."""
     folder.delete(*ledger.orphans)
     folder.delete_unfinished()
 

@@ -31,7 +31,7 @@ NUM_READERS = 8  # blocks fetched ahead; on an object store each takes some ten 
 
 
 class Merger:
-    """Is told of every committed block, and merges in a thread of its own while the run goes on."""
+    """Gets every committed block, and merges in a thread of its own while the run goes on."""
 
     def __init__(self, folder: Folder, ledger: Ledger) -> None:
         self._folder, self._layout = folder, ledger.layout
@@ -57,7 +57,7 @@ class Merger:
             self._take_result()
 
     def close(self) -> None:
-        """Lets a merge that is under way end, and begins no other."""
+        """Waits for the merge that is under way, and begins no other."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _note(self, block: Block, committed: CommittedFile) -> None:
@@ -67,7 +67,7 @@ class Merger:
             self._complete.append(block.shard)
 
     def _num_bytes(self) -> int:
-        """Of the blocks of complete shards."""
+        """The size of all blocks of complete shards."""
         return sum(one.num_bytes for shard in self._complete for one in self._blocks[shard].values())
 
     def _take_result(self) -> None:

@@ -1,4 +1,4 @@
-"""One pass: what was asked of which images, and the rows committed so far.
+"""One pass: its settings, its images, and the rows committed so far.
 
 A pass counts once its `request.json` is there, which is written last. What its files are called stands in `layout.py`,
 which of them count in `ledger.py`. Readers follow the ledger, so what a killed run left behind is never read.
@@ -44,7 +44,7 @@ ROWS_PER_BATCH = 512
 
 @dataclass(frozen=True)
 class Pass:
-    """One request and what has been done of it."""
+    """One request, and access to the rows that answer it."""
 
     folder: Folder
     request: dict[str, Any]
@@ -59,7 +59,7 @@ class Pass:
         return self.layout.num_images
 
     def vocabulary(self) -> Vocabulary | None:
-        """What its rows' objects are named in; None where they are not named."""
+        """The vocabulary that its rows' objects are named in; None where they are not named."""
         try:
             return Vocabulary.from_json(_read_json(self.folder, VOCABULARY_FILE))
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What a run was asked, as JSON: written down beside its results, compared when the command is given again."""
+"""The settings of a run as JSON: they are stored beside its results, and compared when the command is given again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def plain(request: Mapping[str, Any]) -> dict[str, Any]:
-    """As it will read back from JSON, so that tuples equal lists and enumerations their strings."""
+    """The request as it reads back from JSON, so that tuples equal lists and enumerations their strings."""
     values: dict[str, Any] = json.loads(json.dumps(request))
     return values
 

@@ -1,7 +1,7 @@
-"""The dataset directory: its passes, who may write to it, and the view that a reader gets of its rows.
+"""A data set: its passes, who may write to it, and the view that a reader gets of its rows.
 
-The view shows each (image_id, kind) once: as the newest pass that asked for it committed it. A folder that is not a
-dataset directory, or that holds the answer to another request, is refused before anything in it is touched.
+The view shows each (image_id, kind) once: as the newest pass that asked for it committed it. A folder that is no data
+set, or one that was made with other settings, is refused before anything in it is touched.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ __all__ = ["Pass", "Store"]
 
 PASSES_FOLDER = "passes"
 
-# Everything a dataset directory may hold at its top; `overwrite` refuses to touch a folder with anything else in it.
+# Everything a data set may hold at its top; `overwrite` refuses to touch a folder with anything else in it.
 OWN_ENTRIES = frozenset({"passes", "verdicts", "exports", "summary.json", "report.html", ".lock"})
 
 
 class Store:
-    """A dataset directory, on this machine or in an object store; making a Store touches nothing."""
+    """A data set on this machine or in an object store; making a Store touches nothing."""
 
     def __init__(self, out: str | Path) -> None:
         """Raises StoreError where `out` is in a bucket that cannot be used."""
@@ -66,7 +66,7 @@ class Store:
         """The pass that a run with this request continues, or None when the directory is free for a new one.
 
         Raises:
-            StoreError: the directory holds the answer to another request (every difference is named), or foreign files.
+            StoreError: the data set was made with other settings, which are named, or the folder holds other files.
         """
         passes = self.passes()
         if not passes:
@@ -77,7 +77,7 @@ class Store:
         # From the pass that comes nearest: a retry differs in more than what the user changed.
         least = min((differences(one.request, plain(request)) for one in reversed(passes)), key=len)
         raise StoreError(
-            f"{self} holds the answer to another request: {'; '.join(least)}. Choose another --out, go back to the old "
+            f"{self} was made with other settings: {'; '.join(least)}. Choose another --out, go back to the old "
             "settings, replace the data with --overwrite, or add a pass with the new settings with --new."
         )
 
@@ -129,7 +129,7 @@ class Store:
         """Removes the data set, so that a new one can take its place. Does nothing where there is none.
 
         Raises:
-            StoreError: the folder holds anything that is no part of a dataset directory, or is being written.
+            StoreError: the folder holds anything that is no part of a data set, or is being written.
         """
         if not self.exists():
             self._check_free()
@@ -201,7 +201,7 @@ class Store:
             yield pa.RecordBatch.from_pylist(some, schema=schema)
 
     def _numbers(self) -> list[str]:
-        """Of the passes that were completely created."""
+        """The numbers of the passes that were completely created."""
         numbers = [name for name in self.folder.names(PASSES_FOLDER) if name.isdecimal()]
         complete = [n for n in numbers if REQUEST_FILE in self.folder.names(f"{PASSES_FOLDER}/{n}")]
         return sorted(complete, key=int)

@@ -1,4 +1,4 @@
-"""What committed rows amount to. Each file of rows carries its tally, so a run is counted without reading a row again.
+"""Counts of committed rows. Each file of rows carries its tally, so a run is counted without reading a row again.
 
 Files that were written before a number was counted lack it, and count nothing for it.
 """

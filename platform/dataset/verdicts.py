@@ -38,7 +38,7 @@ NEEDED = ("image_id", "pass", "conversations")  # columns of a row that a verdic
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class VerdictFile:
     """What `verdicts/NNN.json` says."""
 
     by: str  # the verb that decided: filter, audit
@@ -47,20 +47,20 @@ class Account:
     about: dict[str, Any]  # settings, counts, whatever the author wants to be known
 
 
-Decision = tuple[Verdict, list[str]]
+WithReasons = tuple[Verdict, list[str]]
 
 
 @dataclass(frozen=True)
 class Verdicts:
     """The decisions that count, ready to be applied to rows."""
 
-    accounts: list[Account] = field(default_factory=list)  # those that count, oldest first
-    _of: dict[str, dict[tuple[str, str], Decision]] = field(default_factory=dict)  # image_id -> (kind, pass) -> verdict
+    files: list[VerdictFile] = field(default_factory=list)  # those that count, oldest first
+    _of: dict[str, dict[tuple[str, str], WithReasons]] = field(default_factory=dict)  # image_id -> (kind, pass)
 
     def __bool__(self) -> bool:
         return bool(self._of)
 
-    def of(self, image_id: str, kind: str, pass_: str) -> Decision | None:
+    def of(self, image_id: str, kind: str, pass_: str) -> WithReasons | None:
         return self._of.get(image_id, {}).get((kind, pass_))
 
     def apply(self, row: MutableMapping[str, Any]) -> None:
@@ -103,19 +103,19 @@ def read_verdicts(folder: Folder) -> Verdicts:
     Raises:
         StoreError: a file that counts is gone, damaged or none.
     """
-    newest = {account.by: account for account in accounts_of(folder)}
-    counting = sorted(newest.values(), key=lambda account: int(account.number))
-    of: dict[str, dict[tuple[str, str], Decision]] = {}
-    decisions: dict[tuple[str, ...], Decision] = {}  # a few different ones, shared by all
-    for account in counting:
-        for one in _table(folder, account).to_pylist():
+    newest = {one.by: one for one in verdict_files(folder)}
+    counting = sorted(newest.values(), key=lambda file: int(file.number))
+    of: dict[str, dict[tuple[str, str], WithReasons]] = {}
+    decisions: dict[tuple[str, ...], WithReasons] = {}  # a few different ones, shared by all
+    for file in counting:
+        for one in _table(folder, file).to_pylist():
             key = (one["verdict"], *one["reasons"])
             decision = decisions.setdefault(key, (Verdict(one["verdict"]), one["reasons"]))
             of.setdefault(one["image_id"], {})[one["kind"], one["pass"]] = decision
     return Verdicts(counting, of)
 
 
-def accounts_of(folder: Folder) -> list[Account]:
+def verdict_files(folder: Folder) -> list[VerdictFile]:
     """All that were ever made, oldest first."""
     found = []
     for name in folder.names(VERDICTS_FOLDER):
@@ -124,26 +124,26 @@ def accounts_of(folder: Folder) -> list[Account]:
         path = f"{VERDICTS_FOLDER}/{name}"
         try:
             values = json.loads(folder.read(path))
-            found.append(Account(values["by"], values["number"], values["sha256"], values["about"]))
+            found.append(VerdictFile(values["by"], values["number"], values["sha256"], values["about"]))
         except (ValueError, TypeError, KeyError) as error:
             raise StoreError(
-                f"{folder}/{path}: no account of verdicts ({error}). Restore the file, or delete it and decide again."
+                f"{folder}/{path}: no description of verdicts ({error}). Restore it, or delete it and decide again."
             ) from error
-    return sorted(found, key=lambda account: int(account.number))
+    return sorted(found, key=lambda file: int(file.number))
 
 
 def write_verdicts(
     folder: Folder, by: str, batches: Iterable[Mapping[str, list[Any]]], about: Mapping[str, Any]
-) -> tuple[Account, bool]:
+) -> tuple[VerdictFile, bool]:
     """Decides: these verdicts take the place of all earlier ones of the same author. Hold the folder's lock.
 
     Args:
         batches: columns of the schema VERDICT, some thousand rows at a time.
     Returns:
-        The account, and whether anything changed: the newest of this author with the same verdicts and the same `about`
+        The file, and whether anything changed: the newest of this author with the same verdicts and the same `about`
         stays as it is.
     """
-    made = accounts_of(folder)
+    made = verdict_files(folder)
     with tempfile.TemporaryDirectory(prefix="vigc-") as scratch:
         path = Path(scratch) / "verdicts.parquet"
         with pq.ParquetWriter(path, VERDICT, compression=COMPRESSION) as writer:
@@ -151,41 +151,41 @@ def write_verdicts(
                 writer.write_table(pa.table(dict(columns), VERDICT))
         digest = sha256(path.read_bytes()).hexdigest()
         about_it: dict[str, Any] = json.loads(json.dumps(about))
-        mine = [account for account in made if account.by == by]
+        mine = [file for file in made if file.by == by]
         if mine and (mine[-1].sha256, mine[-1].about) == (digest, about_it) and mine[-1] == made[-1]:
             return mine[-1], False
-        account = Account(by, f"{int(made[-1].number) + 1 if made else 1:03}", digest, about_it)
-        folder.upload(f"{VERDICTS_FOLDER}/{account.number}.parquet", path)
-    with folder.new_text(f"{VERDICTS_FOLDER}/{account.number}.json") as file:
-        values = {"by": by, "number": account.number, "sha256": digest, "about": about_it}
-        json.dump(values, file, indent=2, ensure_ascii=False)
-        file.write("\n")
-    return account, True
+        file = VerdictFile(by, f"{int(made[-1].number) + 1 if made else 1:03}", digest, about_it)
+        folder.upload(f"{VERDICTS_FOLDER}/{file.number}.parquet", path)
+    with folder.new_text(f"{VERDICTS_FOLDER}/{file.number}.json") as stream:
+        values = {"by": by, "number": file.number, "sha256": digest, "about": about_it}
+        json.dump(values, stream, indent=2, ensure_ascii=False)
+        stream.write("\n")
+    return file, True
 
 
 def faults_of(folder: Folder) -> list[str]:
     """What is wrong with the verdicts, as sentences for `vigc verify`."""
     problems = []
-    accounts = {account.number: account for account in accounts_of(folder)}
-    for account in accounts.values():
+    files = {one.number: one for one in verdict_files(folder)}
+    for file in files.values():
         try:
-            _table(folder, account)
+            _table(folder, file)
         except StoreError as error:
             problems.append(str(error))
     for name in folder.names(VERDICTS_FOLDER):
         stem, _, suffix = name.rpartition(".")
-        if suffix != "json" and stem not in accounts:
+        if suffix != "json" and stem not in files:
             problems.append(f"{folder}/{VERDICTS_FOLDER}/{name} counts for nothing. Delete it, or decide again.")
     return problems
 
 
-def _table(folder: Folder, account: Account) -> pa.Table:
-    path = f"{VERDICTS_FOLDER}/{account.number}.parquet"
-    remedy = f"Restore it, or delete {folder}/{VERDICTS_FOLDER}/{account.number}.json and decide again."
+def _table(folder: Folder, file: VerdictFile) -> pa.Table:
+    path = f"{VERDICTS_FOLDER}/{file.number}.parquet"
+    remedy = f"Restore it, or delete {folder}/{VERDICTS_FOLDER}/{file.number}.json and decide again."
     try:
         data = folder.read(path)
     except FileNotFoundError as error:
         raise StoreError(f"{folder}/{path} is gone. {remedy}") from error
-    if sha256(data).hexdigest() != account.sha256:
+    if sha256(data).hexdigest() != file.sha256:
         raise StoreError(f"{folder}/{path} is not as it was written. {remedy}")
     return pq.read_table(pa.BufferReader(data))

@@ -1,4 +1,4 @@
-"""Proof that a dataset directory is whole: everything that was asked is there exactly once, and nothing is torn,
+"""Proof that a data set is whole: everything that was requested is there exactly once, and nothing is torn,
 changed or left over.
 
 Reads every file once, in the order of the manifest, a shard at a time, so that memory does not grow with the data.
@@ -58,7 +58,7 @@ def verify(out: str | Path, on_progress: Callable[[int, int], None] | None = Non
     Args:
         on_progress: called with the number of images checked and of all images, after each shard.
     Raises:
-        StoreError: `out` is no dataset directory.
+        StoreError: `out` is no data set.
     """
     store = Store(out)
     passes = store.existing_passes()

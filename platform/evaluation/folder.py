@@ -1,4 +1,4 @@
-"""The folder of an evaluation: what is asked, the pass that asks it, what came back, the metrics.
+"""The folder of an evaluation: its items, the pass that asks them, the replies, the metrics.
 
 `items.parquet` is written once, before the first question; rows of the pass are the model's replies, exactly one for
 each image, each with one conversation for each item of that image, in the items' order. `predictions.parquet` and

@@ -1,4 +1,4 @@
-"""What a benchmark asks, and what came back: the vocabulary between its files, the models and the scorers."""
+"""Items, replies and scores: the vocabulary between the files of a benchmark, the models and the scorers."""
 
 from __future__ import annotations
 

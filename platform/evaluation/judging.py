@@ -1,4 +1,4 @@
-"""What a judge is asked and what it said: every reply is kept as it comes, and none is asked for twice.
+"""The cases that a judge decides, and its replies: each is kept as it comes, and none is asked for twice.
 
 The file of judgements, JSON Lines, can be given to another evaluation, or replayed without any judge. A reply belongs
 to the judge's name and the words it was asked with, so a changed answer of the model is judged anew.

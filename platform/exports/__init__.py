@@ -1,4 +1,4 @@
-"""Training files made from a dataset directory: one module per format.
+"""Training files made from a data set: one module per format.
 
 Only kept conversations of images that could be read are exported. What is written appears under its name when it is
 complete, not before; a format is one file, or a folder with a marker in it that is written last.

@@ -8,7 +8,7 @@ from typing import IO, Any
 
 
 def write_list(records: Iterable[Mapping[str, Any]], file: IO[str]) -> int:
-    """Returns how many there were."""
+    """Returns how many records were written."""
     num = 0
     file.write("[")
     for record in records:
@@ -20,7 +20,7 @@ def write_list(records: Iterable[Mapping[str, Any]], file: IO[str]) -> int:
 
 
 def write_lines(records: Iterable[Mapping[str, Any]], file: IO[str]) -> int:
-    """Returns how many there were."""
+    """Returns how many records were written."""
     num = 0
     for record in records:
         file.write(json.dumps(record, ensure_ascii=False) + "\n")

@@ -115,7 +115,7 @@ def _by_sentence(final: Sentences, vig: Sentences) -> Iterator[Pair]:
 
 
 def rows(examples: Iterable[tuple[Example, ImageFile]], per: Per) -> Iterator[dict[str, Any]]:
-    """In COLUMNS."""
+    """Rows with the columns COLUMNS."""
     for example, image_file in examples:
         for conversation in example.conversations:
             found = pairs_of(conversation, per)

@@ -1,4 +1,4 @@
-"""Decode: the image at an address becomes pixels at the model's size, or a reason why not. A bad image never raises
+"""Decodes the image at an address to pixels at the model's size, or says why it cannot. A bad image never raises
 across a row, nor does one that crashes its decoder, fills the memory or never ends: batches are decoded in a child
 process, and whoever kills it twice is named.
 
@@ -120,7 +120,7 @@ def decode_batch(
 
 
 def decode(uri: str, image_size: int, max_pixels: int = MAX_PIXELS) -> Decoded:
-    """One image, in this process."""
+    """Decodes one image in this process."""
     try:
         return decode_bytes(fetch(uri), image_size, max_pixels)
     except Refused as refused:
@@ -157,7 +157,7 @@ def _damaged(error: Exception) -> Refused:
 
 
 class _Decoding:
-    """Lives in the child: a list of addresses begins a batch, and each None is answered by its next image."""
+    """The handler in the child: a list of addresses begins a batch, and each None is answered by its next image."""
 
     def __init__(self, decoder: Decoder, image_size: int, max_pixels: int, time_limit_s: float) -> None:
         self._decoder, self._settings, self._time_limit_s = decoder, (image_size, max_pixels), time_limit_s
@@ -238,7 +238,7 @@ def _dct_basis() -> NDArray[np.float64]:
 
 
 def open_upright(data: bytes, max_pixels: int) -> Image.Image:
-    """RGB, upright."""
+    """The image in RGB, upright."""
     image = _identify(data, max_pixels)
     rgb = _decode_jpeg(data, image) or _to_rgb(image)
     transpose = _UPRIGHT.get(orientation_of(image))  # after decoding: asking a PNG loads it, and would hide its damage
@@ -283,7 +283,7 @@ def _unidentified(data: bytes) -> Refused:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """As EXIF counts them; 1 is upright."""
+    """The orientation as EXIF counts it; 1 is upright."""
     try:
         return int(image.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # noqa: BLE001  a broken EXIF block says nothing about the orientation; the image may be fine

@@ -113,7 +113,7 @@ class _Budget:
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Lets all go on that still wait: nobody takes their results, and they end."""
+        """Lets all fetches that still wait go on and end: nobody takes their results."""
         self.head = 2**62
 
 
@@ -180,7 +180,7 @@ def _descriptor(path: str) -> int:
 
 @contextmanager
 def _explained(path: str) -> Iterator[None]:
-    """The file system's errors as reasons."""
+    """Turns the file system's errors into reasons."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -100,7 +100,7 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        """Of the process that lives now."""
+        """The pid of the process that runs now."""
         life = self._life
         return life.pid if life is not None and not life.ended else None
 
@@ -109,7 +109,7 @@ class Child:
         self.submit()
 
     def submit(self, *payloads: Any) -> list[Call]:
-        """Hands them to the handler, all to the same process, and does not wait for the answers."""
+        """Hands payloads to the handler, all to the same process, and does not wait for the answers."""
         data = [pickle.dumps(payload, pickle.HIGHEST_PROTOCOL) for payload in payloads]
         with self._lock:
             if self._life is None or self._life.ended:
@@ -188,7 +188,7 @@ class _Life:
         return future
 
     def kill(self) -> None:
-        """Returns when it is dead and all who waited for it know."""
+        """Kills the process; returns when it is dead and all calls under way have failed."""
         self._started.wait()
         if self._process:
             self._process.kill()
@@ -249,7 +249,7 @@ class _Life:
             return
 
     def _read(self, size: int) -> bytes | None:
-        """So many bytes; None when the child is gone."""
+        """Reads so many bytes; None when the child is gone."""
         assert self._process is not None
         buffer = bytearray(size)
         view, poll = memoryview(buffer), select.poll()
@@ -382,14 +382,14 @@ async def _answer_at_once(connection: socket.socket, handler: Callable[[Any], Aw
 def _error_frame(error: BaseException, number: int) -> bytes:
     note = f"In the child process:\n{''.join(traceback.format_exception(error))}"
     try:
-        if not isinstance(error, VigcError):  # which are told to the user, as they are
+        if not isinstance(error, VigcError):  # which the user sees as they are
             error.add_note(note)
         data = pickle.dumps(error)
         pickle.loads(data)
     except Exception:  # noqa: BLE001  pickling runs the exception's own code; any failure means the same
-        told = ChildError(f"{type(error).__name__}: {error}")
-        told.add_note(note)
-        data = pickle.dumps(told)
+        error_to_send = ChildError(f"{type(error).__name__}: {error}")
+        error_to_send.add_note(note)
+        data = pickle.dumps(error_to_send)
     return _frame(data, number, is_well=False)
 
 
@@ -402,7 +402,7 @@ def _end_with(parent: int) -> None:
 
 
 def _limit_memory(more_bytes: int) -> None:
-    """On Linux only, where the memory in use can be told."""
+    """Limits the memory; on Linux only, where the memory in use can be told."""
     if sys.platform == "linux":
         in_use = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_DATA, (in_use + more_bytes, in_use + more_bytes))

@@ -111,7 +111,7 @@ def _whole(address: str, part: tuple[int, int] | None, data: bytes) -> bytes:
 
 
 class _Passing(Exception):
-    """May be gone next time."""
+    """A fault that may be gone at the next attempt."""
 
 
 def from_web(address: str, part: tuple[int, int] | None, reserve: Reserve) -> bytes:
@@ -207,7 +207,7 @@ def _body(response: urllib3.BaseHTTPResponse, reserve: Reserve, give_up: float) 
 
 
 def _proxy(address: str) -> str | None:
-    """From the usual variables: HTTP_PROXY, HTTPS_PROXY, NO_PROXY."""
+    """The proxy that the usual variables name: HTTP_PROXY, HTTPS_PROXY, NO_PROXY."""
     from urllib.request import getproxies, proxy_bypass
 
     parts = urlsplit(address)

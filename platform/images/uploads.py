@@ -1,4 +1,4 @@
-"""Images that strangers send: bytes become pixels in a child process, one image at a time.
+"""Decodes images that clients upload, in a child process, one at a time.
 
 Decoding is that of `decode.py`, with stricter limits. An image that takes the child with it, twice, is refused, and
 whoever comes next has a new child.
@@ -18,7 +18,7 @@ from vigc.platform.images.isolation import Child, ChildDied
 
 @dataclass(frozen=True, slots=True)
 class UploadLimits:
-    """Of one image."""
+    """The limits of one image."""
 
     max_bytes: int = 20 * 2**20
     max_pixels: int = 50_000_000  # by its header alone
@@ -26,7 +26,7 @@ class UploadLimits:
 
 
 class _Decoding:
-    """Lives in the child."""
+    """The handler in the child."""
 
     def __init__(self, image_size: int, limits: UploadLimits) -> None:
         self._image_size, self._limits = image_size, limits

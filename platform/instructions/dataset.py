@@ -1,4 +1,4 @@
-"""A dataset directory of `vigc generate`: the question and the corrected answer, or where it is asked
+"""A data set of `vigc generate`: the question and the corrected answer, or where it is asked
 for VIG's own, of every conversation that was kept."""
 
 from __future__ import annotations

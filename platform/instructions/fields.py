@@ -48,7 +48,7 @@ class Origin:
     choice: Choice = ALL
 
     def image(self, name: str) -> str:
-        """Where it is for every process, whatever folder that runs in."""
+        """The image's address for every process, whatever folder that runs in."""
         if "://" in name or name.startswith("/"):
             return name
         folder = str(self.path.absolute().parent) if self.images is None else self.images.rstrip("/")

@@ -24,7 +24,7 @@ _ROUNDING = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What the nodes that are alive have."""
+    """What the nodes of a cluster that are alive have."""
 
     cpus: float
     gpus: float
@@ -83,7 +83,7 @@ def grows_by_itself() -> bool:
 
 
 def check_fits(need: Need) -> None:
-    """With too little Ray would wait for ever.
+    """Refuses a cluster that is too small, on which Ray would wait for ever.
 
     Raises:
         ConfigError: the cluster does not grow, and is too small.
@@ -119,7 +119,7 @@ def fitted_actors(least: int, most: int, gpus_per_actor: float, size: Size) -> t
 
 
 def check_shared(folder: Folder) -> None:
-    """What one machine writes to its own disk, the others do not see."""
+    """Warns where several nodes write to a local folder: what one writes to its own disk, the others do not see."""
     num_nodes = size_of_cluster().num_nodes
     if num_nodes > 1 and isinstance(folder, LocalFolder):
         logging.getLogger(__name__).warning(

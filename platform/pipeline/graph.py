@@ -1,4 +1,4 @@
-"""The streaming graph as Ray Data is told it: list blocks, decode, generate, commit, and what each stage may take."""
+"""The streaming graph for Ray Data: list blocks, decode, generate, commit, and what each stage may take."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Graph:
 
     @property
     def need(self) -> Need:
-        """Of the cluster."""
+        """What the graph needs of the cluster."""
         return Need(self.min_actors, self.gpus_per_actor)
 
     def dataset(self, pass_: Pass, remaining: list[tuple[int, list[int]]], heartbeat: Heartbeat) -> ray.data.Dataset:

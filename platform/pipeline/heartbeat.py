@@ -1,4 +1,4 @@
-"""What all processes of a run tell each other beside the data: who is at work, and whether the run is to stop.
+"""The heartbeat of a run: its processes say that they are at work, and learn whether the run is to stop.
 
 An actor counts the heartbeats of the stages and holds the flag that Ctrl-C sets. Slow work is no standstill: whatever
 process is at work on a block sends a heartbeat every few seconds, however long the block takes. When none came for a
@@ -32,7 +32,7 @@ class Stalled(Exception):
 
 
 class Heartbeat:
-    """One run's: the stages hold it, too, in whatever process they run."""
+    """A handle on the heartbeat of one run; every stage holds one, in whatever process it runs."""
 
     def __init__(self, actor: Any, stall_timeout_s: float) -> None:
         """
@@ -45,11 +45,11 @@ class Heartbeat:
         self.interval_s = min(MAX_INTERVAL_S, stall_timeout_s / 4)
 
     def begin(self, block: Block) -> None:
-        """Its conversations have begun."""
+        """Notes that a block's conversations have begun."""
         self._actor.begin.remote(block)
 
     def end(self, block: Block) -> None:
-        """It is committed, or was not begun."""
+        """Notes that a block is committed, or was not begun."""
         self._actor.end.remote(block)
 
     def beat(self) -> None:
@@ -211,7 +211,7 @@ def heartbeat_of_run(counter: Counter, stall_timeout_s: float) -> Iterator[tuple
 
 
 class _State:
-    """The actor."""
+    """The actor behind the handles."""
 
     def __init__(self) -> None:
         self._is_stopping = False

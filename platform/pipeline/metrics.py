@@ -1,4 +1,4 @@
-"""What a running job tells Prometheus, through Ray: every node of a cluster answers scrapes on its metrics port.
+"""The metrics of a running job for Prometheus, through Ray: every node answers scrapes on its metrics port.
 
 All names stand here once. Ray writes `ray_` before them and, for counters, `_total` behind; `exported_names` is what
 `cluster/grafana.json` may ask for. The driver tells what is committed, each actor what its engine is doing.
@@ -74,21 +74,21 @@ class Meters:
 
         classes = {MetricKind.COUNTER: Counter, MetricKind.GAUGE: Gauge}
         self._meters: dict[RunMetric, Any] = {}
-        self._told: dict[tuple[RunMetric, tuple[str, ...]], float] = {}
+        self._counted: dict[tuple[RunMetric, tuple[str, ...]], float] = {}
         for metric in metrics:
             meter = classes[metric.kind](metric.name, metric.description, tag_keys=(RUN_TAG, *metric.tags))
             meter.set_default_tags({RUN_TAG: run})
             self._meters[metric] = meter
 
     def set(self, metric: RunMetric, value: float, **tags: str) -> None:
-        """Of a counter: how much it has counted by now."""
+        """Sets a metric; the value of a counter is how much it has counted by now."""
         if metric.kind is MetricKind.GAUGE:
             self._meters[metric].set(value, tags)
             return
         key = (metric, tuple(tags.values()))
-        if (more := value - self._told.get(key, 0.0)) > 0:
+        if (more := value - self._counted.get(key, 0.0)) > 0:
             self._meters[metric].inc(more, tags)
-            self._told[key] = value
+            self._counted[key] = value
 
 
 @dataclass(frozen=True, slots=True)

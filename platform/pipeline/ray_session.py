@@ -127,7 +127,7 @@ def _own_signals() -> Iterator[None]:
 
 
 def _check_gpus(gpus: float) -> None:
-    """Ray would wait for a GPU that never comes."""
+    """Refuses a run that holds more GPUs than there are: Ray would wait for them for ever."""
     import ray
 
     there: float = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]

@@ -84,7 +84,7 @@ def run(
 
 
 class _Stream:
-    """One run of a pass on a Ray that is there."""
+    """One run of a pass on a Ray that runs."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class _Stream:
         self._committed: set[tuple[int, int]] = set()
 
     def run_to_the_end(self, logs: Path) -> None:
-        """Streams until nothing is lacking, again where machines failed, as long as that gets on."""
+        """Streams until no block is left; again where machines failed, as long as each time some are committed."""
         check_fits(self._graph.need)
         check_shared(self._pass.folder)
         in_vain, has_stalled = 0, False
@@ -129,11 +129,11 @@ class _Stream:
                     raise _noted(KeyboardInterrupt(), self._how_far())
 
     def _remaining(self) -> list[tuple[int, list[int]]]:
-        """From storage, since a block may have been committed by a task whose answer never came."""
+        """Blocks that are not on storage: one may have been committed by a task whose answer never came."""
         return list(self._pass.ledger().remaining())
 
     def _fitted(self, has_stalled: bool) -> Graph:
-        """With no more actors than the cluster holds, where it does not grow or did not although Ray had stalled."""
+        """The graph with no more actors than the cluster holds, where that does not grow or Ray has stalled."""
         graph, size = self._graph, size_of_cluster()
         if grows_by_itself() and not has_stalled:
             return graph
@@ -222,7 +222,7 @@ def _session(pass_: Pass, graph: Graph) -> AbstractContextManager[Path]:
 
 
 def _log_file(folder: Folder) -> Path:
-    """Beside the rows where those are on this machine, else in a temporary folder that stays."""
+    """The log file: beside the rows where those are on this machine, else in a temporary folder that stays."""
     if isinstance(folder, LocalFolder):
         return folder.path / "logs" / "ray.log"
     return Path(tempfile.mkdtemp(prefix="vigc-logs-")) / "ray.log"

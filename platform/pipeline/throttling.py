@@ -1,4 +1,4 @@
-"""Keeps Ray Data's control loop from spinning, and from remembering every block.
+"""Throttles Ray Data's control loop, and keeps it from remembering every block.
 
 While tasks make rows faster than they are taken, the loop finds every task ready and waits for nothing: it turns as
 fast as a core allows, in the very process that takes the rows. On two cores training was less than half as fast. And it

@@ -39,7 +39,7 @@ class Conversations:
 
 class CorpusFilter(FilterRule):
     def judges(self, all_of: Conversations) -> Mask:
-        """Those that it looks at."""
+        """The conversations that it looks at."""
         return np.ones(len(all_of.image), bool)
 
     @abstractmethod

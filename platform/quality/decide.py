@@ -44,8 +44,8 @@ class Evaluation:
 
 
 @dataclass
-class Decision:
-    """What was decided. `about` goes into the account and the summary."""
+class FilterResult:
+    """What was decided. `about` goes into verdicts/NNN.json and the summary."""
 
     about: dict[str, Any]
     _held: _Held
@@ -78,7 +78,7 @@ def decide(
     evaluation: Evaluation | None = None,
     embed: Embed | None = None,
     on_progress: Callable[[int, int], None] | None = None,
-) -> Decision:
+) -> FilterResult:
     """Reads the data set once and decides about all of it.
 
     Args:
@@ -130,7 +130,7 @@ def decide(
     of_passes = np.bincount(np.array(held.pass_, np.int64), minlength=len(held.passes)).tolist()
     about["judged_of_pass"] = dict(sorted(zip(held.passes, of_passes, strict=True)))
     about |= {"judged": len(reasons), "kept": len(reasons) - rejected, "rejected": rejected, "filters": counts}
-    return Decision(about, held, order, names, reasons)
+    return FilterResult(about, held, order, names, reasons)
 
 
 def known_filters() -> set[str]:
@@ -214,7 +214,7 @@ class _Held:
         return bits
 
     def order(self) -> NDArray[np.int64]:
-        """By image_id and kind."""
+        """The order by image_id and kind."""
         rank = np.empty(len(self.image_ids), np.int64)
         rank[sorted(range(len(self.image_ids)), key=self.image_ids.__getitem__)] = np.arange(len(self.image_ids))
         images = rank[np.array(self.image, np.int64)] if len(rank) else rank

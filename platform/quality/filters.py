@@ -49,7 +49,7 @@ class FilterRule(ABC):
 class Filter(FilterRule):
     @abstractmethod
     def rejects(self, talk: JudgedConversation) -> bool | None:
-        """None: it cannot tell."""
+        """Whether it rejects the conversation; None where it cannot tell."""
 
 
 class Empty(Filter):
@@ -189,5 +189,5 @@ def filters_for(settings: FilterSettings) -> list[Filter]:
 
 
 def words_of(text: str) -> list[str]:
-    """In lower case, without marks."""
+    """The words of a text in lower case, without punctuation."""
     return _WORD.findall(text.lower())

@@ -1,4 +1,4 @@
-"""What a text says is not there.
+"""Finds what a text says is absent.
 
 A cue ("no", "not", "without", "neither", "instead of") opens a scope to its right. The scope ends with the clause: at
 "but", "although", "only", a full stop, a comma that does not go on with a list, an "and" that begins something new. It

@@ -95,7 +95,7 @@ def build_pope(
 
 
 def write_probes(probes: Iterable[Probe], file: IO[str]) -> None:
-    """JSON Lines."""
+    """Writes probes as JSON Lines."""
     for probe in probes:
         file.write(json.dumps(asdict(probe), ensure_ascii=False) + "\n")
 

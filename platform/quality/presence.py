@@ -50,7 +50,7 @@ class NameObjects:
     vocabulary: Vocabulary
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        """Rows of the schema ROW."""
+        """Rows of the schema ROW, with their objects named."""
         return pa.Table.from_pylist([to_dict(self.of_row(row_from_dict(row))) for row in rows.to_pylist()], ROW)
 
     def of_row(self, row: Row) -> Row:

@@ -1,4 +1,4 @@
-"""What `vigc filter` can be told, and what holds when it is told nothing. Light: help shows these."""
+"""The settings of `vigc filter` and their defaults. It imports little, since the help shows them."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ COMPARED_AT_ONCE = 2**22
 
 
 def hashes_of(texts: list[str]) -> Hashes:
-    """Of 16 hex digits each."""
+    """Hashes as numbers, from 16 hex digits each."""
     return np.array([int(text, 16) for text in texts], np.uint64)
 
 
@@ -67,7 +67,7 @@ def _near_pairs(hashes: Hashes, max_distance: int) -> Iterator[tuple[int, int]]:
 
 
 def _near_in(hashes: Hashes, group: NDArray[np.int64], max_distance: int) -> Iterator[tuple[int, int]]:
-    """`group` ascends."""
+    """The pairs within a group whose numbers ascend."""
     if len(group) < 2:
         return
     step = max(1, COMPARED_AT_ONCE // len(group))

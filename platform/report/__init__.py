@@ -1,4 +1,4 @@
-"""`report.html`: a data set to look at instead of to read about; one file, which opens without a network.
+"""Writes `report.html`, which shows a data set; it is one file and opens without a network.
 
 What was asked, what became of it, hallucination before and after, and images with what was said of them: the worst
 rows first, then a random sample. Counts are over all rows, images of a few. Texts come from models and sources that
@@ -44,7 +44,7 @@ def write_report(
 
     Args:
         summary: as `summarise` gives it; None: it is made.
-        on_progress: told how many rows have been read.
+        on_progress: called with how many rows have been read.
     Raises:
         StoreError: no data set, or one that cannot be read or written.
     """
@@ -144,7 +144,7 @@ def _has_grounding(tabs: list[dict[str, Any]]) -> bool:
 
 
 def _facts(one: Pass) -> dict[str, str]:
-    """What a pass was asked, in words."""
+    """The settings of a pass, in words."""
     request = one.request
     model, prompts, policy = (request.get(name) or {} for name in ("model", "prompts", "policy"))
     facts = {

@@ -89,7 +89,7 @@ METRICS = (
 
 
 def metrics(summary: Summary) -> list[MetricChart]:
-    """Nothing where hallucination was not measured."""
+    """The charts of hallucination; none where it was not measured."""
     found = summary["hallucination"]
     if found is None or not found["kinds"]:
         return []
@@ -188,7 +188,7 @@ def _span(low: int, step: int) -> str:
 
 
 def _round_up(value: float) -> int:
-    """To 1, 2 or 5 times a power of ten."""
+    """Rounds up to 1, 2 or 5 times a power of ten."""
     scale = 10 ** int(log10(max(value, 1)))
     return int(next(scale * one for one in (1, 2, 5, 10) if scale * one >= value))
 

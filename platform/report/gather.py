@@ -163,7 +163,7 @@ class _Best:
                 heappushpop(self._kept, entry)
 
     def rows(self) -> list[Row]:
-        """The best first."""
+        """The rows, the best first."""
         return [row for _, _, _, row in sorted(self._kept, key=lambda entry: (-entry[0], entry[1]))]
 
 

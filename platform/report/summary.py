@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from vigc.platform.dataset.layout import SUMMARY_FILE
 from vigc.platform.dataset.passes import write_json
 from vigc.platform.dataset.store import Pass, Store
-from vigc.platform.dataset.verdicts import NEEDED, Account
+from vigc.platform.dataset.verdicts import NEEDED, VerdictFile
 from vigc.platform.quality.hallucination import Hallucination
 from vigc.platform.records import RowStatus, Verdict
 from vigc.platform.vocabulary import Vocabulary
@@ -63,8 +63,8 @@ def summarise(store: Store) -> dict[str, Any]:
         "kinds": by_kind,
         "hallucination": hallucination.metrics() if hallucination is not None else None,
         "verdicts": [
-            {"by": account.by, "number": account.number, "made_since": _made_since(account, answered), **account.about}
-            for account in verdicts.accounts
+            {"by": one.by, "number": one.number, "made_since": _made_since(one, answered), **one.about}
+            for one in verdicts.files
         ],
     }
 
@@ -75,19 +75,19 @@ def _count_answered(rows: pa.RecordBatch, answered: Counter[str]) -> None:
     answered.update(_counts(rows["pass"].take(pc.list_parent_indices(spoken)).filter(is_answered)))
 
 
-def _made_since(account: Account, answered: Counter[str]) -> int:
+def _made_since(file: VerdictFile, answered: Counter[str]) -> int:
     """Conversations that were not there yet when it was decided."""
-    judged = account.about.get("judged_of_pass")
+    judged = file.about.get("judged_of_pass")
     return 0 if judged is None else sum(max(0, num - judged.get(name, 0)) for name, num in answered.items())
 
 
 def vocabularies_of(passes: Iterable[Pass]) -> list[Vocabulary]:
-    """Those that the passes' objects are named in."""
+    """The vocabularies that the passes' objects are named in."""
     return [vocabulary for one in passes if (vocabulary := one.vocabulary()) is not None]
 
 
 def write_summary(store: Store) -> dict[str, Any]:
-    """Sums up and writes it down."""
+    """Writes summary.json, and returns what it holds."""
     summary = summarise(store)
     write_json(store.folder, SUMMARY_FILE, summary)
     return summary
@@ -105,7 +105,7 @@ class _Tally:
     reasons: Counter[str] = field(default_factory=Counter)
 
     def add(self, spoken: pa.RecordBatch) -> None:
-        """Conversations of one kind."""
+        """Adds conversations of one kind."""
         is_kept = pc.equal(spoken["status"], Verdict.KEPT.value)
         self.num += spoken.num_rows
         self.num_kept += pc.sum(is_kept).as_py()

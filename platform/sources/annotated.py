@@ -1,4 +1,4 @@
-"""Reading what people write about an image: sizes, objects and captions, as JSON or CSV give them.
+"""Reads annotations of an image: sizes, objects and captions, as JSON or CSV give them.
 
 Each function takes a value and returns it in the form of ImageRecord; what does not fit is a ValueError whose text says
 what would.

@@ -201,7 +201,7 @@ class _Keys:
         self._odd: dict[int | str, int] = {}
 
     def number(self, value: Any) -> int | None:
-        """None for what is no id."""
+        """The id as a number; None for what is no id."""
         if type(value) is int and -MAX_ID < value < MAX_ID:
             return value
         if isinstance(value, int | str) and not isinstance(value, bool):
@@ -344,7 +344,7 @@ class _Index:
         self._sorted = among[self._order]
 
     def find(self, wanted: NDArray[np.int64]) -> NDArray[np.int64]:
-        """-1: nowhere."""
+        """The positions of the keys; -1 for one that is not there."""
         if not len(self._sorted):
             return np.full(len(wanted), -1)
         found = np.minimum(np.searchsorted(self._sorted, wanted), len(self._sorted) - 1)

@@ -30,7 +30,7 @@ class BatchFile:
         self._writer = pa.ipc.new_file(self._file, schema)
 
     def add(self, batch: pa.RecordBatch) -> int:
-        """Its number."""
+        """Writes a batch and returns its number."""
         with explained(tempfile.gettempdir()):
             self._writer.write_batch(batch)
         self.num_rows += batch.num_rows

@@ -33,7 +33,7 @@ class FolderSource(Source):
         return f"{self._root}: image {index + 1} in sorted order"
 
     def num_images(self) -> int | None:
-        """Counted where listing is cheap."""
+        """How many images there are, counted where listing is cheap."""
         return None if is_address(self._root) else sum(1 for _ in _list(Path(self._root), "", frozenset()))
 
     def tables(self) -> Iterator[pa.Table]:

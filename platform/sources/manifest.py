@@ -73,7 +73,7 @@ class ParquetManifest(Source):
         return self._files.place_of(index)
 
     def categories(self) -> list[str] | None:
-        """Of all rows, for one column is soon read."""
+        """The categories of all rows: one column is soon read."""
         found: set[str] = set()
         is_annotated = False
         for name in self._files.names:

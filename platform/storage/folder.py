@@ -89,7 +89,7 @@ class Folder(ABC):
 
     @abstractmethod
     def write(self, name: str, data: bytes) -> None:
-        """Whole or not at all; whatever was there is replaced."""
+        """Writes a file whole or not at all; whatever was there is replaced."""
 
     @abstractmethod
     def upload(self, name: str, path: Path) -> None:
@@ -101,7 +101,7 @@ class Folder(ABC):
 
     @abstractmethod
     def delete_all(self, folder: str = "") -> None:
-        """The folder with all that is in it."""
+        """Removes the folder with all that is in it."""
 
     @abstractmethod
     def delete_unfinished(self, folder: str = "") -> None:

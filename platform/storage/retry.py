@@ -1,4 +1,4 @@
-"""Trying again what a network or a busy server refused for the moment, and not what no waiting can mend.
+"""Retries what a network or a busy server refused for the moment, and nothing else.
 
 Waits double up to MAX_WAIT_S, half of each at random, so that a thousand workers do not come back in step. For how
 long in all, VIGC_STORAGE_PATIENCE_S says: long enough by default for a server that is started anew.

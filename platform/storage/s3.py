@@ -192,7 +192,7 @@ class _Outdated(Exception):
 
 
 def call(attempt: Callable[[], T], address: str, for_s: float) -> T:
-    """What `attempt` returns, with patience for what may pass.
+    """What `attempt` returns, retried after faults that may pass.
 
     Raises:
         FileNotFoundError: there is no such key.

@@ -45,7 +45,7 @@ def files_below(folder):
         ("generate torn --out out", "annotations.json: not a JSON file"),
         ("generate orphan --out out", "annotations[0] names image_id 2"),
         ("generate photos --annotations lost.json --out out", "lost.json: no such file"),
-        ("generate photos --out other", "another request: kinds: [\"conversation\", \"detail\"] -> "),
+        ("generate photos --out other", "made with other settings: kinds: [\"conversation\", \"detail\"] -> "),
         ("generate photos --out letters", "holds 'dear.txt', which is no data set"),
         ("generate photos --out photos/a.png", "a file stands where a folder is needed"),
         ("generate photos --out photos/a.png/out", "a file stands where a folder is needed"),

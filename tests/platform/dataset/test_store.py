@@ -67,7 +67,7 @@ def test_of_several_passes_the_one_that_comes_nearest_is_compared(tmp_path):
     store = Store(tmp_path / "out")
     for changes in ({}, {"source": "failed images of pass 001", "kinds": ["detail"]}):
         store.create_pass(REQUEST | changes, source(2))
-    with pytest.raises(StoreError, match=r"another request: seed: null -> 1\. Choose"):
+    with pytest.raises(StoreError, match=r"made with other settings: seed: null -> 1\. Choose"):
         store.find_pass(REQUEST | {"seed": 1})
 
 
