@@ -276,7 +276,7 @@ def test_a_redeploy_loses_no_request(served, uri):
 
 @pytest.mark.slow
 def test_replicas_follow_the_load_and_no_answer_is_lost_on_the_way(served, uri):
-    scaled = {"replicas": "1:2", "target_ongoing": 1, "upscale_delay_s": 1, "downscale_delay_s": 2, "threads": 1}
+    scaled = {"replicas": (1, 2), "target_ongoing": 1, "upscale_delay_s": 1, "downscale_delay_s": 2, "threads": 1}
     served.settings = served.settings.model_copy(update=scaled)
     served.deploy()
     wait_until(lambda: len(replicas("EngineReplica")) == 1)
