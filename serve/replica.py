@@ -41,7 +41,7 @@ class EngineReplica:
     async def converse(self, task: ReplicaTask) -> AsyncIterator[ReplicaEvent | Failure]:
         """The events of the task's conversations as they come. Leaving the iterator early frees the slots."""
         self._gauge()
-        talk = ConversationSettings(
+        settings = ConversationSettings(
             self._pack,
             task.policy,
             task.kinds,
@@ -50,14 +50,14 @@ class EngineReplica:
             find_objects=self._find_objects,
             max_tokens=task.max_tokens,
         )
-        yield Started(self._num_prompt_tokens(talk))
+        yield Started(self._num_prompt_tokens(settings))
         events: asyncio.Queue[KindEvent | None] = asyncio.Queue()
 
         def emit(kind: Kind, event: ConversationEvent) -> None:
             if task.wants_steps or isinstance(event, Conversation):
                 events.put_nowait(KindEvent(kind, event))
 
-        work = asyncio.create_task(hold_conversations(self._engine, task.image_id, task.pixels, talk, emit))
+        work = asyncio.create_task(hold_conversations(self._engine, task.image_id, task.pixels, settings, emit))
         work.add_done_callback(lambda _: events.put_nowait(None))
         try:
             while (event := await events.get()) is not None:
@@ -94,10 +94,10 @@ class EngineReplica:
             return Failure(self._lost, Fault.REPLICA)
         return Failure(str(error), Fault.ENGINE)
 
-    def _num_prompt_tokens(self, talk: ConversationSettings) -> int | None:
-        if talk.question is None:
+    def _num_prompt_tokens(self, settings: ConversationSettings) -> int | None:
+        if settings.question is None:
             return None
-        prompt = self._pack.vic_prompt(self._pack.vig_prompt(talk.kinds[0]), talk.question)
+        prompt = self._pack.vic_prompt(self._pack.vig_prompt(settings.kinds[0]), settings.question)
         return self._engine.num_prompt_tokens(prompt)
 
     def _gauge(self) -> None:
