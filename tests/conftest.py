@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import uuid
@@ -24,6 +25,8 @@ ROOT = Path(__file__).parents[1]
 HELPERS = ROOT / "tests" / "helpers"
 SCRIPTS = ROOT / "tests" / "benchmarks" / "scripts"
 
+# A shell has its background jobs ignore Ctrl-C, and every process that a test starts would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path[:0] = [str(HELPERS), str(SCRIPTS)]
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(HELPERS), os.environ.get("PYTHONPATH", "")])
 os.environ.pop("RAY_ADDRESS", None)
@@ -49,6 +52,7 @@ def ray_folder() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def shared_ray(ray_folder: None) -> Iterator[None]:
     import ray
+    import ray.data  # its log handler keeps the stderr of now, which is not that of a verb whose words are looked at
 
     from vigc.platform.pipeline.ray_session import init_ray
 

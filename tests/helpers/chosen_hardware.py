@@ -30,8 +30,8 @@ class HandedOver(BaseException):
     """Instead of work: what would have been handed to Ray."""
 
 
-def to_the_pipeline(*args: Any, worker_args: tuple[Any, ...], gpus_per_actor: float = 0, **settings: Any) -> None:
-    raise HandedOver(worker_args[0].engine.device, gpus_per_actor)
+def to_the_pipeline(pass_: Any, graph: Any, **settings: Any) -> None:
+    raise HandedOver(graph.worker_args[0].engine.device, graph.gpus_per_actor)
 
 
 def to_the_trainer(*args: Any, train_loop_config: Any, scaling_config: Any, **settings: Any) -> None:
