@@ -50,14 +50,6 @@ class EngineBench(BenchConfig):
     )
 
 
-class TrainBench(BenchConfig):
-    """The settings of `vigc bench train`."""
-
-    rounds: int = flag("Repetitions of each side, alternating.", 5, ge=1)
-    updates: int = flag("Updates of 48 texts in a round.", 4, ge=1)
-    precision: Literal["fp32", "bf16"] = flag("The precision of both sides.", "fp32")
-
-
 class DataBench(BenchConfig):
     """The settings of `vigc bench data`."""
 
@@ -78,20 +70,6 @@ class PipelineBench(BenchConfig):
     rounds: int = flag("Repetitions of each side, alternating.", 3, ge=1)
     slots: int | None = flag("Conversations that the engine decodes at once.", None, ge=1, shown="as generate")
     threads: int | None = flag("CPU threads of the engine.", None, ge=1, shown="as generate")
-
-
-class QualityBench(BenchConfig):
-    """The settings of `vigc bench quality`."""
-
-    num: int = flag("Held-out scenes to describe, of each of two sets.", 500, ge=1)
-    num_questions: int = flag("Scenes to answer gold questions about.", 200, ge=0)
-    seed: int = flag("The seed of the scenes.", 1, ge=0)
-    labelled: Path | None = flag(
-        "Sentences labelled with the objects they name: JSON Lines with text, vocabulary, named.",
-        None,
-        metavar="FILE",
-        shown="the project's own",
-    )
 
 
 class ServeBench(BenchConfig):
@@ -118,13 +96,6 @@ def engine(config: EngineBench) -> None:
     engine(profile_file=config.profile, json_file=config.out, **others)
 
 
-def train(config: TrainBench) -> None:
-    """This training loop beside transformers' Trainer: same model, texts, batches and precision."""
-    from vigc.jobs.bench.train import train
-
-    train(json_file=config.out, **config.model_dump(exclude={"out"}))
-
-
 def data(config: DataBench) -> None:
     """The data plane with a model that answers at once: rows/s, memory, files, verify, resume."""
     from vigc.jobs.bench.data import data
@@ -138,13 +109,6 @@ def pipeline(config: PipelineBench) -> None:
     from vigc.jobs.bench.pipeline import pipeline_beside_engine
 
     pipeline_beside_engine(json_file=config.out, **config.model_dump(exclude={"out"}))
-
-
-def quality(config: QualityBench) -> None:
-    """How true descriptions are: VIG, VIC and every correction beyond it; how well grounding finds what is untrue."""
-    from vigc.jobs.bench.quality import quality
-
-    quality(json_file=config.out, **config.model_dump(exclude={"out"}))
 
 
 def serve(config: ServeBench) -> None:
@@ -165,13 +129,11 @@ BENCH = (
             "vigc bench engine --shape vicuna-7b     # on a GPU",
         ),
     ),
-    Verb(TrainBench, train, ("vigc bench train", "vigc bench train --precision bf16 --out figures.json")),
     Verb(
         DataBench,
         data,
         ("vigc bench data", "vigc bench data --rows 20000,200000 --out figures.json --plot memory.svg"),
     ),
     Verb(PipelineBench, pipeline, ("vigc bench pipeline", "vigc bench pipeline --num 100 --out figures.json")),
-    Verb(QualityBench, quality, ("vigc bench quality", "vigc bench quality --num 100 --out figures.json")),
     Verb(ServeBench, serve, ("vigc bench serve", "vigc bench serve --seconds 15 --memory 0")),
 )

@@ -3,7 +3,8 @@
 Two ways to ask. ASKED puts a question to the model for every object that a sentence names, "Is there a dog in the
 picture?", and takes log p(yes) - log p(no) of the object that it believes in least: above 0 it stands by the sentence,
 below it denies what it said itself. BLANK compares how likely the sentence is with the image and with a blank one, in
-nats per token; it needs no words to look for, and tells much less. Figures of both: `vigc bench quality`.
+nats per token; it needs no words to look for, and tells much less. Figures of both:
+`tests/benchmarks/scripts/bench_quality.py`.
 """
 
 from __future__ import annotations

@@ -1,16 +1,19 @@
-"""The benchmark of truth: what VIC and each correction beyond it do to descriptions of scenes, where all is known.
+"""How true descriptions of scenes are, where all is known: what VIC and each correction beyond it do to them.
+
+python tests/benchmarks/scripts/bench_quality.py [--num 500] [--num-questions 200] [--seed 1] [--json FILE]
 
 Three things are measured. Descriptions: CHAIR, recall and length for each way of making them, the accuracy of its
 answers to gold questions, and its speed. Grounding: how well it finds the sentences that name an absent object. Word
-lists: precision and recall on labelled sentences, which lie beside the project's tests or come from the user.
+lists: precision and recall on labelled sentences.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +22,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-import vigc
 from vigc.jobs.bench.common import write_figures
 from vigc.jobs.terminal import make_console
-from vigc.platform.records import InputError, Kind
+from vigc.platform.records import Kind
 
 if TYPE_CHECKING:
     from vigc.model.conversation.policy import Policy
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from vigc.platform.quality.chair import Chair, Estimate
     from vigc.platform.quality.mentions import ObjectFinder
 
-LABELLED = Path(vigc.__file__).parent.parent / "tests/platform/quality/mentions_frozen.jsonl"
+LABELLED = Path(__file__).parents[2] / "platform/quality/mentions_frozen.jsonl"
 BEST = "verify"  # the way that figures of "best" are of, chosen on other scenes than these
 NUM_SLOTS = 128
 KEYS = ("chair_s", "chair_i", "recall", "mean_words")
@@ -84,15 +86,12 @@ class Steps:
         self._bar.stop()
 
 
-def quality(*, num: int, num_questions: int, seed: int, labelled: Path | None, json_file: Path | None) -> None:
+def quality(*, num: int, num_questions: int, seed: int, json_file: Path | None) -> None:
     """See the module.
 
     Args:
         num: scenes to describe, of each of the two sets.
         num_questions: scenes with one gold question for every topic; 0: none.
-        labelled: JSON Lines with text, vocabulary and named; None: the project's own, where they are.
-    Raises:
-        InputError: the labelled sentences cannot be read.
     """
     from vigc.model import embedded
     from vigc.model.benchmarks.embedded import held_out_scenes
@@ -104,7 +103,7 @@ def quality(*, num: int, num_questions: int, seed: int, labelled: Path | None, j
 
     steps = Steps(2 * (_num_steps(num_questions) + 1))
     figures: dict[str, Any] = {"seed": seed, "num_scenes": num, "num_question_scenes": num_questions}
-    figures |= _mentions(labelled)
+    figures |= _mentions()
     annotated = held_out_scenes(200, seed)  # enough to have everything that scenes hold
     vocabulary = vocabulary_of(thing.category for scene in annotated for thing in scene.objects)
     if vocabulary is None:
@@ -266,44 +265,25 @@ async def _likelihoods(engine: NetworkEngine, image: Any, prompt: str, texts: Se
     return [sum(token.logprob for token in one) / len(one) if one else None for one in scored]
 
 
-def _mentions(labelled: Path | None) -> dict[str, Any]:
-    """Precision and recall of the word lists; nothing where there are no labelled sentences."""
+def _mentions() -> dict[str, Any]:
+    """Precision and recall of the word lists on the labelled sentences beside the project's tests."""
     from vigc.platform.quality.mentions import ObjectFinder
     from vigc.platform.vocabulary import load_vocabulary
 
-    file = labelled or LABELLED
-    if labelled is None and not file.exists():
-        make_console().print("The labelled sentences come with the project's source, not with the package: left out.\n")
-        return {"mention_precision": None, "mention_recall": None}
     finders: dict[str, Callable[[str], list[str]]] = {}
     both = found = right = num = 0
-    for text, vocabulary, named in _labels(file):
+    for line in LABELLED.read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        vocabulary, named = entry["vocabulary"], set(entry["named"])
         if vocabulary not in finders:
             finders[vocabulary] = ObjectFinder(load_vocabulary(vocabulary)).categories
-        said = set(finders[vocabulary](text))
+        said = set(finders[vocabulary](entry["text"]))
         num, both, found, right = num + 1, both + len(said & named), found + len(said), right + len(named)
-    if not found or not right:
-        raise InputError(f"{file}: no object is named there, neither by its labels nor by the word lists.")
     precision, recall = both / found, both / right
     make_console().print(
         f"Objects named, in {num} labelled sentences: precision {precision:.3f}, recall {recall:.3f}\n"
     )
     return {"mention_precision": precision, "mention_recall": recall, "num_labelled": num}
-
-
-def _labels(file: Path) -> Iterable[tuple[str, str, set[str]]]:
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: the labelled sentences cannot be read ({error}).") from error
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line)
-            yield str(entry["text"]), str(entry["vocabulary"]), {str(name) for name in entry["named"]}
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{file}:{number}: expected an object with text, vocabulary and a list named ({error})."
-            ) from error
 
 
 def _print_ways(title: str, outcomes: dict[str, tuple[str, QualityResult]]) -> None:
@@ -362,3 +342,17 @@ def _print_grounding(figures: dict[str, Any]) -> None:
         f"Of sentences that name objects, {figures['num_untrue_sentences_vig']} of {figures['num_sentences_vig']} of "
         f"VIG and {figures['num_untrue_sentences_vic']} of {figures['num_sentences_vic']} of VIC name an absent one.\n"
     )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", maxsplit=1)[0])
+    parser.add_argument("--num", type=int, default=500, help="held-out scenes to describe, of each of two sets")
+    parser.add_argument("--num-questions", type=int, default=200, help="scenes to answer gold questions about")
+    parser.add_argument("--seed", type=int, default=1, help="the seed of the scenes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    given = parser.parse_args()
+    quality(num=given.num, num_questions=given.num_questions, seed=given.seed, json_file=given.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,6 @@
-"""`vigc bench train`: this training loop beside transformers' Trainer, on the same model, texts, batches and precision.
+"""This training loop beside transformers' Trainer, on the same model, texts, batches and precision.
+
+python tests/benchmarks/scripts/bench_train.py [--rounds 5] [--updates 4] [--precision fp32|bf16] [--json FILE]
 
 Both train the Q-Former, its queries and the projection of the embedded model on scenes, several texts each. The Trainer
 gets what its documentation leads to: one sample per text, padded together, the model's own `forward(labels=…)`. Rounds
@@ -7,6 +9,7 @@ alternate, so what else the machine does falls on both.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import tempfile
 import time
@@ -18,7 +21,6 @@ from rich.table import Table
 from vigc.jobs.bench.common import write_figures
 from vigc.jobs.terminal import make_console
 from vigc.model.training.recipe import OptimizerRecipe, Recipe
-from vigc.platform.records import ConfigError
 
 if TYPE_CHECKING:
     from vigc.model.network import Network
@@ -37,8 +39,6 @@ def train(*, rounds: int, updates: int, precision: str, json_file: Path | None) 
     from vigc.model.prompts import load_pack
     from vigc.model.training.flops import peak_flops
 
-    if precision not in ("fp32", "bf16"):
-        raise ConfigError(f"There is no precision {precision!r} to compare in; use fp32 or bf16.")
     torch.set_num_threads(1)
     network = load_network(PATH, device="cpu", dtype="float32")
     size = updates * IMAGES_PER_UPDATE
@@ -233,3 +233,17 @@ def _print(figures: dict[str, float], precision: str) -> None:
     )
     parts = [f"{name} {figures[f'share_{name}']:.0%}" for name in ("texts", "vision", "tokenising", "optimiser")]
     console.print(f"where our time goes: {', '.join(parts)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", maxsplit=1)[0])
+    parser.add_argument("--rounds", type=int, default=5, help="repetitions of each side, alternating")
+    parser.add_argument("--updates", type=int, default=4, help="updates of 48 texts in a round")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of both sides")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    given = parser.parse_args()
+    train(rounds=given.rounds, updates=given.updates, precision=given.precision, json_file=given.json)
+
+
+if __name__ == "__main__":
+    main()
