@@ -11,12 +11,21 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vigc.platform.records import ConfigError, Conversation, RowStatus, RunError
+from vigc.platform.records import ConfigError, Conversation, RowStatus, RunError, TokenUsage
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+@dataclass(frozen=True, slots=True)
+class ImageResult:
+    """What was made of one image."""
+
+    conversations: Sequence[Conversation]
+    usage: TokenUsage | None = None  # what a server counted for it
 
 
 class RowWorker(ABC):
@@ -26,8 +35,8 @@ class RowWorker(ABC):
         self._pass_number = pass_number
 
     @abstractmethod
-    async def conversations(self, values: dict[str, Any]) -> Sequence[Conversation]:
-        """About one image, a row of `decode.DECODED`.
+    async def result(self, values: dict[str, Any]) -> ImageResult:
+        """Of one image, a row of `decode.DECODED`.
 
         Raises:
             ConfigError, RunError: every image would fail alike, so the run ends.
@@ -53,11 +62,12 @@ class RowWorker(ABC):
             "error": None,
             "conversations": [],
             "pass": self._pass_number,
+            "usage": None,
         }
         if values["error_kind"] is not None:
             return row | {"error": {"kind": values["error_kind"], "message": values["error_message"]}}
         try:
-            spoken = await self.conversations(values)
+            made = await self.result(values)
         except (ConfigError, RunError):
             raise
         except EngineLost as error:
@@ -66,4 +76,5 @@ class RowWorker(ABC):
             os._exit(1)
         except Exception as error:  # noqa: BLE001  the engine's, about this image; it becomes data, the others go on
             return row | {"error": {"kind": "engine", "message": f"{type(error).__name__}: {error}"}}
-        return row | {"status": RowStatus.OK.value, "conversations": [to_dict(one) for one in spoken]}
+        spoken = [to_dict(one) for one in made.conversations]
+        return row | {"status": RowStatus.OK.value, "conversations": spoken, "usage": to_dict(made.usage)}

@@ -11,11 +11,11 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-NOT_OK, WRONG_USE, FAULT, INTERRUPTED = 1, 2, 3, 130
+NOT_OK, WRONG_USE, FAULT, BUDGET_SPENT, INTERRUPTED = 1, 2, 3, 4, 130
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 the data are not ok (verify found problems, no image gave a row, doctor misses something); "
-    "2 wrong use or input, said in one line; 3 a fault in vigc itself; 130 stopped with Ctrl-C."
+    "2 wrong use or input, said in one line; 3 a fault in vigc itself; 4 the budget is spent; 130 stopped with Ctrl-C."
 )
 
 JSON_HELP = "Print JSON for machines, and nothing else, on stdout."

@@ -57,7 +57,6 @@ class Completion:
     stop: Stop  # SENTENCE, PARAGRAPH, MARK: cut there; an engine may also decode on and answer END or LENGTH
     num_tokens: int  # decoded for it, end mark included; 0 where an earlier completion had decoded it already
     mean_logprob: float | None  # nats per token; None where nothing was decoded or the engine cannot tell
-    num_prompt_tokens: int = 0  # read for it, where somebody counts (and charges for) them
 
 
 @dataclass(frozen=True, slots=True)

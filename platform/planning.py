@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from vigc.platform.records import ConfigError, InputError
+from vigc.platform.records import ConfigError, InputError, TokenUsage
 
 SHIPPED_PRICES = Path(__file__).with_name("prices.yaml")
 MIN_POINTS = 3
@@ -66,12 +66,28 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenPrice:
+    """What a million tokens cost, read and written. Providers that charge less for what they have cached cost less."""
+
+    input: float
+    output: float
+
+    def of(self, usage: TokenUsage) -> float:
+        return self.of_mean(usage.num_prompt, usage.num_completion)
+
+    def of_mean(self, num_prompt: float, num_completion: float) -> float:
+        """Of numbers that may be means."""
+        return (self.input * num_prompt + self.output * num_completion) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
 class Prices:
     checked: date
     currency: str
     startup_minutes: float
     gpus: Mapping[str, Gpu]
     machines: Sequence[Machine]
+    models: Mapping[str, TokenPrice]  # by their names at their endpoints
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +182,12 @@ def load_prices(file: Path | None = None) -> Prices:
             Machine(name, str(values["cloud"]), gpus[values["gpu"]], int(values["gpus"]), float(values["per_hour"]))
             for name, values in table["machines"].items()
         ]
-        prices = Prices(table["checked"], str(table["currency"]), float(table["startup_minutes"]), gpus, machines)
+        models = {
+            str(name): TokenPrice(float(values["input"]), float(values["output"]))
+            for name, values in table.get("models", {}).items()
+        }
+        startup_minutes = float(table["startup_minutes"])
+        prices = Prices(table["checked"], str(table["currency"]), startup_minutes, gpus, machines, models)
     except OSError as error:
         raise ConfigError(f"{path}: the prices cannot be read ({error.strerror}).") from error
     except KeyError as error:
@@ -179,6 +200,7 @@ def load_prices(file: Path | None = None) -> Prices:
     if not isinstance(prices.checked, date):
         raise ConfigError(f"{path}: checked is {prices.checked!r}, which is no date like 2026-11-26.")
     wrong = [m.name for m in machines if m.gpus < 1 or m.per_hour < 0]
+    wrong += [name for name, price in models.items() if min(price.input, price.output) < 0]
     wrong += [gpu.name for gpu in gpus.values() if min(gpu.tflops, gpu.tb_per_s) <= 0]
     if wrong:
         raise ConfigError(f"{path}: {wrong[0]} has a number that cannot be.")

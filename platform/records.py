@@ -139,6 +139,17 @@ class RowError:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenUsage:
+    """Tokens as a server counts (and charges for) them."""
+
+    num_prompt: int = 0
+    num_completion: int = 0
+
+    def __add__(self, other: TokenUsage) -> TokenUsage:
+        return TokenUsage(self.num_prompt + other.num_prompt, self.num_completion + other.num_completion)
+
+
+@dataclass(frozen=True, slots=True)
 class Conversation:
     """One question about one image with VIG's answer, VIC's one-shot answer and the corrected answer."""
 
@@ -174,6 +185,7 @@ class Row:
     conversations: list[Conversation]
     pass_: str | None  # the number of the pass that made this row, such as "001"; None where the service made it
     objects_present: list[str] | None = None  # categories of the pass's vocabulary that box or caption name, sorted
+    usage: TokenUsage | None = None  # of all requests about this image; None: the model ran here, and nobody counted
 
 
 @dataclass(frozen=True, slots=True)

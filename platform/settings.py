@@ -5,6 +5,7 @@ Each verb's settings, and those of the parts that have their own, are pydantic m
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -62,5 +63,22 @@ def read_range(value: Any) -> tuple[float, float]:
     return least, most
 
 
+def read_pair(value: Any) -> tuple[float, float]:
+    """Two prices.
+
+    Raises:
+        ValueError: not two numbers of at least 0.
+    """
+    parts = value.split(",") if isinstance(value, str) else value
+    try:
+        one, other = (float(part) for part in parts)
+    except (TypeError, ValueError):
+        one, other = -1.0, -1.0
+    if not (0 <= one < math.inf and 0 <= other < math.inf):
+        raise ValueError(f"{value!r} is not two prices; give them as in 0.15,0.60")
+    return one, other
+
+
+PricePair = Annotated[tuple[float, float], BeforeValidator(read_pair)]
 Counts = Annotated[tuple[int, int], BeforeValidator(read_range)]
 Rates = Annotated[tuple[float, float], BeforeValidator(read_range)]

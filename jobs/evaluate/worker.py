@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vigc.jobs.row_worker import RowWorker
+from vigc.jobs.row_worker import ImageResult, RowWorker
 from vigc.model.conversation.policy import Policy
 from vigc.model.engines.settings import EngineSettings
 from vigc.model.prompts import PromptPack
 from vigc.platform.evaluation.endpoint import ChatEndpoint, Declined, Endpoint
 from vigc.platform.evaluation.items import Item, Reply
-from vigc.platform.records import AnswerStyle, Conversation
+from vigc.platform.records import AnswerStyle
 from vigc.platform.storage import Folder
 
 if TYPE_CHECKING:
@@ -50,13 +50,13 @@ class EvaluateWorker(RowWorker):
         self._items = by_image(read_items(settings.folder))
         self._answerer = start_answerer(settings)
 
-    async def conversations(self, values: dict[str, Any]) -> Sequence[Conversation]:
+    async def result(self, values: dict[str, Any]) -> ImageResult:
         from vigc.platform.evaluation.folder import as_conversation
 
         items = self._items[values["image_id"]]
         async with self._answerer.image(values["pixels"]) as image:
             replies = await asyncio.gather(*(self._reply(image, item) for item in items))
-        return [as_conversation(item, reply) for item, reply in zip(items, replies, strict=True)]
+        return ImageResult([as_conversation(item, reply) for item, reply in zip(items, replies, strict=True)])
 
     async def _reply(self, image: Any, item: Item) -> Reply:
         if item.style is AnswerStyle.RANK and not self._answerer.can_rank:

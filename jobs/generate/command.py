@@ -10,7 +10,7 @@ import typer
 from vigc.jobs.generate.config import GenerateConfig, Mode, SummaryConfig, mode_of
 from vigc.jobs.settings.command import Verb
 from vigc.jobs.settings.config import Flags, read_config
-from vigc.jobs.terminal import INTERRUPTED, NOT_OK, make_console, print_json
+from vigc.jobs.terminal import BUDGET_SPENT, INTERRUPTED, NOT_OK, make_console, print_json
 
 
 def read_generate(config: type[GenerateConfig], flags: Flags, file: Path | None) -> GenerateConfig:
@@ -27,6 +27,7 @@ def generate(config: GenerateConfig) -> None:
 
     Run the same command again to continue after an interruption; what is done is not done twice.
     """
+    from vigc.jobs.generate.cost import BudgetSpent
     from vigc.jobs.generate.run import run_generate
     from vigc.jobs.generate.terminal import ProgressLine, outcome_as_json, say_outcome, say_plan
 
@@ -44,6 +45,9 @@ def generate(config: GenerateConfig) -> None:
         notes = getattr(stop, "__notes__", None) or ["The same command continues."]
         typer.echo(f"Stopped. {' '.join(notes)}", err=True)
         raise typer.Exit(INTERRUPTED) from stop
+    except BudgetSpent as spent:
+        typer.echo(f"Stopped. {spent}", err=True)
+        raise typer.Exit(BUDGET_SPENT) from spent
     if config.json_:
         print_json(outcome_as_json(outcome))
     elif outcome.is_idle:

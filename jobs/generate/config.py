@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from enum import StrEnum
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 from pydantic import field_validator, model_validator
@@ -14,7 +15,7 @@ from vigc.jobs.settings.options import Value
 from vigc.jobs.settings.shared import IMAGES_PANEL, ChoosesImages, OfDataSet, PrintsJson
 from vigc.model.completion import CPU_SLOTS, GPU_SLOTS
 from vigc.platform.records import ConfigError, Kind
-from vigc.platform.settings import Counts, flag
+from vigc.platform.settings import Counts, PricePair, flag
 
 _images = partial(flag, panel=IMAGES_PANEL)
 _made = partial(flag, panel="What is made of them")
@@ -146,6 +147,16 @@ class GenerateConfig(ChoosesImages, PrintsJson):
     )
     price: float | None = _run(
         "The price of a GPU-hour, or of a machine-hour where there is no GPU: shows the cost so far.", None, ge=0
+    )
+    token_price: PricePair | None = _run(
+        "The price of a million tokens that an endpoint reads, and of a million that it writes.",
+        None,
+        metavar="IN,OUT",
+        shown="the table's, where it has the model",
+    )
+    prices: Path | None = _run("A table of what models cost.", None, metavar="FILE.yaml", shown="the shipped table")
+    budget: float | None = _run(
+        "Stop when so much is spent on this pass, all runs together; the same command with more goes on.", None, gt=0
     )
 
     overwrite: bool = _data_set("Replace the data set at OUT.", False, in_file=False)

@@ -8,19 +8,16 @@ import asyncio
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vigc.jobs.generate.config import GenerateConfig
 from vigc.model.engines.endpoint.address import clean_url
-from vigc.model.engines.settings import EndpointSettings, EngineSettings
+from vigc.model.engines.settings import Abilities, EndpointSettings, EngineSettings
 from vigc.model.engines.vllm.environment import find_python
 from vigc.model.prompts import CHAT, PromptPack, load_pack
 from vigc.model.weights.identity import Family, ModelIdentity, identify
 from vigc.platform.pipeline.hardware import Hardware
 from vigc.platform.records import ConfigError
-
-if TYPE_CHECKING:
-    from vigc.model.engines.endpoint.abilities import Abilities
 
 FIND_PATIENCE_S = 10.0  # for a server's first answer, before the run begins
 OURS = ("continuous", "reference", "vllm")  # engines for InstructBLIP
@@ -87,19 +84,21 @@ def engine_settings(
     )
 
 
-def ask_for_abilities(endpoint: EndpointSettings) -> Abilities:
-    """What an endpoint can, for people to read before the run. Raises as `find_abilities`."""
-    from vigc.model.engines.endpoint.abilities import find_abilities
+def with_abilities(endpoint: EndpointSettings) -> EndpointSettings:
+    """With what the endpoint can, found out by asking it. Raises as `find_abilities`."""
+    from vigc.model.engines.endpoint.abilities import find_abilities, find_model
     from vigc.model.engines.endpoint.client import Client
 
     async def ask() -> Abilities:
         client = Client(endpoint)
         try:
-            return await find_abilities(client, endpoint.model, {})
+            name, about = await find_model(client, endpoint)
+            return await find_abilities(client, name, about, endpoint.max_pixels)
         finally:
             await client.close()
 
-    return asyncio.run(ask())
+    abilities = asyncio.run(ask())
+    return replace(endpoint, abilities=abilities, max_pixels=abilities.max_pixels or endpoint.max_pixels)
 
 
 def _engine_for(config: GenerateConfig, identity: ModelIdentity) -> str:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vigc.jobs.generate.config import GenerateConfig, Mode, mode_of
-from vigc.jobs.generate.model import choose_model, engine_settings
+from vigc.jobs.generate.cost import RunPrices, read_prices
+from vigc.jobs.generate.model import choose_model, engine_settings, with_abilities
 from vigc.jobs.ingest.run import open_chosen
 from vigc.jobs.settings.config import Flags, read_config
 from vigc.jobs.settings.options import changed, read_assignments
@@ -29,8 +30,9 @@ from vigc.platform.dataset.followup_passes import FailedImages, SameImages
 from vigc.platform.dataset.layout import RUNS_FOLDER
 from vigc.platform.dataset.request import differences, plain
 from vigc.platform.dataset.store import Pass, Store
+from vigc.platform.pipeline.graph import IMAGES_PER_SLOT
 from vigc.platform.pipeline.hardware import Hardware, choose_hardware
-from vigc.platform.records import ConfigError, Kind, StoreError
+from vigc.platform.records import ConfigError, ImageForm, Kind, StoreError
 from vigc.platform.sources import Source
 from vigc.platform.storage import Folder, LocalFolder
 from vigc.platform.tracking import NOT_TRACKED, is_installed, local_uri
@@ -54,16 +56,33 @@ class Plan:
     hardware: Hardware  # of each actor
     conversations: ConversationSettings
     vocabulary: Vocabulary | None  # that objects are named in; None: they are not
+    prices: RunPrices
     tracking: str | None  # an MLflow URI
     request: dict[str, Any]
     note: str | None  # for the user, when all is done
     is_idle: bool  # there is nothing to ask; `note` says why
 
     @property
+    def image_form(self) -> ImageForm:
+        """What the engine wants of an image."""
+        endpoint = self.engine.endpoint
+        return self.model.image_form if endpoint is None else ImageForm(max_pixels=endpoint.max_pixels)
+
+    @property
     def image_side(self) -> int:
         """Of the square that an image is made into, or whose number of pixels it has at most."""
-        form = self.model.image_form
-        return form.side or math.isqrt(form.max_pixels or 1)
+        return self.image_form.side or math.isqrt(self.image_form.max_pixels or 1)
+
+    def with_abilities(self) -> Plan:
+        """With what an endpoint can, found out by asking it. Raises as `model.with_abilities`."""
+        if self.engine.engine != "endpoint" or self.engine.endpoint is None:
+            return self
+        endpoint = with_abilities(self.engine.endpoint)
+        if self.config.budget is not None and endpoint.abilities is not None and not endpoint.abilities.usage:
+            raise ConfigError(
+                f"{endpoint.url} does not say how many tokens a request takes: --budget cannot be kept. Leave it out."
+            )
+        return replace(self, engine=replace(self.engine, endpoint=endpoint))
 
 
 def make_plan(config: GenerateConfig) -> Plan:
@@ -108,6 +127,17 @@ def make_plan(config: GenerateConfig) -> Plan:
         request["objects"] = {"vocabulary": vocabulary.name, "hash": vocabulary.hash}
     if config.max_pixels is not None:
         request["max_pixels"] = config.max_pixels
+    prices = read_prices(
+        model.name,
+        per_hour=config.price,
+        token_price=config.token_price,
+        table=config.prices,
+        budget=config.budget,
+        is_endpoint=chosen.engine == "endpoint",
+    )
+    engine = engine_settings(config, chosen, hardware, num_threads=max(1, num_cores() // config.actors[1]))
+    if (begun := prices.most_images_begun(len(kinds))) is not None:
+        engine = replace(engine, num_slots=max(1, min(engine.most_slots, begun // IMAGES_PER_SLOT)))
     existing, note, is_idle = _pass_at(config, store, source, request)
     return Plan(
         config=config,
@@ -117,10 +147,11 @@ def make_plan(config: GenerateConfig) -> Plan:
         existing=existing,
         num_in_source=None if existing is None else source.num_images(),
         model=model,
-        engine=engine_settings(config, chosen, hardware, num_threads=max(1, num_cores() // config.actors[1])),
+        engine=engine,
         hardware=hardware,
         conversations=ConversationSettings(pack, policy, kinds, config.seed),
         vocabulary=vocabulary,
+        prices=prices,
         tracking=tracking_uri(config.tracking, store.folder),
         request=request,
         note=note,

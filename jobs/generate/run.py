@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from vigc.jobs.generate.config import GenerateConfig, Mode
+from vigc.jobs.generate.cost import BudgetSpent
 from vigc.jobs.generate.plan import Plan, make_plan, runs_of
 from vigc.jobs.generate.tracking import RunTracker
 from vigc.jobs.generate.worker import Worker, WorkerSettings
@@ -23,9 +24,9 @@ from vigc.platform.dataset.passes import Pass, write_json
 from vigc.platform.images.decode import MAX_PIXELS, decode_batch
 from vigc.platform.images.encode import encode_batch
 from vigc.platform.pipeline import run as pipeline
-from vigc.platform.pipeline.run import Progress
+from vigc.platform.pipeline.progress import OnProgress, Progress, tally_before
 from vigc.platform.quality.presence import NameObjects
-from vigc.platform.records import ConfigError, InputError, ModelError
+from vigc.platform.records import ConfigError, InputError, ModelError, TokenUsage
 from vigc.platform.report import REPORT_FILE, write_report
 from vigc.platform.report.summary import write_summary
 from vigc.platform.sources import Source
@@ -46,7 +47,9 @@ class Outcome:
     summary: dict[str, Any]  # as in summary.json
     report: str  # the address of report.html
     paid_hours: float  # of all runs: GPU-hours, or machine-hours where there is no GPU
-    price: float | None  # of such an hour
+    usage: TokenUsage  # of all runs: tokens that a server counted
+    cost: float | None  # of both, where prices are known
+    currency: str
     tracking: str | None  # the MLflow URI that this run was shown at
     note: str | None  # for the user
     is_idle: bool  # nothing was asked; `note` says why
@@ -54,10 +57,6 @@ class Outcome:
     @property
     def images_per_s(self) -> float | None:
         return self.num_made_by_all_runs / self.seconds_of_all_runs if self.seconds_of_all_runs else None
-
-    @property
-    def cost(self) -> float | None:
-        return None if self.price is None else self.price * self.paid_hours
 
 
 def run_generate(
@@ -82,6 +81,8 @@ def run_generate(
         return _outcome(plan, plan.store.existing_passes()[-1], 0, 0.0)
     if config.mode is Mode.OVERWRITE:
         plan.store.overwrite()
+    if plan.existing is None or plan.existing.remaining():
+        plan = plan.with_abilities()
     pass_ = plan.existing or plan.store.create_pass(plan.request, _source(plan), vocabulary=plan.vocabulary)
     if on_plan is not None:
         on_plan(plan, pass_)
@@ -91,7 +92,7 @@ def run_generate(
     try:
         seconds = _run(plan, pass_, num_before, note, watch, on_progress)
     except BaseException as error:
-        watch.close(KILLED if isinstance(error, KeyboardInterrupt) else FAILED)
+        watch.close(KILLED if isinstance(error, KeyboardInterrupt | BudgetSpent) else FAILED)
         is_setting = isinstance(error, ConfigError | InputError | ModelError)
         if is_setting and plan.existing is None and pass_.remaining() == pass_.num_requested:
             plan.store.delete_pass(pass_)  # nothing came of it, and the corrected command will have other settings
@@ -107,6 +108,8 @@ def _outcome(plan: Plan, pass_: Pass, num_made: int, seconds: float) -> Outcome:
     if num_made or REPORT_FILE not in plan.store.folder.names():
         write_report(plan.store, summary)
     ended = [run for run in runs_of(pass_) if run.get("seconds")]
+    paid_hours = sum(run.get("paid_hours", 0.0) for run in ended)
+    usage = tally_before(pass_.folder, pass_.ledger()).usage
     return Outcome(
         out=str(plan.store),
         number=pass_.number,
@@ -116,8 +119,10 @@ def _outcome(plan: Plan, pass_: Pass, num_made: int, seconds: float) -> Outcome:
         seconds_of_all_runs=sum(run["seconds"] for run in ended),
         summary=summary,
         report=report,
-        paid_hours=sum(run.get("paid_hours", 0.0) for run in ended),
-        price=plan.config.price,
+        paid_hours=paid_hours,
+        usage=usage,
+        cost=plan.prices.spent(usage, paid_hours),
+        currency=plan.prices.currency,
         tracking=plan.tracking if num_made else None,
         note=plan.note,
         is_idle=plan.is_idle,
@@ -135,13 +140,16 @@ def _run(
     """Runs the pipeline; where images remain, the run notes what it was and, at its end, how far it came."""
     started = time.monotonic()
 
-    def report(now: Progress) -> None:
-        watch.report(now)
-        on_progress(now)
+    def report(now: Progress) -> bool:
+        told = watch.report(now)
+        on_progress(told)
+        return plan.prices.is_spent(told)
 
     path = pass_.add_run(note) if num_remaining else None
     try:
         run_pipeline(plan, pass_, report if num_remaining else None)
+    except pipeline.StoppedEarly as stopped:
+        raise plan.prices.refusal(watch.spent or 0.0, str(stopped)) from stopped
     finally:
         seconds = time.monotonic() - started
         if path is not None:
@@ -151,13 +159,13 @@ def _run(
     return seconds if num_remaining else 0.0
 
 
-def run_pipeline(plan: Plan, pass_: Pass, on_progress: Callable[[Progress], None] | None) -> None:
+def run_pipeline(plan: Plan, pass_: Pass, on_progress: OnProgress | None) -> None:
     """All that is left of the pass, as the plan says."""
     graph = pipeline.Graph(
         worker=Worker,
         worker_args=(worker_settings(plan, pass_),),
         image_size=plan.image_side,
-        decode=decode_batch if plan.model.image_form.side else encode_batch,
+        decode=decode_batch if plan.image_form.side else encode_batch,
         num_slots=plan.engine.most_slots,
         min_actors=plan.config.actors[0],
         max_actors=plan.config.actors[1],
@@ -184,9 +192,18 @@ def _provenance(plan: Plan) -> dict[str, Any]:
             "num_threads": plan.engine.num_threads,
             "num_cores": num_cores(),
         },
+        "server": _server(plan),
         "versions": versions(),
         "git_commit": git_commit(),
     }
+
+
+def _server(plan: Plan) -> dict[str, Any] | None:
+    """Of an endpoint: where it is, what it can, and what it says of itself."""
+    endpoint = plan.engine.endpoint
+    if endpoint is None or endpoint.abilities is None:
+        return None
+    return {"url": endpoint.url, "model": endpoint.model} | asdict(endpoint.abilities)
 
 
 def _absolute(config: GenerateConfig) -> dict[str, str]:

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
@@ -80,7 +81,15 @@ def figures(now: Progress) -> str:
         parts.insert(0, f"{now.images_per_s:.1f} images/s")
     if now.seconds_left is not None:
         parts.append(f"{duration(now.seconds_left)} left")
+    if now.spent is not None:
+        to_go = "" if now.to_spend is None else f", {money(now.to_spend)} to go"
+        parts.append(f"{money(now.spent)} spent{to_go}")
     return ", ".join(parts)
+
+
+def money(amount: float) -> str:
+    """Two decimals, or two digits where there is less than a hundredth."""
+    return f"{amount:.2f}" if amount >= 0.01 or not amount else f"{amount:.2g}"
 
 
 def duration(seconds: float) -> str:
@@ -100,6 +109,8 @@ def say_plan(console: Console, plan: Plan, pass_: Pass) -> None:
         ("images", f"{plan.description}: {_number(pass_.num_requested, 'image')}"),
         ("out", f"{plan.store}  ({_state(plan, pass_)})"),
         ("model", f"{plan.model.name}, {_where(plan)}, {actors}"),
+        *_server(plan),
+        *_prices(plan),
         ("objects", _objects(plan)),
         ("asked for", f"{', '.join(config.kinds)}; policy {plan.conversations.policy.name}, seed {config.seed}"),
     )
@@ -117,6 +128,25 @@ def _where(plan: Plan) -> str:
         return f"{plan.hardware}, {engine.dtype}; a server of {engine.engine} for each actor, {requests} at once"
     slots = f", {'' if engine.num_slots else 'up to '}{_number(engine.most_slots, 'slot')}"
     return f"{plan.hardware}, {engine.dtype}; {engine.engine} engine{slots if engine.engine == 'continuous' else ''}"
+
+
+def _server(plan: Plan) -> Iterator[tuple[str, str]]:
+    """What an endpoint can, one line for each ability."""
+    endpoint = plan.engine.endpoint
+    for number, (ability, answer) in enumerate(endpoint.abilities.lines() if endpoint and endpoint.abilities else ()):
+        yield ("server" if not number else ""), f"{ability}: {answer}"
+
+
+def _prices(plan: Plan) -> Iterator[tuple[str, str]]:
+    prices, parts = plan.prices, []
+    if prices.tokens is not None:
+        parts.append(f"{prices.tokens.input:g} for a million tokens read, {prices.tokens.output:g} written")
+    if prices.per_hour is not None:
+        parts.append(f"{prices.per_hour:g} an hour")
+    if prices.budget is not None:
+        parts.append(f"a budget of {prices.budget:g} for this pass")
+    if parts:
+        yield "prices", f"{'; '.join(parts)}; in {prices.currency}"
 
 
 def _objects(plan: Plan) -> str:
@@ -187,8 +217,12 @@ def _say_figures(console: Console, outcome: Outcome) -> None:
     rate = f", {outcome.images_per_s:.1f} images/s" if outcome.images_per_s else ""
     made = f"{outcome.num_made} images in this run" if outcome.num_made else "nothing was left to do"
     _say(console, ("time", f"{duration(outcome.seconds_of_all_runs)}{rate}, {summary['num_tokens']} tokens ({made})"))
+    usage = outcome.usage
+    if usage.num_prompt:
+        _say(console, ("server", f"{usage.num_prompt:,} tokens read, {usage.num_completion:,} written"))
     if outcome.cost is not None:
-        _say(console, ("cost", f"{outcome.cost:.2f} ({outcome.paid_hours:.2f} hours paid, of all runs)"))
+        hours = f"{outcome.paid_hours:.2f} hours, all runs together"
+        _say(console, ("cost", f"{money(outcome.cost)} {outcome.currency} ({hours})"))
 
 
 def counts_of_kinds(summary: Mapping[str, Any]) -> Table:
@@ -243,6 +277,7 @@ def outcome_as_json(outcome: Outcome) -> dict[str, Any]:
         "seconds_of_all_runs": outcome.seconds_of_all_runs,
         "images_per_s": outcome.images_per_s,
         "paid_hours": outcome.paid_hours,
+        "usage": asdict(outcome.usage),
         "cost": outcome.cost,
         "report": outcome.report,
         "tracking": outcome.tracking,

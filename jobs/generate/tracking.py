@@ -61,6 +61,7 @@ class RunTracker:
         self._plan, self._pass, self._note, self._on_note = plan, pass_, note, on_note
         self._paid_before = sum(run.get("paid_hours", 0.0) for run in earlier)
         self._paid = _Paid()
+        self.spent: float | None = None  # on the pass, where prices are known
         self._tracking: Tracking | None = None
         self._meters: Meters | None = None
         self._first: Tally | None = None  # before this run
@@ -71,9 +72,13 @@ class RunTracker:
         """Of this run: GPU-hours, or machine-hours where there is no GPU."""
         return self._paid.hours
 
-    def report(self, now: Progress) -> None:
-        """The first report comes when the lock is held, so that nobody else tells of this pass."""
+    def report(self, now: Progress) -> Progress:
+        """The progress with its cost. The first report comes when the lock is held, so that nobody else tells of this
+        pass.
+        """
         self._paid.look()
+        now = self._plan.prices.told(now, self._paid_before + self._paid.hours, self._paid.num_held)
+        self.spent = now.spent
         if self._first is None:
             self._first = now.tally
             self._sent = (time.monotonic(), now.tally)
@@ -83,6 +88,7 @@ class RunTracker:
             self._track(now)
         if running_ray() is not None:
             self._measure(now, self._first)
+        return now
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Every image has its row: the summary's rates, the summary and the report go to MLflow, too."""
@@ -99,10 +105,6 @@ class RunTracker:
     def close(self, status: str) -> None:
         if self._tracking is not None and (lost := self._tracking.close(status)):
             self._on_note(f"MLflow never took {lost} messages; {self._plan.store} has all that counts.")
-
-    def _cost(self) -> float | None:
-        price = self._plan.config.price
-        return None if price is None else price * (self._paid_before + self._paid.hours)
 
     def _new_tracking(self) -> Tracking | None:
         plan, one = self._plan, self._pass
@@ -138,7 +140,9 @@ class RunTracker:
             "chair_i.vig": tally.vig.chair_i,
             "chair_i.vic": tally.vic.chair_i,
             "seconds_left": now.seconds_left,
-            "cost": self._cost(),
+            "prompt_tokens": tally.usage.num_prompt or None,
+            "completion_tokens": tally.usage.num_completion or None,
+            "cost": now.spent,
             **{f"failed.{reason}": number for reason, number in tally.failed_by_reason.items()},
         }
         self._tracking.metrics(tally.rows, {name: value for name, value in values.items() if value is not None})
@@ -158,8 +162,8 @@ class RunTracker:
                 meters.set(CHAIR, mentions.chair_i, answer=answer)
         if now.seconds_left is not None:
             meters.set(SECONDS_LEFT, now.seconds_left)
-        if (cost := self._cost()) is not None:
-            meters.set(COST, cost)
+        if now.spent is not None:
+            meters.set(COST, now.spent)
 
 
 class _Paid:
@@ -167,20 +171,20 @@ class _Paid:
 
     def __init__(self) -> None:
         self.hours = 0.0
-        self._looked, self._num = float("-inf"), 0.0
+        self._looked, self.num_held = float("-inf"), 0.0
         self._then: float | None = None
 
     def look(self) -> None:
         now = time.monotonic()
         if self._then is not None:
-            self.hours += self._num * (now - self._then) / 3600
+            self.hours += self.num_held * (now - self._then) / 3600
         self._then = now
         ray = running_ray()
         if ray is None:
-            self._num = 0.0
-        elif now - self._looked >= PAID_S or not self._num:
+            self.num_held = 0.0
+        elif now - self._looked >= PAID_S or not self.num_held:
             self._looked = now
-            self._num = ray.cluster_resources().get("GPU", 0.0) or sum(node["Alive"] for node in ray.nodes())
+            self.num_held = ray.cluster_resources().get("GPU", 0.0) or sum(node["Alive"] for node in ray.nodes())
 
 
 def _rates(summary: Mapping[str, Any]) -> dict[str, float]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vigc.jobs.row_worker import RowWorker
+from vigc.jobs.row_worker import ImageResult, RowWorker
 from vigc.model.conversation.grounding import Grounding
 from vigc.model.conversation.image import ConversationSettings, hold_conversations
 from vigc.model.engines.settings import EngineSettings
 from vigc.model.engines.start import start_engine
 from vigc.platform.pipeline.metrics import EngineLoad
-from vigc.platform.records import Conversation
+from vigc.platform.records import TokenUsage
 from vigc.platform.vocabulary import Vocabulary
 
 
@@ -44,5 +43,13 @@ class Worker(RowWorker):
         """How busy the engine is at this moment."""
         return EngineLoad(self._engine.num_slots, self._engine.num_in_use, self._engine.num_waiting)
 
-    async def conversations(self, values: dict[str, Any]) -> Sequence[Conversation]:
-        return await hold_conversations(self._engine, values["image_id"], values["pixels"], self._conversation_settings)
+    async def result(self, values: dict[str, Any]) -> ImageResult:
+        usages: list[TokenUsage] = []
+        spoken = await hold_conversations(
+            self._engine,
+            values["image_id"],
+            values["pixels"],
+            self._conversation_settings,
+            on_usage=usages.append,
+        )
+        return ImageResult(spoken, *usages)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from vigc.jobs.generate.config import GenerateConfig
-    from vigc.platform.planning import Gpu, MachinePlan, Prices, Rate
+    from vigc.platform.planning import Gpu, MachinePlan, Prices, Rate, TokenPrice
 
 
 class PlanConfig(PrintsJson):
@@ -50,6 +50,9 @@ def plan(config: PlanConfig) -> None:
     console = make_console(quiet=config.json_)
     gpus_per_actor: float | None = None
     failed: float | None = None
+    endpoint: str | None = None
+    tokens: tuple[float, float] | None = None
+    price: TokenPrice | None = None
     if config.images_per_s is not None:
         low, high = config.images_per_s
         rate = Rate((low + high) / 2, low, high)
@@ -68,6 +71,9 @@ def plan(config: PlanConfig) -> None:
         with line.shown():
             probed = probe(run, config.probe_seconds, on_progress=line.report)
         gpus_per_actor, failed = probed.plan.hardware.gpus, probed.failed
+        tokens, price = probed.tokens, probed.plan.prices.tokens
+        if (settings := probed.plan.engine.endpoint) is not None and probed.plan.engine.engine == "endpoint":
+            endpoint = settings.url
         rate = probed.rate.times(1 / gpus_per_actor, 1 / gpus_per_actor) if gpus_per_actor else probed.rate
         bytes_per_image = probed.bytes_per_image
         measured = f"probed on {probed.num_images} images in {probed.seconds:.0f} s"
@@ -79,6 +85,9 @@ def plan(config: PlanConfig) -> None:
         "num_images": num_images,
         "images_per_s": {"middle": rate.middle, "low": rate.low, "high": rate.high, "how": measured},
         "gpu": on_gpu.name if on_gpu else None,
+        "endpoint": endpoint,
+        "tokens": None if tokens is None else [num_images * each for each in tokens],
+        "tokens_cost": None if tokens is None or price is None else num_images * price.of_mean(*tokens),
         "hours_of_one": [num_images / rate.middle / 3600, num_images / rate.low / 3600],
         "output_bytes": num_images * bytes_per_image,
         "failed": failed,
@@ -92,7 +101,7 @@ def plan(config: PlanConfig) -> None:
         print_json(answer)
         return
     _say(console, answer, rate, shapes, table)
-    _say_deadline(console, best, config.deadline, table, has_gpu=on_gpu is not None)
+    _say_deadline(console, best, config.deadline, table, has_gpu=on_gpu is not None, is_endpoint=endpoint is not None)
 
 
 PLAN = Verb(
@@ -210,7 +219,9 @@ def _as_json(shape: MachinePlan) -> dict[str, Any]:
 def _say(console: Console, answer: dict[str, Any], rate: Rate, shapes: list[MachinePlan], table: Prices) -> None:
     from rich.table import Table
 
-    of_what = f"of one {answer['gpu']}" if answer["gpu"] else "of this machine's CPUs"
+    of_what = "of this machine's CPUs"
+    if answer["gpu"] or answer["endpoint"]:
+        of_what = f"of one {answer['gpu']}" if answer["gpu"] else f"from {answer['endpoint']}"
     one = answer["hours_of_one"]
     console.print(f"images     {answer['num_images']:,}")
     console.print(
@@ -220,6 +231,12 @@ def _say(console: Console, answer: dict[str, Any], rate: Rate, shapes: list[Mach
     )
     console.print(f"{'GPU-hours' if answer['gpu'] else 'time     '}  {_between(*one)}{'' if answer['gpu'] else ' h'}")
     console.print(f"output     {_size(answer['output_bytes'])}")
+    if answer["tokens"]:
+        read, written = answer["tokens"]
+        console.print(f"tokens     {_millions(read)} read, {_millions(written)} written, as the server counts")
+        cost = answer["tokens_cost"]
+        of_unknown = "not known: give --token-price IN,OUT, or --prices FILE with the model, behind `generate`"
+        console.print(f"cost       {of_unknown if cost is None else f'{cost:,.2f} {table.currency}'}", soft_wrap=True)
     if answer["failed"]:
         console.print(f"failed     {answer['failed']:.1%} of the images of the probe")
     if not shapes:
@@ -245,7 +262,13 @@ def _say(console: Console, answer: dict[str, Any], rate: Rate, shapes: list[Mach
 
 
 def _say_deadline(
-    console: Console, best: MachinePlan | None, deadline: str | None, table: Prices, *, has_gpu: bool
+    console: Console,
+    best: MachinePlan | None,
+    deadline: str | None,
+    table: Prices,
+    *,
+    has_gpu: bool,
+    is_endpoint: bool,
 ) -> None:
     if deadline is None:
         return
@@ -255,6 +278,8 @@ def _say_deadline(
             f"{_between(*best.hours)} hours, {_between(*best.money)} {table.currency}.",
             soft_wrap=True,
         )
+    elif is_endpoint:
+        console.print("How long it takes is up to the server; --deadline chooses among machines.", soft_wrap=True)
     elif has_gpu:
         console.print(f"No machine is done within {deadline}: it takes {table.startup_minutes:g} minutes to start.")
     else:
@@ -268,6 +293,10 @@ def _between(likeliest: float, slow: float) -> str:
         return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
     return short(likeliest) if short(likeliest) == short(slow) else f"{short(likeliest)} to {short(slow)}"
+
+
+def _millions(number: float) -> str:
+    return f"{number / 1e6:.3g} million" if number >= 1e6 else f"{number:,.0f}"
 
 
 def _size(num_bytes: float) -> str:

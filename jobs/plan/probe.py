@@ -36,6 +36,7 @@ class ProbeResult:
     seconds: float  # of those
     bytes_per_image: float  # of committed rows
     failed: float  # share of the images
+    tokens: tuple[float, float] | None  # that a server counted for an image, read and written
     plan: Plan
 
 
@@ -59,6 +60,7 @@ def probe(
             rows_per_block=min(rows_per_block(num_images_of(sample)), max(1, plan.engine.most_slots // 8)),
             vocabulary=plan.vocabulary,
         )
+        plan = plan.with_abilities()
         watch = _ProbeProgress(seconds, plan.engine.most_slots, on_progress)
         try:
             run_pipeline(plan, pass_, watch)
@@ -76,6 +78,7 @@ def probe(
             seconds=counted[-1][0] - counted[0][0],
             bytes_per_image=sum(sizes) / ledger.num_rows,
             failed=watch.failed / max(1, watch.points[-1][1]),
+            tokens=watch.tokens,
             plan=plan,
         )
 
@@ -93,6 +96,7 @@ class _ProbeProgress:
         self._seconds, self._num_slots, self._on_progress = seconds, num_slots, on_progress
         self.points: tuple[tuple[float, int], ...] = ()
         self.failed = 0
+        self.tokens: tuple[float, float] | None = None
         self.is_enough = False
 
     @property
@@ -110,6 +114,8 @@ class _ProbeProgress:
         if self._on_progress is not None:
             self._on_progress(now)
         self.points, self.failed = now.moments, now.failed
+        if now.done and (usage := now.tally.usage).num_prompt:
+            self.tokens = usage.num_prompt / now.done, usage.num_completion / now.done
         full = [at for at, done in self.points if done >= self._num_slots]
         if len(full) >= MIN_POINTS and time.monotonic() - full[0] >= self._seconds:
             self.is_enough = True

@@ -18,7 +18,7 @@ from vigc.model.conversation.grounding import FindObjects, Grounder, make_ground
 from vigc.model.conversation.policy import Policy
 from vigc.model.conversation.vigc import answer_question, converse
 from vigc.model.prompts import PromptPack
-from vigc.platform.records import Conversation, CorrectionStep, Kind, Stop
+from vigc.platform.records import Conversation, CorrectionStep, Kind, Stop, TokenUsage
 
 if TYPE_CHECKING:
     from vigc.model.engines.interface import Engine
@@ -46,6 +46,7 @@ async def hold_conversations(
     pixels: bytes,
     settings: ConversationSettings,
     on_event: Callable[[Kind, ConversationEvent], None] | None = None,
+    on_usage: Callable[[TokenUsage], None] | None = None,
 ) -> list[Conversation]:
     """All kinds at once; when one fails, the others are cancelled and free their slots.
 
@@ -53,17 +54,21 @@ async def hold_conversations(
         image_id: sampling depends on it and on `settings.seed`.
         pixels: the image in the engine's `image_form`.
         on_event: called with each question, step and conversation as soon as it is there.
+        on_usage: called in the end with what a server counted for all of it, where one did.
     Raises:
         Exception: whatever the engine raised first.
     """
     try:
-        async with engine.image(pixels) as image, asyncio.TaskGroup() as group:
-            grounder = make_grounder(settings.policy.grounding, engine, image, settings.pack, settings.find_objects)
-            candidates = partial(engine.candidates, image)
-            tasks = [
-                group.create_task(_conversation(candidates, grounder, image_id, kind, settings, on_event))
-                for kind in settings.kinds
-            ]
+        async with engine.image(pixels) as image:
+            async with asyncio.TaskGroup() as group:
+                grounder = make_grounder(settings.policy.grounding, engine, image, settings.pack, settings.find_objects)
+                candidates = partial(engine.candidates, image)
+                tasks = [
+                    group.create_task(_conversation(candidates, grounder, image_id, kind, settings, on_event))
+                    for kind in settings.kinds
+                ]
+            if on_usage is not None and (usage := engine.usage(image)) is not None:
+                on_usage(usage)
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None  # the first to fail; the others were cancelled for it
     return [task.result() for task in tasks]

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from vigc.model.completion import Completion, Request, ScoredToken
-from vigc.platform.records import ConfigError, ImageForm, ModelError
+from vigc.platform.records import ConfigError, ImageForm, ModelError, TokenUsage
 
 
 class EngineLost(ModelError):
@@ -83,6 +83,10 @@ class Engine(ABC):
 
     def num_prompt_tokens(self, prompt: str) -> int | None:
         """What a prompt about an image costs; None: only the server that reads it knows."""
+        return None
+
+    def usage(self, image: Any) -> TokenUsage | None:
+        """What a server has counted so far for an image that is open; None: no server counts."""
         return None
 
     @abstractmethod

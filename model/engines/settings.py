@@ -21,6 +21,39 @@ MAX_CONCURRENCY = 512
 
 
 @dataclass(frozen=True, slots=True)
+class Abilities:
+    """Of one model on one server. What is missing is done another way, or refused in one line."""
+
+    server: str = ""  # what it says of itself, such as "vllm"
+    logprobs: bool = False  # of what it says, with the likeliest other tokens
+    continues: bool = False  # takes a begun answer (`continue_final_message`)
+    candidates: bool = False  # several choices for one request (`n`)
+    seed: bool = False  # sampling follows it
+    schema: bool = False  # answers in the form of a JSON schema
+    usage: bool = False  # says how many tokens each request took
+    is_deterministic: bool = False  # the same greedy request had the same answer twice
+    context_length: int | None = None  # tokens, where it says so
+    max_pixels: int | None = None  # the largest image that it took, of those that were tried; None: not tried
+
+    def lines(self) -> list[tuple[str, str]]:
+        """For people: what, and whether or what instead."""
+        return [
+            ("log-probabilities", "yes" if self.logprobs else "no: yes-or-no questions are read by their words"),
+            ("JSON schema", "yes" if self.schema else "no"),
+            ("continues a begun answer", "yes" if self.continues else "no: asked to go on in a new turn"),
+            ("several choices", "yes" if self.candidates else "no: asked one by one"),
+            ("seed", "yes" if self.seed else "no: sampled texts differ from run to run"),
+            (
+                "same text twice (greedy)",
+                "yes" if self.is_deterministic else "no: a digest will differ from run to run",
+            ),
+            ("counts tokens", "yes" if self.usage else "no: what a run costs is not known"),
+            ("context", f"{self.context_length} tokens" if self.context_length else "not said"),
+            ("largest image", f"{self.max_pixels:,} pixels (larger ones are made smaller)" if self.max_pixels else "?"),
+        ]
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointSettings:
     """One model of one server."""
 
@@ -32,6 +65,7 @@ class EndpointSettings:
     patience_s: float = PATIENCE_S  # how long a server that does not answer is waited for
     timeout_s: float = TIMEOUT_S  # for one request
     phrases: ChatPhrases = field(default_factory=ChatPhrases)  # how it is told to go on and what to leave out
+    abilities: Abilities | None = None  # None: found out before the first request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vigc.platform.records import RowStatus, Verdict
+from vigc.platform.records import RowStatus, TokenUsage, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,11 @@ class Tally:
     rows: int = 0
     failed: int = 0  # images that could not be used
     kept: int = 0  # images with at least one kept conversation
-    tokens: int = 0
+    tokens: int = 0  # decoded for conversations
     failed_by_reason: dict[str, int] = field(default_factory=dict)
     vig: Mentions = Mentions()  # in VIG's answers about annotated images
     vic: Mentions = Mentions()  # in the final answers about the same
+    usage: TokenUsage = field(default_factory=TokenUsage)  # what servers counted
 
     def __add__(self, other: Tally) -> Tally:
         reasons = Counter(self.failed_by_reason)
@@ -55,6 +56,7 @@ class Tally:
             dict(reasons),
             self.vig + other.vig,
             self.vic + other.vic,
+            self.usage + other.usage,
         )
 
     def as_json(self) -> str:
@@ -72,7 +74,8 @@ class Tally:
     def from_dict(cls, values: dict[str, Any]) -> Tally:
         mentions: dict[str, Any] = {name: Mentions(**values[name]) for name in ("vig", "vic") if name in values}
         known = {one.name: values[one.name] for one in fields(cls) if one.name in values}
-        return cls(**known | mentions)
+        usage = {"usage": TokenUsage(**values["usage"])} if "usage" in values else {}
+        return cls(**known | mentions | usage)
 
 
 def count(rows: pa.Table) -> Tally:
@@ -91,19 +94,23 @@ def count(rows: pa.Table) -> Tally:
     answered = judged.filter(pc.not_equal(pc.struct_field(judged, "vig_answer"), ""))
     return Tally(
         rows.num_rows,
-        int(pc.sum(is_failed).as_py() or 0),
+        _sum(is_failed),
         len(pc.unique(of.filter(is_kept))),
-        int(pc.sum(pc.struct_field(spoken, "num_tokens")).as_py() or 0),
+        _sum(pc.struct_field(spoken, "num_tokens")),
         dict(Counter(reasons.to_pylist())),
         _mentions(pc.struct_field(answered, "vig_sentences")),
         _mentions(pc.struct_field(judged, "sentences")),
+        TokenUsage(*(_sum(pc.struct_field(rows["usage"], name)) for name in ("num_prompt", "num_completion"))),
     )
 
 
 def _mentions(sentences: pa.ListArray) -> Mentions:
     flat = pc.list_flatten(sentences)
     named, absent = (
-        int(pc.sum(pc.list_value_length(pc.struct_field(flat, name))).as_py() or 0)
-        for name in ("objects_named", "objects_absent")
+        _sum(pc.list_value_length(pc.struct_field(flat, name))) for name in ("objects_named", "objects_absent")
     )
     return Mentions(named, absent)
+
+
+def _sum(values: pa.Array | pa.ChunkedArray) -> int:
+    return int(pc.sum(values).as_py() or 0)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # How often Ray gives a block to another process after one died with it; its own answer is: for ever. An image that
 # kills processes is caught below this (isolation.py), so these deaths are of machines.
 MAX_RETRIES = 10
+IMAGES_PER_SLOT = 4  # that are begun, so that no slot waits for one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +82,7 @@ class Graph:
         callbacks = [*context.custom_execution_callback_classes, heartbeat.stall_callback(self.need)]
         context.custom_execution_callback_classes = callbacks
         throttle(context)
-        num_calls = math.ceil(4 * self.num_slots / pass_.layout.rows_per_block)
+        num_calls = math.ceil(IMAGES_PER_SLOT * self.num_slots / pass_.layout.rows_per_block)
         # Different resources keep Ray from fusing decode into the actor, where it would stall the event loop.
         resources: dict[str, Any] = {"num_cpus": CPUS_PER_ACTOR}
         if self.gpus_per_actor:

@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from vigc.platform.dataset.layout import Block
@@ -163,10 +163,12 @@ class _StallCheck:
 
 
 @contextmanager
-def heartbeat_of_run(counter: Counter, stall_timeout_s: float) -> Iterator[tuple[Heartbeat, threading.Event]]:
+def heartbeat_of_run(
+    counter: Counter, rows_per_block: int, stall_timeout_s: float
+) -> Iterator[tuple[Heartbeat, threading.Event]]:
     """The heartbeat of this driver's run, and an event that says that a stop was asked for and nothing is under way.
 
-    The first Ctrl-C asks the stages to stop, a second is the usual KeyboardInterrupt.
+    The first Ctrl-C asks the stages to stop, a second is the usual KeyboardInterrupt. `counter.stop()` asks likewise.
     """
     import ray
 
@@ -175,10 +177,15 @@ def heartbeat_of_run(counter: Counter, stall_timeout_s: float) -> Iterator[tuple
     )
     state: Any = ray.remote(_State)
     actor = state.options(num_cpus=0, scheduling_strategy=node).remote()
-    asked, over, is_drained = threading.Event(), threading.Event(), threading.Event()
+    over, is_drained = threading.Event(), threading.Event()
 
-    def pass_on() -> None:
-        asked.wait()
+    def watch() -> None:
+        """Counts what is under way, and passes a stop on to the stages."""
+        while not over.wait(STOP_POLL_S):
+            if counter.is_stopping:
+                break
+            with suppress(ray.exceptions.RayError):  # whoever waits for the run's own calls reports it
+                counter.num_under_way = rows_per_block * ray.get(actor.num_under_way.remote())
         if over.is_set():
             return
         actor.stop.remote()
@@ -189,8 +196,7 @@ def heartbeat_of_run(counter: Counter, stall_timeout_s: float) -> Iterator[tuple
                 return
 
     def ask(*_: object) -> None:
-        counter.is_stopping = True
-        asked.set()
+        counter.stop(is_interrupt=True)
         signal.signal(signal.SIGINT, before)
 
     is_main = threading.current_thread() is threading.main_thread()
@@ -198,7 +204,7 @@ def heartbeat_of_run(counter: Counter, stall_timeout_s: float) -> Iterator[tuple
     is_usual = is_main and before is signal.default_int_handler
     if is_usual:
         signal.signal(signal.SIGINT, ask)
-    thread = threading.Thread(target=pass_on, name="stop", daemon=True)
+    thread = threading.Thread(target=watch, name="stop", daemon=True)
     thread.start()
     try:
         yield Heartbeat(actor, stall_timeout_s), is_drained
@@ -206,7 +212,6 @@ def heartbeat_of_run(counter: Counter, stall_timeout_s: float) -> Iterator[tuple
         if is_usual:
             signal.signal(signal.SIGINT, before)
         over.set()
-        asked.set()
         thread.join()
 
 

@@ -50,7 +50,7 @@ DONE = _gauge("vigc_images_done", "Images with a committed row, those of earlier
 REQUESTED = _gauge("vigc_images_requested", "Images that were asked for.")
 SECONDS_LEFT = _gauge("vigc_seconds_left", "Estimate of the time until all images are committed, in seconds.")
 CHAIR = _gauge("vigc_chair_i", "Share of named objects that are absent, of all rows so far.", "answer")
-COST = _gauge("vigc_cost", "Cost so far, in the currency of --price.")
+COST = _gauge("vigc_cost", "Cost of the pass so far, in the currency of the prices.")
 
 # Of each actor.
 SLOTS = _gauge("vigc_slots", "Conversations that the engines can decode at once.")

@@ -34,6 +34,12 @@ class Progress:
     # When (in time.monotonic's seconds) how many were done: at each commit of this run, where there are many at some.
     moments: tuple[tuple[float, int], ...] = ()
     tally: Tally = field(default_factory=Tally)  # of all rows, those of earlier runs included
+    num_under_way: int = 0  # images whose conversations have begun and are not committed, at most
+    spent: float | None = None  # money, where whoever reports knows the prices
+    to_spend: float | None = None  # until all images are done
+
+
+OnProgress = Callable[[Progress], bool | None]  # True: it is enough
 
 
 class Counter:
@@ -45,7 +51,13 @@ class Counter:
         self._moments: list[tuple[float, int]] = []  # of every so many commits, and of the last
         self._commits, self._commits_per_moment = 0, 1
         self._lock = threading.Lock()
-        self.is_stopping = False
+        self.is_stopping = self.was_interrupted = False
+        self.num_under_way = 0
+
+    def stop(self, *, is_interrupt: bool = False) -> None:
+        """Asks the run to finish what is under way and to begin nothing more; an interrupt is Ctrl-C."""
+        self.was_interrupted = is_interrupt
+        self.is_stopping = True
 
     def add(self, tally: Tally) -> None:
         with self._lock:
@@ -70,7 +82,9 @@ class Counter:
             made, now, moments = self._made, self._before + self._made, tuple(self._moments)
         rate = made.rows / (time.monotonic() - self._started) if made.rows else None
         left = (self._total - now.rows) / rate if rate else None
-        return Progress(now.rows, self._total, now.kept, now.failed, rate, left, self.is_stopping, moments, now)
+        return Progress(
+            now.rows, self._total, now.kept, now.failed, rate, left, self.is_stopping, moments, now, self.num_under_way
+        )
 
 
 def tally_before(folder: Folder, ledger: Ledger) -> Tally:
@@ -87,8 +101,9 @@ def tally_before(folder: Folder, ledger: Ledger) -> Tally:
 
 
 @contextmanager
-def reported(counter: Counter, on_progress: Callable[[Progress], None] | None) -> Iterator[None]:
-    """Calls `on_progress` about once a second while the block runs, from a thread of its own, and once more at the end.
+def reported(counter: Counter, on_progress: OnProgress | None) -> Iterator[None]:
+    """Calls `on_progress` about once a second while the block runs, from a thread of its own, and once more at the end;
+    where it returns True, the run is asked to stop.
 
     An exception in `on_progress` ends the reports and is raised when the block is over.
     """
@@ -101,11 +116,13 @@ def reported(counter: Counter, on_progress: Callable[[Progress], None] | None) -
     def report() -> None:
         try:
             while not finished.wait(INTERVAL_S):
-                on_progress(counter.read())
+                if on_progress(counter.read()):
+                    counter.stop()
         except BaseException as error:  # noqa: BLE001  raised when the block is over
             failures.append(error)
 
-    on_progress(counter.read())
+    if on_progress(counter.read()):
+        counter.stop()
     thread = threading.Thread(target=report, name="progress", daemon=True)
     thread.start()
     try:

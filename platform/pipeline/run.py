@@ -12,7 +12,6 @@ import errno
 import logging
 import tempfile
 import threading
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +29,7 @@ from vigc.platform.pipeline.capacity import (
 )
 from vigc.platform.pipeline.graph import Graph
 from vigc.platform.pipeline.heartbeat import Heartbeat, Stalled, heartbeat_of_run
-from vigc.platform.pipeline.progress import Counter, Progress, reported, tally_before
+from vigc.platform.pipeline.progress import Counter, OnProgress, Progress, reported, tally_before
 from vigc.platform.pipeline.ray_session import CPUS_PER_ACTOR, ray_session
 from vigc.platform.records import RunError, VigcError
 from vigc.platform.storage import Folder, LocalFolder
@@ -38,7 +37,7 @@ from vigc.platform.storage.files import store_error
 from vigc.platform.storage.lock import only_writer
 
 _log = logging.getLogger(__name__)
-__all__ = ["Graph", "Progress", "RunError", "run"]
+__all__ = ["Graph", "Progress", "RunError", "StoppedEarly", "run"]
 
 MAX_STREAMS_WITHOUT_PROGRESS = 3
 STALL_TIMEOUT_S = 300.0
@@ -50,15 +49,17 @@ def run(
     graph: Graph,
     *,
     stall_timeout_s: float = STALL_TIMEOUT_S,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> None:
     """Makes the rows that the pass still lacks; does nothing, and starts no Ray, when it lacks none.
 
     Args:
         stall_timeout_s: when no process was at work on any block for so long, the run begins again from what is
             committed; see heartbeat.py.
-        on_progress: called about once a second, from another thread.
+        on_progress: called about once a second, from another thread; where it returns True, what is under way is
+            finished and the run ends with a StoppedEarly.
     Raises:
+        StoppedEarly: `on_progress` said that it is enough.
         StoreError: another process is writing the directory, or the file system refuses.
         ConfigError: the cluster is too small and does not grow.
         RunError: processes keep dying, the worker raised, the cluster shrank too far, the run stalled again and again,
@@ -75,12 +76,18 @@ def run(
         try:
             with reported(counter, on_progress):
                 if any(ledger.remaining()):
+                    if counter.is_stopping:
+                        raise StoppedEarly(how_far(counter))
                     with _session(pass_, graph) as logs:
                         _Stream(pass_, graph, counter, merger, lost, stall_timeout_s).run_to_the_end(logs)
                 merger.finish()
                 tidy(pass_.folder, pass_.ledger())
         finally:
             merger.close()
+
+
+class StoppedEarly(RunError):
+    """Whoever watches the run had enough of it."""
 
 
 class _Stream:
@@ -104,7 +111,9 @@ class _Stream:
         check_fits(self._graph.need)
         check_shared(self._pass.folder)
         in_vain, has_stalled = 0, False
-        with heartbeat_of_run(self._counter, self._stall_timeout_s) as (heartbeat, is_drained):
+        rows_per_block = self._pass.layout.rows_per_block
+        watched = heartbeat_of_run(self._counter, rows_per_block, self._stall_timeout_s)
+        with watched as (heartbeat, is_drained):
             while remaining := self._remaining():
                 before = self._counter.num_made
                 try:
@@ -126,7 +135,9 @@ class _Stream:
                         "%s. Starting again from what is committed: %d of %d images.", what, now.done, now.total
                     )
                 if self._counter.is_stopping:
-                    raise _noted(KeyboardInterrupt(), self._how_far())
+                    if self._counter.was_interrupted:
+                        raise _noted(KeyboardInterrupt(), self._how_far())
+                    raise StoppedEarly(self._how_far())
 
     def _remaining(self) -> list[tuple[int, list[int]]]:
         """Blocks that are not on storage: one may have been committed by a task whose answer never came."""
@@ -163,8 +174,7 @@ class _Stream:
                 return  # what is left are blocks that were not begun, thousands of them perhaps
 
     def _how_far(self) -> str:
-        now = self._counter.read()
-        return f"{now.done} of {now.total} images are committed; the same command continues from there."
+        return how_far(self._counter)
 
     def _explained(self, error: Exception, logs: Path) -> VigcError:
         """What went wrong in the user's terms: the worker's own error, or else a sentence and where to look."""
@@ -185,6 +195,11 @@ class _Stream:
         else:
             what = f"The run broke off with {type(cause).__name__}: {cause}"
         return RunError(f"{what}. {self._how_far()} Logs: {logs}")
+
+
+def how_far(counter: Counter) -> str:
+    now = counter.read()
+    return f"{now.done} of {now.total} images are committed; the same command continues from there."
 
 
 def _is_of_machines(error: BaseException) -> bool:

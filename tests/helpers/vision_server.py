@@ -96,6 +96,9 @@ class VisionServer:
         logprobs: bool = True,
         continues: bool = True,
         candidates: bool = True,
+        schema: bool = True,
+        usage: bool = True,
+        max_pixels: int | None = None,
         models: tuple[str, ...] = ("tiny-vision",),
         key: str | None = None,
         latency_s: float = 0.0,
@@ -109,7 +112,9 @@ class VisionServer:
         self._answer, self._fault_rate, self._faults = answer, fault_rate, faults
         self._outage_at, self._outage_s, self._out_until = outage_at, outage_s, 0.0
         self._logprobs, self._continues, self._candidates = logprobs, continues, candidates
-        self._models, self._key, self._latency_s = models, key, latency_s
+        self._schema, self._usage, self._max_pixels = schema, usage, max_pixels
+        self.num_prompt_tokens = self.num_completion_tokens = 0  # that were counted for answers
+        self._models, self._key, self.latency_s = models, key, latency_s
         self._most_at_once, self._num_now = most_at_once, 0
         self._rng, self._lock = random.Random(seed), threading.Lock()
         outer = self
@@ -175,11 +180,13 @@ class VisionServer:
                 _send(handler, 404, {"error": {"message": f"no model {body['model']}"}})
             elif body.get("continue_final_message") and not self._continues:
                 _send(handler, 422, {"error": {"message": "Unexpected fields in the request"}})
+            elif self._is_too_large(body):
+                _send(handler, 400, {"error": {"message": "the image is too large"}})
             elif fault is not None:
                 self.counts[fault] += 1
                 self._break(handler, fault)
             else:
-                time.sleep(self._latency_s)
+                time.sleep(self.latency_s)
                 self.counts["answered"] += 1
                 _send(handler, 200, self._completion(body))
         finally:
@@ -190,10 +197,24 @@ class VisionServer:
         num = body.get("n", 1) if self._candidates else 1
         choices = [self._choice(body, index) for index in range(num)]
         num_said = sum(len(choice["message"]["content"].split()) for choice in choices)
-        usage = {"prompt_tokens": NUM_TOKENS_OF_AN_IMAGE + len(words_of(body).split()), "completion_tokens": num_said}
-        return {"id": "x", "object": "chat.completion", "model": body["model"], "choices": choices, "usage": usage}
+        num_read = NUM_TOKENS_OF_AN_IMAGE + len(words_of(body).split())
+        answer = {"id": "x", "object": "chat.completion", "model": body["model"], "choices": choices}
+        if not self._usage:
+            return answer
+        with self._lock:
+            self.num_prompt_tokens += num_read
+            self.num_completion_tokens += num_said
+        return answer | {"usage": {"prompt_tokens": num_read, "completion_tokens": num_said}}
+
+    def _is_too_large(self, body: dict[str, Any]) -> bool:
+        if self._max_pixels is None:
+            return False
+        image = Image.open(io.BytesIO(image_of(body)))
+        return image.width * image.height > self._max_pixels
 
     def _choice(self, body: dict[str, Any], index: int) -> dict[str, Any]:
+        if "response_format" in body and self._schema:
+            return self._formed(body, index)
         text = self._answer(body | ({"seed": body.get("seed", 0) + index} if index else {}))
         if body.get("continue_final_message"):
             begun = body["messages"][-1]["content"]
@@ -209,6 +230,11 @@ class VisionServer:
         if body.get("logprobs") and self._logprobs:
             choice["logprobs"] = {"content": [_logprobs(word, body.get("top_logprobs", 0)) for word in said]}
         return choice
+
+    def _formed(self, body: dict[str, Any], index: int) -> dict[str, Any]:
+        """The answer in the form of the schema, which the tests have one of."""
+        message = {"role": "assistant", "content": json.dumps({"answer": self._answer(body).lower()})}
+        return {"index": index, "finish_reason": "stop", "message": message}
 
     def _break(self, handler: BaseHTTPRequestHandler, fault: str) -> None:
         if fault == "429 with Retry-After":

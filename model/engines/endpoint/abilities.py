@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import math
-from dataclasses import asdict, dataclass
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -17,43 +18,35 @@ from PIL import Image, ImageDraw
 
 from vigc.model.completion import RequestFailed
 from vigc.model.engines.endpoint.client import Client
-from vigc.model.engines.endpoint.messages import Speech, choice_text, continued, image_part, speech_of, user_turn
-from vigc.model.engines.settings import EndpointSettings
+from vigc.model.engines.endpoint.messages import (
+    Speech,
+    choice_text,
+    continued,
+    image_part,
+    speech_of,
+    usage_of,
+    user_turn,
+)
+from vigc.model.engines.settings import MAX_PIXELS, Abilities, EndpointSettings
 from vigc.platform.records import ConfigError
 
 _TEXT = "Describe this image in two sentences."
 CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
 _PRESENCE = "Is there a tree in this image? Answer with yes or no only."
-
-
-@dataclass(frozen=True, slots=True)
-class Abilities:
-    """Of one model on one server. What is missing is done another way, or refused in one line."""
-
-    server: str = ""  # what it says of itself, such as "vllm"
-    logprobs: bool = False  # of what it says, with the likeliest other tokens
-    continues: bool = False  # takes a begun answer (`continue_final_message`)
-    candidates: bool = False  # several choices for one request (`n`)
-    seed: bool = False  # sampling follows it
-    is_deterministic: bool = False  # the same greedy request had the same answer twice
-    context_length: int | None = None  # tokens, where it says so
-
-    def lines(self) -> list[tuple[str, str]]:
-        """For people: what, and whether or what instead."""
-        return [
-            ("log-probabilities", "yes" if self.logprobs else "no: yes-or-no questions are read by their words"),
-            ("continues a begun answer", "yes" if self.continues else "no: asked to go on in a new turn"),
-            ("several choices", "yes" if self.candidates else "no: asked one by one"),
-            ("seed", "yes" if self.seed else "no: sampled texts differ from run to run"),
-            (
-                "same text twice (greedy)",
-                "yes" if self.is_deterministic else "no: a digest will differ from run to run",
-            ),
-            ("context", f"{self.context_length} tokens" if self.context_length else "not said"),
-        ]
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+MIN_PIXELS = 224 * 224  # a server that does not take such an image takes none
+YES_OR_NO = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "answer",
+        "strict": True,
+        "schema": {
+            "type": "object",
+            "properties": {"answer": {"type": "string", "enum": ["yes", "no"]}},
+            "required": ["answer"],
+            "additionalProperties": False,
+        },
+    },
+}
 
 
 async def find_model(client: Client, settings: EndpointSettings) -> tuple[str, dict[str, Any]]:
@@ -80,22 +73,27 @@ async def find_model(client: Client, settings: EndpointSettings) -> tuple[str, d
     raise ConfigError(f"{settings.url} has several models: {', '.join(models)}. Name one with --endpoint-model.")
 
 
-async def find_abilities(client: Client, model: str, about: dict[str, Any]) -> Abilities:
+async def find_abilities(client: Client, model: str, about: dict[str, Any], max_pixels: int = MAX_PIXELS) -> Abilities:
     """Some ten small requests.
 
+    Args:
+        about: the model's entry in the server's list.
+        max_pixels: of the largest image that is wanted; where it is not taken, smaller ones are tried.
     Raises:
         ConfigError: the model does not read images, or the server does not know it.
         RunError: the server does not answer.
     """
     turn = [user_turn(_TEXT, [image_part(_sample())])]
     try:
-        first = speech_of(await client.ask({"model": model, "messages": turn, "max_tokens": 24, "temperature": 0}))
+        answer = await client.ask({"model": model, "messages": turn, "max_tokens": 24, "temperature": 0})
     except RequestFailed as failed:
         raise ConfigError(
             f"{model} did not answer a question about a small image ({failed}). A model that reads images is needed."
         ) from failed
-    logprobs, continues, candidates, seed, again = await asyncio.gather(
+    first = speech_of(answer)
+    logprobs, schema, continues, candidates, seed, again = await asyncio.gather(
         _has_logprobs(client, model),
+        _has_schema(client, model),
         _continues(client, model, turn, first),
         _has_candidates(client, model, turn),
         _has_seed(client, model, turn),
@@ -105,23 +103,35 @@ async def find_abilities(client: Client, model: str, about: dict[str, Any]) -> A
     return Abilities(
         server=str(about.get("owned_by") or ""),
         logprobs=logprobs,
+        schema=schema,
         continues=continues,
         candidates=candidates,
         seed=seed,
+        usage=usage_of(answer).num_prompt > 0,
         is_deterministic=again is not None and speech_of(again).text == first.text,
         context_length=length if isinstance(length, int) else None,
+        max_pixels=await _largest_image(client, model, max_pixels),
     )
 
 
+def read_yes_or_no(text: str) -> bool | None:
+    """What an answer in the form of YES_OR_NO says; None: it is none."""
+    with suppress(ValueError):
+        said = json.loads(text)
+        if isinstance(said, dict) and said.get("answer") in ("yes", "no"):
+            return bool(said["answer"] == "yes")
+    return None
+
+
 @cache
-def _sample() -> bytes:
+def _sample(side: int = 224) -> bytes:
     """A sun over a meadow; large enough for servers that want some patches."""
     image = Image.new("RGB", (224, 224), (150, 190, 230))
     draw = ImageDraw.Draw(image)
     draw.rectangle((0, 150, 224, 224), fill=(70, 140, 60))
     draw.ellipse((140, 20, 200, 80), fill=(250, 210, 70))
     file = io.BytesIO()
-    image.save(file, "PNG")
+    image.resize((side, side)).save(file, "PNG")
     return file.getvalue()
 
 
@@ -141,6 +151,23 @@ async def _has_logprobs(client: Client, model: str) -> bool:
         return False
     speech = speech_of(found)
     return bool(speech.alternatives) and all(math.isfinite(value) for value in speech.alternatives[0].values())
+
+
+async def _has_schema(client: Client, model: str) -> bool:
+    turn = [user_turn(_PRESENCE, [image_part(_sample())])]
+    body = {"model": model, "messages": turn, "max_tokens": 16, "temperature": 0, "response_format": YES_OR_NO}
+    found = await _try(client, body)
+    return found is not None and read_yes_or_no(choice_text(found)) is not None
+
+
+async def _largest_image(client: Client, model: str, max_pixels: int) -> int:
+    """Halves the number of pixels until the server takes the image."""
+    while max_pixels > MIN_PIXELS:
+        turn = [user_turn(_PRESENCE, [image_part(_sample(math.isqrt(max_pixels)))])]
+        if await _try(client, {"model": model, "messages": turn, "max_tokens": 1, "temperature": 0}) is not None:
+            return max_pixels
+        max_pixels = max(MIN_PIXELS, max_pixels // 2)
+    return MIN_PIXELS
 
 
 async def _continues(client: Client, model: str, turn: list[dict[str, Any]], first: Speech) -> bool:

@@ -18,11 +18,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vigc.model.completion import Completion, Request, RequestFailed, ScoredToken, seeds_of
-from vigc.model.engines.endpoint.abilities import CONTINUE, Abilities, find_abilities, find_model
+from vigc.model.engines.endpoint.abilities import (
+    CONTINUE,
+    YES_OR_NO,
+    find_abilities,
+    find_model,
+    read_yes_or_no,
+)
 from vigc.model.engines.endpoint.client import Client
 from vigc.model.engines.endpoint.messages import (
     Speech,
-    Usage,
     continued,
     image_part,
     log_odds,
@@ -32,9 +37,9 @@ from vigc.model.engines.endpoint.messages import (
 )
 from vigc.model.engines.endpoint.server import Server
 from vigc.model.engines.interface import Blank, Engine, EngineLost
-from vigc.model.engines.settings import MAX_CONCURRENCY, EndpointSettings
+from vigc.model.engines.settings import MAX_CONCURRENCY, Abilities, EndpointSettings
 from vigc.model.sentences import Unit
-from vigc.platform.records import ConfigError, ImageForm, ModelError, Stop
+from vigc.platform.records import ConfigError, ImageForm, ModelError, Stop, TokenUsage
 
 ANSWER_TOKENS = 1024  # of an answer that is asked for whole and handed out sentence by sentence
 WATCH_S = 1.0  # between looks at a server of our own
@@ -49,13 +54,19 @@ class EndpointImage:
     part: dict[str, Any]
     answers: list[tuple[Request, Speech]] = field(default_factory=list)
     beliefs: dict[str, asyncio.Task[float]] = field(default_factory=dict)  # log-odds by prompt
+    usage: TokenUsage = field(default_factory=TokenUsage)  # of all requests about it
+
+    def charge(self, answer: dict[str, Any]) -> TokenUsage:
+        """Counts what an answer took."""
+        usage = usage_of(answer)
+        self.usage += usage
+        return usage
 
 
 class EndpointEngine(Engine):
     """See the module. It lives on the event loop that uses it.
 
     Args:
-        abilities: of the server; None: they are found out before the first request.
         server: of our own, which is started again when it dies and ends with the engine.
         num_slots: conversations under way at most; None: as many as the limit of requests may come to.
     """
@@ -63,7 +74,6 @@ class EndpointEngine(Engine):
     def __init__(
         self,
         settings: EndpointSettings,
-        abilities: Abilities | None = None,
         num_slots: int | None = None,
         server: Server | None = None,
     ) -> None:
@@ -74,7 +84,7 @@ class EndpointEngine(Engine):
         self._client = Client(settings, key=server.key if server is not None else None)
         self._watching: asyncio.Task[None] | None = None
         self._found: asyncio.Task[Abilities] | None = None
-        self._abilities = abilities
+        self._abilities = settings.abilities
         self._model = settings.model
         self._is_closed = False
         self._num_images = itertools.count()
@@ -107,7 +117,7 @@ class EndpointEngine(Engine):
 
     async def _find(self) -> Abilities:
         self._model, about = await find_model(self._client, self._settings)
-        return self._abilities or await find_abilities(self._client, self._model, about)
+        return self._abilities or await find_abilities(self._client, self._model, about, self._settings.max_pixels)
 
     @asynccontextmanager
     async def image(self, data: bytes) -> AsyncIterator[EndpointImage]:
@@ -151,6 +161,9 @@ class EndpointEngine(Engine):
         odds = await asyncio.shield(handle.beliefs[prompt])
         return [ScoredToken(len(text), odds / 2 if word == "yes" else -odds / 2)]
 
+    def usage(self, image: Any) -> TokenUsage | None:
+        return _seen(image).usage
+
     def check(self, request: Request) -> None:
         super().check(request)
         if request.num_beams > 1:
@@ -191,7 +204,7 @@ class EndpointEngine(Engine):
         image.answers.append((request, speech))
         return _completion(request, speech, usage)
 
-    async def _ask(self, image: EndpointImage, request: Request) -> tuple[Speech, Usage]:
+    async def _ask(self, image: EndpointImage, request: Request) -> tuple[Speech, TokenUsage]:
         """One request. The speech's text follows the request's prefix without a seam."""
         abilities = await self.abilities()
         body = self._body(request, abilities)
@@ -208,7 +221,7 @@ class EndpointEngine(Engine):
             text = speech.text.removeprefix(prefix)  # some servers repeat what was begun
             blank = "" if text[:1].isspace() or request.prefix != prefix or not text else " "
             speech = replace(speech, text=blank + (text.lstrip() if request.prefix != prefix else text))
-        return speech, usage_of(answer)
+        return speech, image.charge(answer)
 
     async def _several(self, image: EndpointImage, request: Request) -> list[Completion]:
         """Candidates of one unit, in one request where nothing is begun."""
@@ -222,9 +235,9 @@ class EndpointEngine(Engine):
         prefix = request.prefix.rstrip()
         body |= {"messages": continued([turn], prefix), **CONTINUE} if prefix else {"messages": [turn]}
         answer = await self._client.ask(body)
-        usage = usage_of(answer)
+        usage = image.charge(answer)
         speeches = [_checked(speech_of(answer, index)) for index in range(len(answer["choices"]))]
-        shares = [usage] + [Usage()] * (len(speeches) - 1)
+        shares = [usage] + [TokenUsage()] * (len(speeches) - 1)
         return [_completion(request, *pair) for pair in zip(speeches, shares, strict=True)]
 
     def _body(self, request: Request, abilities: Abilities) -> dict[str, Any]:
@@ -243,15 +256,21 @@ class EndpointEngine(Engine):
         body: dict[str, Any] = {
             "model": self._model,
             "messages": [user_turn(prompt, [image.part])],
-            "max_tokens": 1 if abilities.logprobs else 8,
+            "max_tokens": 1 if abilities.logprobs else 16,
             "temperature": 0,
         }
         if abilities.logprobs:
             body |= {"logprobs": True, "top_logprobs": 20}
-        speech = speech_of(await self._client.ask(body))
+        elif abilities.schema:
+            body["response_format"] = YES_OR_NO
+        found = await self._client.ask(body)
+        image.charge(found)
+        speech = speech_of(found)
         odds = log_odds(speech, "yes", "no")
         if odds is not None:
             return odds
+        if (answer := read_yes_or_no(speech.text)) is not None:
+            return SURE if answer else -SURE
         said = speech.text.strip().lower()
         if said.startswith(("yes", "no")):
             return SURE if said.startswith("yes") else -SURE
@@ -274,17 +293,17 @@ def _said_already(image: EndpointImage, request: Request) -> Completion | None:
         whole = asked.prefix + speech.text
         if same and len(whole) > len(request.prefix) and whole.startswith(request.prefix):
             rest = replace(speech, text=whole[len(request.prefix) :], tokens=[])
-            return _completion(request, rest, Usage())
+            return _completion(request, rest, TokenUsage())
     return None
 
 
-def _completion(request: Request, speech: Speech, usage: Usage) -> Completion:
+def _completion(request: Request, speech: Speech, usage: TokenUsage) -> Completion:
     text, stop = speech.text, Stop.LENGTH if speech.finish == "length" else Stop.END
     if request.stop_at and request.stop_at in text:
         text, stop = text[: text.index(request.stop_at) + len(request.stop_at)], Stop.MARK
     values = [value for _, value in speech.tokens]
     mean = sum(values) / len(values) if values else None
-    return Completion(text, stop, usage.num_completion, mean, usage.num_prompt)
+    return Completion(text, stop, usage.num_completion, mean)
 
 
 def _checked(speech: Speech) -> Speech:

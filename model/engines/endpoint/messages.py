@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from vigc.platform.records import TokenUsage
+
 
 def image_part(data: bytes) -> dict[str, Any]:
     """
@@ -48,14 +50,6 @@ class Speech:
     alternatives: list[dict[str, float]] = field(default_factory=list)  # the likeliest tokens at each place
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens, as the server counts (and charges) them."""
-
-    num_prompt: int = 0
-    num_completion: int = 0
-
-
 def speech_of(answer: Mapping[str, Any], index: int = 0) -> Speech:
     """A choice of an answer whose choices were checked."""
     choice = answer["choices"][index]
@@ -78,13 +72,13 @@ def choice_text(answer: Mapping[str, Any]) -> str:
     return speech_of(answer).text
 
 
-def usage_of(answer: Mapping[str, Any]) -> Usage:
+def usage_of(answer: Mapping[str, Any]) -> TokenUsage:
     """Zeros where the server does not say."""
     usage = answer.get("usage")
     if not isinstance(usage, dict):
-        return Usage()
+        return TokenUsage()
     counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
-    return Usage(*(count if isinstance(count, int) and count >= 0 else 0 for count in counts))
+    return TokenUsage(*(count if isinstance(count, int) and count >= 0 else 0 for count in counts))
 
 
 def log_odds(speech: Speech, yes: str, no: str) -> float | None:

@@ -45,6 +45,9 @@ class ScriptedEngine:
         finally:
             self.open -= 1
 
+    def usage(self, image):
+        return None
+
     async def candidates(self, image, request):
         self.seeds.append(request.seed)
         if image == 13:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from vision_server import VisionServer
 
 from vigc.jobs.plan.command import gpu_named
 
@@ -93,3 +94,16 @@ def test_a_probe_measures_the_real_pipeline_and_leaves_nothing(vigc_joined, scen
     assert 100 * 12 < plan["output_bytes"] < 100_000 * 12
     assert (plan["gpu"], plan["shapes"]) == (None, [])  # the rate is of a CPU
     assert not (tmp_path / "data").exists()
+
+
+def test_a_plan_for_an_endpoint_says_what_its_tokens_will_cost(vigc_joined, scenes_dir, tmp_path):
+    with VisionServer(latency_s=0.05) as server:
+        generate = ["generate", scenes_dir, "--out", tmp_path / "data", "--kinds", "detail", "--model", server.url]
+        generate += ["--token-price", "2,8", "--concurrency", 2]
+        result = vigc_joined("plan", "--probe-seconds", 2, "--json", "--images", 1000, *generate)
+    assert result.code == 0, result.err
+    plan = result.json()
+    read, written = plan["tokens"]
+    assert 1000 * 200 < read < 1000 * 400  # two requests with an image of 100 tokens
+    assert plan["tokens_cost"] == pytest.approx((2 * read + 8 * written) / 1e6)
+    assert (plan["endpoint"], plan["gpu"], plan["shapes"]) == (server.url, None, [])

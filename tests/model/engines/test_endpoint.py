@@ -19,7 +19,7 @@ from vigc.model.engines.endpoint.address import clean_url
 from vigc.model.engines.endpoint.client import Client
 from vigc.model.engines.endpoint.engine import EndpointEngine
 from vigc.model.engines.endpoint.limit import ConcurrencyLimit
-from vigc.model.engines.settings import EndpointSettings
+from vigc.model.engines.settings import MAX_PIXELS, EndpointSettings
 from vigc.model.prompts import CHAT, load_pack
 from vigc.model.sentences import Unit
 from vigc.platform.records import ConfigError, Kind, RunError, Stop, Verdict
@@ -65,12 +65,20 @@ def test_what_a_server_can_is_found_by_asking() -> None:
     assert (found.logprobs, found.continues, found.candidates, found.seed) == (True, True, True, True)
     assert found.is_deterministic
     assert found.context_length == 4096
+    assert (found.schema, found.usage, found.max_pixels) == (True, True, MAX_PIXELS)
+
+
+def test_the_largest_image_that_a_server_takes_is_found() -> None:
+    with VisionServer(max_pixels=300_000) as server:
+        found = abilities_of(server)
+    assert 150_000 < (found.max_pixels or 0) <= 300_000
 
 
 def test_a_server_that_ignores_what_it_is_asked_is_not_believed() -> None:
-    with VisionServer(logprobs=False, continues=False, candidates=False) as server:
+    with VisionServer(logprobs=False, continues=False, candidates=False, schema=False, usage=False) as server:
         found = abilities_of(server)
     assert (found.logprobs, found.continues, found.candidates) == (False, False, False)
+    assert (found.schema, found.usage) == (False, False)
 
 
 def test_a_server_that_begins_the_answer_anew_does_not_continue_it() -> None:

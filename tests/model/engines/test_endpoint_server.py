@@ -129,8 +129,10 @@ def test_transformers_serves_a_model_of_any_family(tmp_path: Path) -> None:
         async with engine.image(IMAGE) as image:
             one = await engine.complete(image, Request("", "Describe the image.", max_tokens=8))
             two = await engine.complete(image, Request("", "Describe the image.", max_tokens=8))
+            usage = engine.usage(image)
         await engine.aclose()
-        return one.text, two.text, one.num_prompt_tokens
+        assert usage is not None
+        return one.text, two.text, usage.num_prompt
 
     one, two, num_read = asyncio.run(ask())
     assert one == two
