@@ -72,6 +72,22 @@ class PipelineBench(BenchConfig):
     threads: int | None = flag("CPU threads of the engine.", None, ge=1, shown="as generate")
 
 
+class EndpointBench(BenchConfig):
+    """The settings of `vigc bench endpoint`."""
+
+    images: str = flag("A folder of images, or any other source of `vigc generate`.", positional=True, metavar="IMAGES")
+    model: str = flag("The address of the endpoint, such as http://localhost:8000/v1.")
+    endpoint_model: str | None = flag("The name of the model at the endpoint.", None, shown="the only one it lists")
+    api_key_env: str | None = flag(
+        "The environment variable that holds the endpoint's key.", None, metavar="NAME", shown="no key is sent"
+    )
+    num: int = flag("How many images each side gets.", 512, ge=1)
+    under_way: tuple[Number, ...] = flag(
+        "How many conversations are under way, one number after the other.", (8, 64, 256), metavar="N,…"
+    )
+    rounds: int = flag("Repetitions of each side, alternating.", 3, ge=1)
+
+
 class ServeBench(BenchConfig):
     """The settings of `vigc bench serve`."""
 
@@ -111,6 +127,13 @@ def pipeline(config: PipelineBench) -> None:
     pipeline_beside_engine(json_file=config.out, **config.model_dump(exclude={"out"}))
 
 
+def endpoint(config: EndpointBench) -> None:
+    """`vigc generate` with a model behind an endpoint, beside a bare client of the same server."""
+    from vigc.jobs.bench.endpoint import generate_beside_client
+
+    generate_beside_client(json_file=config.out, **config.model_dump(exclude={"out"}))
+
+
 def serve(config: ServeBench) -> None:
     """The service under load: requests/s, times to the first sentence and to the end, what is refused, memory."""
     from vigc.jobs.bench.serve import serve
@@ -135,5 +158,10 @@ BENCH = (
         ("vigc bench data", "vigc bench data --rows 20000,200000 --out figures.json --plot memory.svg"),
     ),
     Verb(PipelineBench, pipeline, ("vigc bench pipeline", "vigc bench pipeline --num 100 --out figures.json")),
+    Verb(
+        EndpointBench,
+        endpoint,
+        ("vigc bench endpoint photos --model http://localhost:8000/v1 --under-way 8,64 --out figures.json",),
+    ),
     Verb(ServeBench, serve, ("vigc bench serve", "vigc bench serve --seconds 15 --memory 0")),
 )

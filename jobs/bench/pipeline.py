@@ -22,7 +22,7 @@ from rich.table import Table
 from vigc.jobs.bench.common import write_figures
 from vigc.jobs.generate.config import GenerateConfig
 from vigc.jobs.generate.plan import Plan, make_plan
-from vigc.jobs.generate.run import worker_settings
+from vigc.jobs.generate.run import run_pipeline
 from vigc.jobs.generate.worker import Worker, WorkerSettings
 from vigc.jobs.scenes import make_scenes
 from vigc.jobs.terminal import make_console
@@ -30,7 +30,6 @@ from vigc.platform.dataset.layout import Block
 from vigc.platform.dataset.passes import Pass, read_block
 from vigc.platform.images.decode import MAX_PIXELS, decode_batch
 from vigc.platform.images.isolation import Child
-from vigc.platform.pipeline import run as pipeline
 from vigc.platform.pipeline.block_batch import to_bytes
 from vigc.platform.pipeline.generate_stage import WorkerHost
 from vigc.platform.records import RunError
@@ -47,7 +46,7 @@ class Clocked:
 
     rows: int
     seconds: float  # from the first block to the last row
-    occupancy: float  # mean share of occupied slots in the engine's decode steps
+    occupancy: float | None  # mean share of occupied slots in the decode steps of an engine of our own
 
     @property
     def images_per_s(self) -> float:
@@ -66,11 +65,11 @@ class ClockedWorker(Worker):
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
         from vigc.model.engines.continuous.engine import ContinuousEngine
 
-        assert isinstance(self._engine, ContinuousEngine)
         self._first_at = self._first_at or time.monotonic()
         async for rows in super().__call__(batch):
             self._rows += rows.num_rows
-            noted = [self._rows, time.monotonic() - self._first_at, self._engine.occupancy]
+            occupancy = self._engine.occupancy if isinstance(self._engine, ContinuousEngine) else None
+            noted = [self._rows, time.monotonic() - self._first_at, occupancy]
             self._notes.write_text(json.dumps(noted), encoding="utf-8")
             yield rows
 
@@ -96,21 +95,21 @@ def pipeline_beside_engine(
                 assert plan.source is not None
                 pass_ = plan.store.create_pass(plan.request, plan.source)
                 notes = Path(folder) / f"{name}-{number}.json"
-                side(plan, pass_, (worker_settings(plan, pass_), str(notes)))
-                made[name].append(_read(notes, num))
+                side(plan, pass_, notes)
+                made[name].append(read_notes(notes, num))
     _report(made, plan, pass_, json_file)
 
 
-def _pipeline(plan: Plan, pass_: Pass, worker_args: tuple[WorkerSettings, str]) -> None:
-    size, slots = plan.model.image_size, plan.engine.most_slots
-    pipeline.run(pass_, pipeline.Graph(worker=ClockedWorker, worker_args=worker_args, image_size=size, num_slots=slots))
+def _pipeline(plan: Plan, pass_: Pass, notes: Path) -> None:
+    run_pipeline(plan, pass_, None, ClockedWorker, str(notes))
 
 
-def _bare(plan: Plan, pass_: Pass, worker_args: tuple[WorkerSettings, str]) -> None:
+def _bare(plan: Plan, pass_: Pass, notes: Path) -> None:
     blocks = (Block(0, number) for number in range(pass_.layout.num_blocks(0)))
     records = (read_block(pass_.folder, pass_.layout, block) for block in blocks)
     images = [to_bytes(decode_batch(some, plan.model.image_size, MAX_PIXELS)) for some in records]
-    child = Child(WorkerHost, (ClockedWorker, worker_args))
+    settings = WorkerSettings(plan.engine, plan.conversations, pass_.number)
+    child = Child(WorkerHost, (ClockedWorker, (settings, str(notes))))
     try:
         for call in child.submit(*images):
             call.result()
@@ -118,7 +117,7 @@ def _bare(plan: Plan, pass_: Pass, worker_args: tuple[WorkerSettings, str]) -> N
         child.stop()
 
 
-def _read(notes: Path, num: int) -> Clocked:
+def read_notes(notes: Path, num: int) -> Clocked:
     rows, seconds, occupancy = json.loads(notes.read_text(encoding="utf-8"))
     if rows != num:
         raise RunError(f"The worker made {rows} rows of {num} images in one life: it must have died. Run it again.")
@@ -134,7 +133,7 @@ def _report(made: dict[str, list[Clocked]], plan: Plan, pass_: Pass, json_file: 
         ("pipeline", "pipeline", "counted"),
     ):
         rate = statistics.median(one.images_per_s for one in made[name])
-        occupancy = statistics.mean(one.occupancy for one in made[name])
+        occupancy = statistics.mean(one.occupancy or 0.0 for one in made[name])
         figures |= {
             f"images_per_s_{name}": rate,
             f"occupancy_{name}": occupancy,

@@ -159,11 +159,18 @@ def _run(
     return seconds if num_remaining else 0.0
 
 
-def run_pipeline(plan: Plan, pass_: Pass, on_progress: OnProgress | None) -> None:
-    """All that is left of the pass, as the plan says."""
+def run_pipeline(
+    plan: Plan, pass_: Pass, on_progress: OnProgress | None, worker: type[Worker] = Worker, *more: Any
+) -> None:
+    """All that is left of the pass, as the plan says.
+
+    Args:
+        worker: a class with more to it than the usual one.
+        more: what it is built with besides the settings.
+    """
     graph = pipeline.Graph(
-        worker=Worker,
-        worker_args=(worker_settings(plan, pass_),),
+        worker=worker,
+        worker_args=(WorkerSettings(plan.engine, plan.conversations, pass_.number, plan.vocabulary), *more),
         image_size=plan.image_side,
         decode=decode_batch if plan.image_form.side else encode_batch,
         num_slots=plan.engine.most_slots,
@@ -174,11 +181,6 @@ def run_pipeline(plan: Plan, pass_: Pass, on_progress: OnProgress | None) -> Non
         measure=None if plan.vocabulary is None else NameObjects(plan.vocabulary),
     )
     pipeline.run(pass_, graph, stall_timeout_s=plan.config.stall_timeout * 60, on_progress=on_progress)
-
-
-def worker_settings(plan: Plan, pass_: Pass) -> WorkerSettings:
-    """What the plan says to the actors of a pass."""
-    return WorkerSettings(plan.engine, plan.conversations, pass_.number, plan.vocabulary)
 
 
 def _provenance(plan: Plan) -> dict[str, Any]:

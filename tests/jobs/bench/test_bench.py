@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 
 import pytest
+from vision_server import VisionServer, words_of
 from waiting import wait_until
 
 from vigc.jobs.bench.data import (
@@ -211,3 +213,16 @@ def test_a_profile_is_a_table_and_a_trace_of_the_engine_s_thread(vigc_here, tmp_
 
 def test_a_shape_that_is_not_known_is_refused(vigc_here):
     assert "there are embedded, frozen, vicuna-7b" in vigc_here("bench", "engine", "--shape", "7b").err
+
+
+@pytest.mark.slow
+def test_bench_endpoint_asks_the_same_on_both_sides(vigc_joined, scenes_dir, tmp_path):
+    json_file = tmp_path / "figures.json"
+    with VisionServer(latency_s=0.02) as server:
+        options = ["--model", server.url, "--num", 6, "--rounds", 1, "--under-way", 2, "--out", json_file]
+        done = vigc_joined("bench", "endpoint", scenes_dir, *options)
+        assert done.code == 0, done.err
+        asked = Counter(words_of(body) for body in server.bodies if body.get("max_tokens") in (250, 1024))
+    figures = json.loads(json_file.read_text())
+    assert figures["ratio_2"] == pytest.approx(figures["images_per_s_generate_2"] / figures["images_per_s_bare_2"])
+    assert set(asked.values()) == {2, 12}  # VIG's prompt and, for each image, its question: by each side once
