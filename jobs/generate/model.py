@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vigc.jobs.generate.config import GenerateConfig
-from vigc.model.engines.endpoint.address import clean_url
+from vigc.model.engines.endpoint.address import clean_url, read_key
 from vigc.model.engines.settings import Abilities, EndpointSettings, EngineSettings
 from vigc.model.engines.vllm.environment import find_python
 from vigc.model.prompts import CHAT, PromptPack, load_pack
@@ -58,6 +58,7 @@ def choose_model(config: GenerateConfig, earlier_runs: Iterable[Mapping[str, Any
         # transformers' server knows a model by its folder alone.
         model=identity.location if engine == "transformers" else identity.name,
         key_env=config.api_key_env or "",
+        key=read_key(config.api_key_env or "") or "",
         concurrency=config.concurrency,
         patience_s=60 * config.patience,
         phrases=pack.chat,

@@ -60,6 +60,7 @@ class EndpointSettings:
     url: str  # up to and with /v1
     model: str  # its name there
     key_env: str = ""  # the environment variable that holds the key; "": the server wants none
+    key: str = field(default="", repr=False)  # read there, for processes of other environments; written nowhere
     concurrency: int | None = None  # requests under way; None: it is found while the run goes on
     max_pixels: int = MAX_PIXELS  # of an image; larger ones are made smaller before they are sent
     patience_s: float = PATIENCE_S  # how long a server that does not answer is waited for

@@ -1,4 +1,4 @@
-"""The address and the key of an endpoint. The key stays in the environment; only the name of its variable travels."""
+"""The address and the key of an endpoint. The key is read from the environment, and written nowhere."""
 
 from __future__ import annotations
 

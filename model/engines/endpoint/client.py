@@ -72,7 +72,7 @@ class Client:
     ) -> None:
         """Raises ConfigError: the key's variable is not set."""
         self._settings = settings
-        self._key = key or read_key(settings.key_env)
+        self._key = key or settings.key or read_key(settings.key_env)
         self.lost: Exception | None = None  # raised by every request from then on
         self._note = on_note or (lambda line: print(line, file=sys.stderr, flush=True))  # noqa: T201
         self._session: aiohttp.ClientSession | None = None
