@@ -130,19 +130,49 @@ def options(verb: str) -> set[str]:
 
 def serve(text: str) -> list[str]:
     """What Ray Serve deploys; the arguments are those of our application."""
+    application, problems = application_of(text, lambda application: ServeSettings.model_validate(application["args"]))
+    if application is None:
+        return problems
+    module, _, name = application["import_path"].partition(":")
+    return problems if hasattr(import_module(module), name) else [*problems, f"{module} has no {name}"]
+
+
+def serve_llm(text: str) -> list[str]:
+    """What Ray Serve deploys; the arguments are those of ray.serve.llm, which can be imported beside vLLM only."""
+    from ray.llm._internal.serve.core.configs.llm_config import LLMConfig
+    from ray.serve.config import AutoscalingConfig
+    from ray.serve.schema import DeploymentSchema
+
+    unknown: list[str] = []
+
+    def check(application: dict[str, Any]) -> None:
+        unknown.extend(other_names("args", application["args"], {"llm_configs"}))
+        for one in application["args"]["llm_configs"]:
+            deployment = LLMConfig.model_validate(one).deployment_config
+            AutoscalingConfig.model_validate(deployment["autoscaling_config"])
+            unknown.extend(
+                f"a deployment has no {name}" for name in set(deployment) - set(DeploymentSchema.model_fields)
+            )
+
+    application, problems = application_of(text, check)
+    if application is not None and application["import_path"] != "ray.serve.llm:build_openai_app":
+        unknown.append("another import_path")
+    return problems + unknown
+
+
+def application_of(text: str, check: Callable[[dict[str, Any]], object]) -> tuple[dict[str, Any] | None, list[str]]:
+    """The only application of a file for Ray Serve, and what is wrong in the file; None where it cannot be read."""
     from ray.serve.schema import ServeDeploySchema
 
     config = yaml.safe_load(text)
     try:
         ServeDeploySchema.model_validate(config)
         (application,) = config["applications"]
-        ServeSettings.model_validate(application["args"])
+        check(application)
     except ValidationError as error:
-        return [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        return None, [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
     # Serve's schema lets pass what it does not know at the top.
-    problems = [f"Ray Serve has no {name}" for name in set(config) - set(ServeDeploySchema.model_fields)]
-    module, _, name = application["import_path"].partition(":")
-    return problems if hasattr(import_module(module), name) else [*problems, f"{module} has no {name}"]
+    return application, [f"Ray Serve has no {name}" for name in set(config) - set(ServeDeploySchema.model_fields)]
 
 
 def dockerfile(text: str) -> list[str]:
@@ -176,6 +206,7 @@ CHECKS: dict[str, Callable[[str], list[str]]] = {
     "kuberay/rayjob-train.yaml": manifests,
     "kuberay/rayservice.yaml": manifests,
     "serve.yaml": serve,
+    "llm.yaml": serve_llm,
     "mlflow/kubernetes.yaml": manifests,
     "mlflow/compose.yaml": readable,
     "mlflow/Dockerfile": dockerfile,
@@ -219,6 +250,11 @@ FAULTS = [
     ("kuberay/rayservice.yaml", "        minReplicas: 1", "        minReplica: 1", "minReplica"),
     ("serve.yaml", "gateways: 2", "gateway: 2", "gateway"),
     ("serve.yaml", "vigc.serve.app:build", "vigc.serve.app:make", "has no make"),
+    ("llm.yaml", "model_source: Qwen", "model_sources: Qwen", "model_sources"),
+    ("llm.yaml", "max_replicas: 16", "max_replica: 16", "max_replica"),
+    ("llm.yaml", "accelerator_type: A100", "accelerator: A100", "accelerator"),
+    ("llm.yaml", "build_openai_app", "build_app", "import_path"),
+    ("llm.yaml", "max_ongoing_requests: 192", "max_ongoing: 192", "max_ongoing"),
     ("mlflow/kubernetes.yaml", "containerPort: 5000", "containerport: 5000", "Deployment"),
     ("mlflow/kubernetes.yaml", "mlflow:$(DB_PASSWORD)@", "mlflow:hunter2@", "secret"),
     ("mlflow/compose.yaml", "${MLFLOW_DB_PASSWORD:?a password for the database}@", "hunter2@", "secret"),

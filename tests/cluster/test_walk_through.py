@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import typer.main
 from ray_cluster import BIN, RayCluster
+from vision_server import VisionServer
 from waiting import WAIT_S
 
 from vigc.jobs.cli import app
@@ -54,9 +55,16 @@ def cluster(s3_place: str) -> Iterator[RayCluster]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture
+def model_server() -> Iterator[VisionServer]:
+    """In place of `serve deploy cluster/llm.yaml`."""
+    with VisionServer(models=("qwen3-vl-8b",)) as server:
+        yield server
+
+
 @pytest.mark.soak
 def test_the_commands_of_the_readme_lead_from_images_to_a_published_data_set(
-    s3_place: str, cluster: RayCluster, tmp_path: Path
+    s3_place: str, cluster: RayCluster, model_server: VisionServer, tmp_path: Path
 ) -> None:
     make_scenes(tmp_path / "scenes", num=NUM_IMAGES, seed=7)
     place = open_folder(s3_place)
@@ -64,6 +72,7 @@ def test_the_commands_of_the_readme_lead_from_images_to_a_published_data_set(
     for picture in (tmp_path / "scenes" / "images").iterdir():
         place.upload(f"images/{picture.name}", picture)
     instead = {**INSTEAD, "s3://bucket/objects365": s3_place, "http://127.0.0.1:8265": cluster.url}
+    instead |= {"http://127.0.0.1:8000/v1": model_server.url, " --device cpu --actors 1:4": " --kinds conversation"}
     job = ""
     walked = set()
     for line in blocks("sh"):
@@ -83,6 +92,7 @@ def test_the_commands_of_the_readme_lead_from_images_to_a_published_data_set(
     assert walked == WALKED
     found = verify(f"{s3_place}/data")
     assert (found.problems, found.num_rows) == ([], NUM_IMAGES)
+    assert verify(f"{s3_place}/qwen").num_rows == NUM_IMAGES
     assert "README.md" in (place / "vigc_huggingface").names()
 
 
