@@ -148,7 +148,8 @@ def serve_llm(text: str) -> list[str]:
     def check(application: dict[str, Any]) -> None:
         unknown.extend(other_names("args", application["args"], {"llm_configs"}))
         for one in application["args"]["llm_configs"]:
-            deployment = LLMConfig.model_validate(one).deployment_config
+            LLMConfig.model_validate(one)
+            deployment = one["deployment_config"]
             AutoscalingConfig.model_validate(deployment["autoscaling_config"])
             unknown.extend(
                 f"a deployment has no {name}" for name in set(deployment) - set(DeploymentSchema.model_fields)
