@@ -150,10 +150,10 @@ def serve_llm(text: str) -> list[str]:
         for one in application["args"]["llm_configs"]:
             LLMConfig.model_validate(one)
             deployment = one["deployment_config"]
-            AutoscalingConfig.model_validate(deployment["autoscaling_config"])
-            unknown.extend(
-                f"a deployment has no {name}" for name in set(deployment) - set(DeploymentSchema.model_fields)
-            )
+            scaling = deployment["autoscaling_config"]
+            AutoscalingConfig.model_validate(scaling)
+            for given, schema in ((scaling, AutoscalingConfig), (deployment, DeploymentSchema)):
+                unknown.extend(f"{schema.__name__} has no {name}" for name in set(given) - set(schema.model_fields))
 
     application, problems = application_of(text, check)
     if application is not None and application["import_path"] != "ray.serve.llm:build_openai_app":

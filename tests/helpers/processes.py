@@ -1,6 +1,7 @@
 """Processes of tests' own: the kernel ends each with the process that started it, however that ends.
 
-They can be interrupted though the tests run in the background, where shells have Ctrl-C ignored by all who inherit it.
+They can be interrupted though the tests run in the background, where shells have Ctrl-C ignored by all who inherit it,
+and under nohup, which does the same with SIGHUP.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import Any
 ENDS_WITH_PARENT = (
     sys.executable,
     "-c",
-    "import ctypes, os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); ctypes.CDLL(None).prctl(1, 9); "
+    "import ctypes, os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    "signal.signal(signal.SIGHUP, signal.SIG_DFL); ctypes.CDLL(None).prctl(1, 9); "
     "os.execv(sys.argv[1], sys.argv[1:])",
 )
 
