@@ -5,6 +5,7 @@ endpoint.
 from __future__ import annotations
 
 import asyncio
+import math
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from vigc.model.engines.settings import Abilities, EndpointSettings, EngineSetti
 from vigc.model.engines.vllm.environment import find_python
 from vigc.model.prompts import CHAT, PromptPack, load_pack
 from vigc.model.weights.identity import Family, ModelIdentity, identify
-from vigc.platform.pipeline.hardware import Hardware
+from vigc.platform.pipeline.hardware import Hardware, choose_hardware
 from vigc.platform.records import ConfigError
 
 FIND_PATIENCE_S = 10.0  # for a server's first answer, before the run begins
@@ -31,6 +32,8 @@ class ChosenModel:
     identity: ModelIdentity
     pack: PromptPack
     engine: str  # one of model.engines.settings.ENGINES
+    why: str  # this engine, for the user; "": there was nothing to choose
+    hardware: Hardware  # of each process that holds the model
     endpoint: EndpointSettings | None  # where it is spoken to through a server
 
 
@@ -43,33 +46,38 @@ def choose_model(config: GenerateConfig, earlier_runs: Iterable[Mapping[str, Any
     Args:
         earlier_runs: provenance of runs, which may hold the hash of the same untouched weights.
     Raises:
-        ConfigError: the engine does not go with the model, or the endpoint has several models and none was named.
+        ConfigError: the engine does not go with the model, or the endpoint has several models and none was named; or
+            as `choose_hardware`.
         ModelError: no such model, or one that does not read images.
-        RunError: the endpoint does not answer.
+        RunError: the endpoint does not answer, or as `choose_hardware`.
     """
     identity = _at_endpoint(config) if is_endpoint(config.model) else identify(config.model, earlier_runs)
     is_chat = identity.family is Family.CHAT
     pack = load_pack(config.prompts or (CHAT if is_chat else None))
-    engine = _engine_for(config, identity)
+    if is_endpoint(config.model):
+        hardware = choose_hardware("cpu", "auto", 0)
+    else:
+        hardware = choose_hardware(config.device, config.dtype, config.gpus_per_actor)
+    engine, why = _engine_for(config, identity, hardware)
     if not is_chat:
-        return ChosenModel(identity, pack, engine, None)
+        return ChosenModel(identity, pack, engine, why, hardware, None)
     endpoint = EndpointSettings(
         url=identity.location if engine == "endpoint" else "",
         # transformers' server knows a model by its folder alone.
         model=identity.location if engine == "transformers" else identity.name,
         key_env=config.api_key_env or "",
         key=read_key(config.api_key_env or "") or "",
-        concurrency=config.concurrency,
+        # It generates one answer after the other, and a seed is the whole server's.
+        concurrency=config.concurrency or (1 if engine == "transformers" else None),
         patience_s=60 * config.patience,
         phrases=pack.chat,
     )
-    return ChosenModel(identity, pack, engine, endpoint)
+    return ChosenModel(identity, pack, engine, why, hardware, endpoint)
 
 
-def engine_settings(
-    config: GenerateConfig, chosen: ChosenModel, hardware: Hardware, num_threads: int
-) -> EngineSettings:
+def engine_settings(config: GenerateConfig, chosen: ChosenModel, num_threads: int) -> EngineSettings:
     """What each actor is told."""
+    hardware = chosen.hardware
     return EngineSettings(
         engine=chosen.engine,
         model=chosen.identity.location,
@@ -80,7 +88,7 @@ def engine_settings(
         num_threads=num_threads,
         vllm_python=str(find_python(config.vllm_python)) if chosen.engine == "vllm" else None,
         endpoint=chosen.endpoint,
-        num_gpus=int(hardware.gpus),
+        num_gpus=math.ceil(hardware.gpus),
         server_args=tuple(shlex.split(config.engine_args or "")),
     )
 
@@ -94,7 +102,7 @@ def with_abilities(endpoint: EndpointSettings) -> EndpointSettings:
         client = Client(endpoint)
         try:
             name, about = await find_model(client, endpoint)
-            return await find_abilities(client, name, about, endpoint.max_pixels)
+            return await find_abilities(client, name, about, endpoint)
         finally:
             await client.close()
 
@@ -102,26 +110,29 @@ def with_abilities(endpoint: EndpointSettings) -> EndpointSettings:
     return replace(endpoint, abilities=abilities, max_pixels=abilities.max_pixels or endpoint.max_pixels)
 
 
-def _engine_for(config: GenerateConfig, identity: ModelIdentity) -> str:
+def _engine_for(config: GenerateConfig, identity: ModelIdentity, hardware: Hardware) -> tuple[str, str]:
+    """The engine, and why it was chosen where there was a choice."""
     if is_endpoint(config.model):
         if config.engine not in ("auto", "endpoint"):
             raise ConfigError(f"--engine {config.engine} runs a model here, and {config.model} is run elsewhere.")
-        return "endpoint"
+        return "endpoint", ""
     if identity.family is Family.INSTRUCTBLIP:
         if config.engine not in ("auto", *OURS):
             raise ConfigError(f"--engine {config.engine} is for other models; InstructBLIP has {', '.join(OURS)}.")
-        return "continuous" if config.engine == "auto" else config.engine
+        return ("continuous" if config.engine == "auto" else config.engine), ""
     if config.engine not in ("auto", *SERVERS):
         raise ConfigError(
             f"--engine {config.engine} is for InstructBLIP models; {identity.name} runs with {' or '.join(SERVERS)}."
         )
     if config.engine != "auto":
-        return config.engine
+        return config.engine, "as asked for"
+    if not hardware.is_gpu:
+        return "transformers", "vLLM is for GPUs; --engine vllm takes it all the same"
     try:
         find_python(config.vllm_python)
     except ConfigError:
-        return "transformers"
-    return "vllm"
+        return "transformers", "vLLM, which is faster, is not installed here: `make vllm`"
+    return "vllm", "it is installed, and there are GPUs"
 
 
 def _at_endpoint(config: GenerateConfig) -> ModelIdentity:

@@ -31,7 +31,7 @@ from vigc.platform.dataset.layout import RUNS_FOLDER
 from vigc.platform.dataset.request import differences, plain
 from vigc.platform.dataset.store import Pass, Store
 from vigc.platform.pipeline.graph import IMAGES_PER_SLOT
-from vigc.platform.pipeline.hardware import Hardware, choose_hardware
+from vigc.platform.pipeline.hardware import Hardware
 from vigc.platform.records import ConfigError, ImageForm, Kind, StoreError
 from vigc.platform.sources import Source
 from vigc.platform.storage import Folder, LocalFolder
@@ -53,6 +53,7 @@ class Plan:
     num_in_source: int | None  # where a pass is continued and the source can be counted without reading it
     model: ModelIdentity
     engine: EngineSettings  # of each actor
+    why_engine: str  # it was chosen, for the user; "": there was no choice
     hardware: Hardware  # of each actor
     conversations: ConversationSettings
     vocabulary: Vocabulary | None  # that objects are named in; None: they are not
@@ -102,11 +103,6 @@ def make_plan(config: GenerateConfig) -> Plan:
         )
     if chosen.endpoint is not None and policy.grounding is Grounding.BLANK:
         raise ConfigError("--grounding blank needs a model that runs here; behind a server use --grounding asked.")
-    hardware = (
-        choose_hardware("cpu", "auto", 0)
-        if chosen.engine == "endpoint"
-        else choose_hardware(config.device, config.dtype, config.gpus_per_actor)
-    )
     source, kinds = _source_of(config, store)
     config = config.model_copy(update={"kinds": kinds})
     for kind in kinds:
@@ -115,7 +111,7 @@ def make_plan(config: GenerateConfig) -> Plan:
         "source": source.describe(),
         "kinds": [str(kind) for kind in kinds],
         "model": {"name": model.name, "weights": model.weights},
-        "dtype": None if chosen.engine == "endpoint" else hardware.dtype,
+        "dtype": None if chosen.engine == "endpoint" else chosen.hardware.dtype,
         "prompts": {"name": pack.name, "hash": pack.hash},
         "policy": asdict(policy),
         "seed": config.seed,
@@ -135,7 +131,7 @@ def make_plan(config: GenerateConfig) -> Plan:
         budget=config.budget,
         is_endpoint=chosen.engine == "endpoint",
     )
-    engine = engine_settings(config, chosen, hardware, num_threads=max(1, num_cores() // config.actors[1]))
+    engine = engine_settings(config, chosen, num_threads=max(1, num_cores() // config.actors[1]))
     if (begun := prices.most_images_begun(len(kinds))) is not None:
         engine = replace(engine, num_slots=max(1, min(engine.most_slots, begun // IMAGES_PER_SLOT)))
     existing, note, is_idle = _pass_at(config, store, source, request)
@@ -148,7 +144,8 @@ def make_plan(config: GenerateConfig) -> Plan:
         num_in_source=None if existing is None else source.num_images(),
         model=model,
         engine=engine,
-        hardware=hardware,
+        why_engine=chosen.why,
+        hardware=chosen.hardware,
         conversations=ConversationSettings(pack, policy, kinds, config.seed),
         vocabulary=vocabulary,
         prices=prices,

@@ -109,6 +109,7 @@ def say_plan(console: Console, plan: Plan, pass_: Pass) -> None:
         ("images", f"{plan.description}: {_number(pass_.num_requested, 'image')}"),
         ("out", f"{plan.store}  ({_state(plan, pass_)})"),
         ("model", f"{plan.model.name}, {_where(plan)}, {actors}"),
+        *([("engine", f"{plan.engine.engine}: {plan.why_engine}")] if plan.why_engine else []),
         *_server(plan),
         *_prices(plan),
         ("objects", _objects(plan)),

@@ -6,6 +6,7 @@ It is decided once, before anything heavy starts, and handed on whole to the pro
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vigc.model.completion import CPU_SLOTS, GPU_SLOTS
@@ -66,6 +67,7 @@ class EndpointSettings:
     patience_s: float = PATIENCE_S  # how long a server that does not answer is waited for
     timeout_s: float = TIMEOUT_S  # for one request
     phrases: ChatPhrases = field(default_factory=ChatPhrases)  # how it is told to go on and what to leave out
+    sampling: Mapping[str, str] = field(default_factory=dict)  # what a request for a sampled answer needs, too
     abilities: Abilities | None = None  # None: found out before the first request
 
 

@@ -33,7 +33,12 @@ def start_engine(settings: EngineSettings) -> Engine:
 def _start_server(settings: EngineSettings, endpoint: EndpointSettings) -> Engine:
     """A server of our own around the model, and the engine that speaks to it."""
     from vigc.model.engines.endpoint.engine import EndpointEngine
-    from vigc.model.engines.endpoint.server import Server, transformers_command, vllm_command
+    from vigc.model.engines.endpoint.server import (
+        TRANSFORMERS_SAMPLING,
+        Server,
+        transformers_command,
+        vllm_command,
+    )
     from vigc.model.engines.vllm.environment import find_python
 
     if settings.engine == "vllm":
@@ -43,11 +48,17 @@ def _start_server(settings: EngineSettings, endpoint: EndpointSettings) -> Engin
             name=endpoint.model,
             num_gpus=settings.num_gpus,
             dtype=settings.dtype,
+            num_threads=settings.num_threads,
             extra=settings.server_args,
         )
     else:
+        endpoint = replace(endpoint, sampling=TRANSFORMERS_SAMPLING)
         command = transformers_command(
-            settings.model, device=settings.device, dtype=settings.dtype, extra=settings.server_args
+            settings.model,
+            device=settings.device,
+            dtype=settings.dtype,
+            num_threads=settings.num_threads,
+            extra=settings.server_args,
         )
     server = Server(command)
     server.start()

@@ -10,6 +10,7 @@ import asyncio
 import io
 import json
 import math
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -27,7 +28,7 @@ from vigc.model.engines.endpoint.messages import (
     usage_of,
     user_turn,
 )
-from vigc.model.engines.settings import MAX_PIXELS, Abilities, EndpointSettings
+from vigc.model.engines.settings import Abilities, EndpointSettings
 from vigc.platform.records import ConfigError
 
 _TEXT = "Describe this image in two sentences."
@@ -73,12 +74,12 @@ async def find_model(client: Client, settings: EndpointSettings) -> tuple[str, d
     raise ConfigError(f"{settings.url} has several models: {', '.join(models)}. Name one with --endpoint-model.")
 
 
-async def find_abilities(client: Client, model: str, about: dict[str, Any], max_pixels: int = MAX_PIXELS) -> Abilities:
+async def find_abilities(client: Client, model: str, about: dict[str, Any], settings: EndpointSettings) -> Abilities:
     """Some ten small requests.
 
     Args:
         about: the model's entry in the server's list.
-        max_pixels: of the largest image that is wanted; where it is not taken, smaller ones are tried.
+        settings: with the largest image that is wanted; where it is not taken, smaller ones are tried.
     Raises:
         ConfigError: the model does not read images, or the server does not know it.
         RunError: the server does not answer.
@@ -95,8 +96,8 @@ async def find_abilities(client: Client, model: str, about: dict[str, Any], max_
         _has_logprobs(client, model),
         _has_schema(client, model),
         _continues(client, model, turn, first),
-        _has_candidates(client, model, turn),
-        _has_seed(client, model, turn),
+        _has_candidates(client, model, turn, settings.sampling),
+        _has_seed(client, model, turn, settings.sampling),
         _try(client, {"model": model, "messages": turn, "max_tokens": 24, "temperature": 0}),
     )
     length = about.get("max_model_len") or about.get("context_length")
@@ -110,7 +111,7 @@ async def find_abilities(client: Client, model: str, about: dict[str, Any], max_
         usage=usage_of(answer).num_prompt > 0,
         is_deterministic=again is not None and speech_of(again).text == first.text,
         context_length=length if isinstance(length, int) else None,
-        max_pixels=await _largest_image(client, model, max_pixels),
+        max_pixels=await _largest_image(client, model, settings.max_pixels),
     )
 
 
@@ -187,13 +188,14 @@ async def _continues(client: Client, model: str, turn: list[dict[str, Any]], fir
     return bool(said) and (rest.startswith(said[:12]) or said.startswith(rest[:12]))
 
 
-async def _has_candidates(client: Client, model: str, turn: list[dict[str, Any]]) -> bool:
-    found = await _try(client, {"model": model, "messages": turn, "max_tokens": 2, "temperature": 1, "n": 2})
+async def _has_candidates(client: Client, model: str, turn: list[dict[str, Any]], sampling: Mapping[str, str]) -> bool:
+    body = {"model": model, "messages": turn, "max_tokens": 2, "temperature": 1, "n": 2, **sampling}
+    found = await _try(client, body)
     return found is not None and len(found["choices"]) == 2
 
 
-async def _has_seed(client: Client, model: str, turn: list[dict[str, Any]]) -> bool:
-    body = {"model": model, "messages": turn, "max_tokens": 16, "temperature": 1, "top_p": 1}
+async def _has_seed(client: Client, model: str, turn: list[dict[str, Any]], sampling: Mapping[str, str]) -> bool:
+    body = {"model": model, "messages": turn, "max_tokens": 16, "temperature": 1, "top_p": 1, **sampling}
     same, again, other = await asyncio.gather(*(_try(client, {**body, "seed": seed}) for seed in (7, 7, 8)))
     texts = [choice_text(one) if one is not None else None for one in (same, again, other)]
     return texts[0] is not None and texts[0] == texts[1] and texts[0] != texts[2]

@@ -117,7 +117,7 @@ class EndpointEngine(Engine):
 
     async def _find(self) -> Abilities:
         self._model, about = await find_model(self._client, self._settings)
-        return self._abilities or await find_abilities(self._client, self._model, about, self._settings.max_pixels)
+        return self._abilities or await find_abilities(self._client, self._model, about, self._settings)
 
     @asynccontextmanager
     async def image(self, data: bytes) -> AsyncIterator[EndpointImage]:
@@ -245,7 +245,7 @@ class EndpointEngine(Engine):
         longest = request.max_tokens if request.until is Unit.WHOLE else max(request.max_tokens, ANSWER_TOKENS)
         body: dict[str, Any] = {"model": self._model, "max_tokens": longest, "temperature": request.temperature}
         if request.temperature > 0:
-            body |= {"top_p": request.top_p, "seed": request.seed % _SEEDS}
+            body |= {"top_p": request.top_p, "seed": request.seed % _SEEDS, **self._settings.sampling}
         if abilities.logprobs:
             body["logprobs"] = True
         return body

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -16,15 +17,18 @@ import threading
 import time
 import urllib.request
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vigc.model.engines.endpoint import guardian
+from vigc.model.engines.endpoint import guardian, transformers_server
 from vigc.platform.records import ConfigError, ModelError
 
 START_S = 1800.0  # large models take minutes to load, longer from a cold disk
 MAX_DEATHS = 3  # in a row, before it has answered anything
 TAIL_CHARS = 1500
+# transformers' server takes a temperature and still decodes greedily, if the model's own configuration does.
+TRANSFORMERS_SAMPLING = {"generation_config": '{"do_sample": true, "top_k": 0}'}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,31 +42,52 @@ class ServerCommand:
 
 
 def vllm_command(
-    python: Path, model: str, *, name: str, num_gpus: int, dtype: str, extra: Sequence[str] = ()
+    python: Path,
+    model: str,
+    *,
+    name: str,
+    num_gpus: int,
+    dtype: str,
+    num_threads: int | None = None,
+    extra: Sequence[str] = (),
 ) -> ServerCommand:
     """vLLM's server. On a CPU it decodes eagerly: there is nothing to gain from compiling.
 
     Args:
         python: of the environment that vLLM is installed in.
         num_gpus: of which each holds a part of every layer (tensor parallel); 0: on the CPU.
+        num_threads: None: all cores.
         extra: arguments of `vllm serve` that go through as they are.
     """
-    arguments = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--served-model-name", name]
+    arguments = [str(python), "-P", "-m", "vllm.entrypoints.openai.api_server"]
+    arguments += ["--model", model, "--served-model-name", name]
     arguments += ["--host", "127.0.0.1", "--port", "{port}", "--api-key", "{key}", "--dtype", dtype]
     arguments += ["--tensor-parallel-size", str(num_gpus)] if num_gpus > 1 else []
     arguments += [] if num_gpus else ["--enforce-eager"]
-    environment = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    environment = _threads(num_threads) | {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", **_offline(model)}
     if not num_gpus:
         environment["VLLM_CPU_KVCACHE_SPACE"] = os.environ.get("VLLM_CPU_KVCACHE_SPACE", "2")
+        environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # actors of one machine would all sit on the first cores
     return ServerCommand((*arguments, *extra), "/health", has_key=True, environment=environment)
 
 
-def transformers_command(model: str, *, device: str, dtype: str, extra: Sequence[str] = ()) -> ServerCommand:
+def transformers_command(
+    model: str, *, device: str, dtype: str, num_threads: int | None = None, extra: Sequence[str] = ()
+) -> ServerCommand:
     """transformers' server, in this environment. It knows no keys, and the model by its path alone."""
-    arguments = [sys.executable, "-m", "transformers.cli.transformers", "serve", model]
+    arguments = [sys.executable, "-P", transformers_server.__file__, model]
     arguments += ["--host", "127.0.0.1", "--port", "{port}", "--device", device, "--dtype", dtype]
-    environment = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1" if Path(model).is_dir() else "0"}
+    environment = _threads(num_threads) | {"HF_HUB_DISABLE_TELEMETRY": "1", **_offline(model)}
     return ServerCommand((*arguments, *extra), "/health", has_key=False, environment=environment)
+
+
+def _threads(number: int | None) -> dict[str, str]:
+    """Servers on the same cores that wait for their threads without giving the core away mostly wait for each other."""
+    return {"OMP_WAIT_POLICY": "PASSIVE"} | ({} if number is None else {"OMP_NUM_THREADS": str(number)})
+
+
+def _offline(model: str) -> dict[str, str]:
+    return {"HF_HUB_OFFLINE": "1"} if Path(model).is_dir() else {}
 
 
 class Server:
@@ -105,6 +130,7 @@ class Server:
         """
         if self._process is None or self._process.poll() is None:
             return False
+        _end_group(self._process.pid)  # where the guardian was killed, too
         self._num_deaths += 1
         if self._num_deaths >= MAX_DEATHS:
             raise ModelError(
@@ -124,6 +150,7 @@ class Server:
                 assert process.stdin is not None
                 process.stdin.close()
                 process.wait()
+                _end_group(process.pid)
             self._log.close()
 
     def _launch(self) -> None:
@@ -132,10 +159,11 @@ class Server:
         self._log.truncate(0)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, guardian.__file__, *filled],
+                [sys.executable, "-P", guardian.__file__, *filled],
                 stdin=subprocess.PIPE,
                 stdout=self._log,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,
                 env={**os.environ, **self._command.environment, "PYTHONPATH": ""},
             )
         except OSError as error:
@@ -161,6 +189,11 @@ class Server:
     def _last_words(self) -> str:
         text = Path(self._log.name).read_text(encoding="utf-8", errors="replace").strip()
         return text[-TAIL_CHARS:] or "(nothing)"
+
+
+def _end_group(leader: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 def _free_port() -> int:

@@ -1,6 +1,7 @@
 """What a model is, and what runs it, is found before anything starts."""
 
 import json
+import sys
 
 import pytest
 from tiny_llava import write_tiny_llava
@@ -45,6 +46,14 @@ def test_a_folder_of_another_family_has_a_server(tmp_path, monkeypatch):
     found = chosen(model=str(write_tiny_llava(tmp_path / "llava")))
     assert (found.identity.family, found.engine) == (Family.CHAT, "transformers")
     assert found.endpoint.model == str(tmp_path / "llava")
+    assert "vLLM is for GPUs" in found.why
+    on_gpus = {"model": str(tmp_path / "llava"), "device": "cuda", "gpus_per_actor": 1}
+    found = chosen(**on_gpus)
+    assert (found.engine, found.why) == (
+        "transformers",
+        "vLLM, which is faster, is not installed here: `make vllm`",
+    )
+    assert chosen(**on_gpus, vllm_python=sys.executable).engine == "vllm"
     monkeypatch.delenv("VIGC_VLLM_PYTHON")
     with pytest.raises(ConfigError, match="continuous is for InstructBLIP models; llava runs with"):
         chosen(model=str(tmp_path / "llava"), engine="continuous")

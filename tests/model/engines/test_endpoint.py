@@ -52,7 +52,7 @@ def abilities_of(server: VisionServer) -> Any:
     async def run() -> Any:
         client = Client(settings(server, model=""))
         try:
-            return await find_abilities(client, *await find_model(client, settings(server, model="")))
+            return await find_abilities(client, *await find_model(client, settings(server, model="")), settings(server))
         finally:
             await client.close()
 

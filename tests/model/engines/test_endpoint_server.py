@@ -29,11 +29,24 @@ _FILE = io.BytesIO()
 Image.new("RGB", (64, 48), (200, 120, 40)).save(_FILE, "JPEG")
 IMAGE = _FILE.getvalue()
 COMMAND = ServerCommand((sys.executable, str(SCRIPT), "{port}"), "/health", has_key=False)
+# A server that has a process of its own, as vLLM has.
+WITH_CHILD = f"""
+import os, subprocess, sys
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
+os.execv(sys.executable, [sys.executable, {str(SCRIPT)!r}, sys.argv[1]])
+"""
 
 
 def model_process(server: Server) -> psutil.Process:
     (child,) = psutil.Process(server.pid).children()
     return child
+
+
+def is_gone(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_it_is_ready_when_started_and_gone_when_closed() -> None:
@@ -89,6 +102,23 @@ def test_when_it_dies_it_is_started_again_and_what_was_under_way_is_asked_again(
     assert second
 
 
+@pytest.mark.parametrize("victim", ["guardian", "server", "starter"])
+def test_whatever_is_killed_nothing_that_the_server_started_is_left(victim: str) -> None:
+    server = Server(ServerCommand((sys.executable, "-c", WITH_CHILD, "{port}"), "/health", has_key=False))
+    server.start()
+    processes = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+    assert len(processes) == 3
+    if victim == "starter":
+        assert server._process is not None
+        assert server._process.stdin is not None
+        server._process.stdin.close()  # as the kernel does
+    else:
+        processes[victim == "server"].kill()
+        wait_until(server.keep)
+    wait_until(lambda: all(is_gone(process) for process in processes))
+    server.close()
+
+
 def test_one_that_cannot_start_says_why() -> None:
     with pytest.raises(ModelError, match="did not start. It said last:\n.*no such thing"):
         Server(
@@ -118,23 +148,28 @@ def test_one_that_dies_again_and_again_is_given_up() -> None:
 @pytest.mark.slow
 def test_transformers_serves_a_model_of_any_family(tmp_path: Path) -> None:
     folder = str(write_tiny_llava(tmp_path))
-    endpoint = EndpointSettings("", folder, concurrency=2, patience_s=60)
+    endpoint = EndpointSettings("", folder, concurrency=1, patience_s=60)
     engine = start_engine(
         EngineSettings(engine="transformers", model=folder, device="cpu", dtype="float32", endpoint=endpoint)
     )
 
-    async def ask() -> tuple[str, str, int]:
+    async def ask() -> tuple[str, str, int, list[str]]:
         assert isinstance(engine, EndpointEngine)
         assert engine.image_form.max_pixels
         async with engine.image(IMAGE) as image:
             one = await engine.complete(image, Request("", "Describe the image.", max_tokens=8))
             two = await engine.complete(image, Request("", "Describe the image.", max_tokens=8))
+            drawn = [
+                await engine.complete(image, Request("", "Describe it.", max_tokens=8, temperature=1.0, seed=seed))
+                for seed in (1, 1, 2)
+            ]
             usage = engine.usage(image)
         await engine.aclose()
         assert usage is not None
-        return one.text, two.text, usage.num_prompt
+        return one.text, two.text, usage.num_prompt, [each.text for each in drawn]
 
-    one, two, num_read = asyncio.run(ask())
+    one, two, num_read, drawn = asyncio.run(ask())
     assert one == two
     assert one.strip()
     assert num_read > 20
+    assert drawn[0] == drawn[1] != drawn[2]
