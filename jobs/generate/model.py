@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import math
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from vigc.model.engines.vllm.environment import find_python
 from vigc.model.prompts import CHAT, PromptPack, load_pack
 from vigc.model.weights.identity import Family, ModelIdentity, identify
 from vigc.platform.pipeline.hardware import Hardware, choose_hardware
-from vigc.platform.records import ConfigError
+from vigc.platform.records import ConfigError, RunError
 
 FIND_PATIENCE_S = 10.0  # for a server's first answer, before the run begins
 OURS = ("continuous", "reference", "vllm")  # engines for InstructBLIP
@@ -51,7 +51,8 @@ def choose_model(config: GenerateConfig, earlier_runs: Iterable[Mapping[str, Any
         ModelError: no such model, or one that does not read images.
         RunError: the endpoint does not answer, or as `choose_hardware`.
     """
-    identity = _at_endpoint(config) if is_endpoint(config.model) else identify(config.model, earlier_runs)
+    earlier_runs = list(earlier_runs)
+    identity = _at_endpoint(config, earlier_runs) if is_endpoint(config.model) else identify(config.model, earlier_runs)
     is_chat = identity.family is Family.CHAT
     pack = load_pack(config.prompts or (CHAT if is_chat else None))
     if is_endpoint(config.model):
@@ -113,8 +114,6 @@ def with_abilities(endpoint: EndpointSettings) -> EndpointSettings:
 def _engine_for(config: GenerateConfig, identity: ModelIdentity, hardware: Hardware) -> tuple[str, str]:
     """The engine, and why it was chosen where there was a choice."""
     if is_endpoint(config.model):
-        if config.engine not in ("auto", "endpoint"):
-            raise ConfigError(f"--engine {config.engine} runs a model here, and {config.model} is run elsewhere.")
         return "endpoint", ""
     if identity.family is Family.INSTRUCTBLIP:
         if config.engine not in ("auto", *OURS):
@@ -135,20 +134,30 @@ def _engine_for(config: GenerateConfig, identity: ModelIdentity, hardware: Hardw
     return "vllm", "it is installed, and there are GPUs"
 
 
-def _at_endpoint(config: GenerateConfig) -> ModelIdentity:
+def _at_endpoint(config: GenerateConfig, earlier_runs: Sequence[Mapping[str, Any]]) -> ModelIdentity:
+    """What the server says; where it gives no answer, what it said at an earlier run, which then waits for it."""
     from vigc.model.engines.endpoint.abilities import find_model
     from vigc.model.engines.endpoint.client import Client
 
+    if config.engine not in ("auto", "endpoint"):
+        raise ConfigError(f"--engine {config.engine} runs a model here, and {config.model} is run elsewhere.")
     url = clean_url(str(config.model))
     settings = EndpointSettings(url, config.endpoint_model or "", key_env=config.api_key_env or "")
     settings = replace(settings, patience_s=FIND_PATIENCE_S)
 
-    async def find() -> str:
+    async def find() -> tuple[str, dict[str, Any]]:
         client = Client(settings, on_note=lambda line: None)
         try:
-            return (await find_model(client, settings))[0]
+            return await find_model(client, settings)
         finally:
             await client.close()
 
-    name = settings.model or asyncio.run(find())
-    return ModelIdentity(name, url, "endpoint", Family.CHAT, 0, 0, [])
+    try:
+        name, about = asyncio.run(find())
+        server = str(about.get("owned_by") or "")
+    except RunError:
+        known = [run["server"] for run in earlier_runs if run.get("server") and run["server"]["url"] == url]
+        if not known or settings.model not in ("", known[-1]["model"]):
+            raise
+        name, server = known[-1]["model"], known[-1]["server"]
+    return ModelIdentity(name, url, "endpoint", Family.CHAT, 0, 0, [], server=server)

@@ -25,7 +25,7 @@ from vigc.model.conversation.image import ConversationSettings
 from vigc.model.conversation.policy import Policy, make_policy
 from vigc.model.cores import num_cores
 from vigc.model.engines.settings import EngineSettings
-from vigc.model.weights.identity import ModelIdentity
+from vigc.model.weights.identity import Family, ModelIdentity
 from vigc.platform.dataset.followup_passes import FailedImages, SameImages
 from vigc.platform.dataset.layout import RUNS_FOLDER
 from vigc.platform.dataset.request import differences, plain
@@ -110,7 +110,7 @@ def make_plan(config: GenerateConfig) -> Plan:
     request = {
         "source": source.describe(),
         "kinds": [str(kind) for kind in kinds],
-        "model": {"name": model.name, "weights": model.weights},
+        "model": {"name": model.name, "weights": model.weights, **_of_other_family(model)},
         "dtype": None if chosen.engine == "endpoint" else chosen.hardware.dtype,
         "prompts": {"name": pack.name, "hash": pack.hash},
         "policy": asdict(policy),
@@ -154,6 +154,13 @@ def make_plan(config: GenerateConfig) -> Plan:
         note=note,
         is_idle=is_idle,
     )
+
+
+def _of_other_family(model: ModelIdentity) -> dict[str, Any]:
+    """What a request says of a model that reads an image once, before the text; nothing of one with a Q-Former."""
+    if model.family is Family.INSTRUCTBLIP:
+        return {}
+    return {"reads_image": "once"} | ({} if model.server is None else {"server": model.server})
 
 
 def tracking_uri(given: str | None, out: Folder) -> str | None:

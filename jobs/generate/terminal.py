@@ -222,8 +222,7 @@ def _say_figures(console: Console, outcome: Outcome) -> None:
     if usage.num_prompt:
         _say(console, ("server", f"{usage.num_prompt:,} tokens read, {usage.num_completion:,} written"))
     if outcome.cost is not None:
-        hours = f"{outcome.paid_hours:.2f} hours, all runs together"
-        _say(console, ("cost", f"{money(outcome.cost)} {outcome.currency} ({hours})"))
+        _say(console, ("cost", f"{money(outcome.cost)} {outcome.currency}, all runs of the pass together"))
 
 
 def counts_of_kinds(summary: Mapping[str, Any]) -> Table:

@@ -52,6 +52,7 @@ class ModelIdentity:
     image_size: int
     patch_size: int
     files: list[list[Any]]  # name, bytes and mtime_ns of each weight file; empty for a hub id
+    server: str | None = None  # what an endpoint's list says of whoever owns the model, such as "vllm"
 
     @property
     def image_form(self) -> ImageForm:

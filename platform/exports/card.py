@@ -27,6 +27,7 @@ def card(store: Store, columns: Columns, num_examples: int, left_out: Mapping[st
         }
         for one in store.existing_passes()
     ]
+    asked = [one.request.get("model") for one in store.existing_passes()]
     return _template().render(
         title="Preference pairs from VIG and VIC" if pairs else "Instruction data from VIG and VIC",
         pairs=pairs,
@@ -34,12 +35,15 @@ def card(store: Store, columns: Columns, num_examples: int, left_out: Mapping[st
         size_category=_SIZE_NAMES[bisect_right(_SIZES, num_examples)],
         columns={name: what for name, (_, what) in columns.items()},
         passes=passes,
+        reads_once=any(isinstance(model, Mapping) and model.get("reads_image") == "once" for model in asked),
         left_out=left_out,
     )
 
 
 def _model(asked: object) -> str | None:
-    return str(asked.get("name", "")) or None if isinstance(asked, Mapping) else None
+    if not isinstance(asked, Mapping) or not (name := asked.get("name")):
+        return None
+    return f"{name}, served by {asked['server']}" if asked.get("server") else str(name)
 
 
 @cache

@@ -49,6 +49,14 @@ def test_every_image_has_its_row_though_a_fifth_of_the_answers_are_faulty(vigc_j
         assert again.code == 0
         assert "finished" in again.out
         assert len(server.bodies) == num_requests  # what is done is not asked again
+    assert vigc_joined(*asked).code == 0  # nor is anything asked of a server that is gone
+    request = Store(out).existing_passes()[0].request
+    assert request["model"] == {"name": "tiny-vision", "weights": "endpoint", "reads_image": "once", "server": "tests"}
+    card = tmp_path / "card"
+    assert vigc_joined("export", out, "--format", "huggingface", "--out", card).code == 0
+    told = (card / "README.md").read_text()
+    assert "model tiny-vision, served by tests" in told
+    assert "answered the question again, without its first answer" in told
     rows = {row["image_id"]: row for row in Store(out).rows()}
     assert len(rows) == NUM + 1
     assert rows["broken.jpg"]["error"]["kind"] == "not_an_image"
