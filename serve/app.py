@@ -19,9 +19,8 @@ from ray.serve.schema import LoggingConfig
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from vigc.model.prompts import load_pack
-from vigc.model.weights.identity import find_model, identify
-from vigc.platform.pipeline.hardware import choose_hardware
+from vigc.model.engines.choose import ChosenModel
+from vigc.model.weights.identity import identify_place
 from vigc.platform.records import ConfigError
 from vigc.serve import jsonl
 from vigc.serve.conversations import ConversationService
@@ -33,7 +32,7 @@ from vigc.serve.middleware import AllowedHosts, ApiKeys, RequestMiddleware, prot
 from vigc.serve.replica import EngineReplica
 from vigc.serve.replica_client import ReplicaClient
 from vigc.serve.settings import KEYS_VARIABLE, ServeSettings
-from vigc.serve.validation import check, find_objects
+from vigc.serve.validation import find_objects, prepare
 
 PROTECTED = ("/v1", "/metrics")
 READY_S = 5.0
@@ -43,7 +42,7 @@ CPUS_OF_A_REPLICA, CPUS_OF_A_GATEWAY = 0.5, 0.25
 
 
 def build(settings: ServeSettings | Mapping[str, Any]) -> Application:
-    """The application, not yet deployed.
+    """The application of these settings, not yet deployed.
 
     Args:
         settings: a mapping where they come from the `args` of a Serve file.
@@ -51,9 +50,12 @@ def build(settings: ServeSettings | Mapping[str, Any]) -> Application:
         VigcError: a setting that cannot be used.
         ValueError: a key or value of the mapping that is no setting.
     """
-    settings = ServeSettings.model_validate(settings)
-    settings = settings.on(choose_hardware(settings.device, settings.dtype, settings.gpus_per_replica))
-    check(settings)
+    prepared, chosen, _ = prepare(ServeSettings.model_validate(settings))
+    return application(prepared, chosen)
+
+
+def application(settings: ServeSettings, chosen: ChosenModel) -> Application:
+    """The application of prepared settings."""
     least, most = settings.replica_range
     # `serve.deployment` is untyped; its options are checked by Ray.
     replica = serve.deployment(EngineReplica).options(  # type: ignore[attr-defined]
@@ -91,15 +93,15 @@ def build(settings: ServeSettings | Mapping[str, Any]) -> Application:
         graceful_shutdown_wait_loop_s=0.5,
         logging_config=LoggingConfig(encoding="JSON", enable_access_log=False),  # middleware.py logs each request
     )
-    application: Application = gateway.bind(settings, replica.bind(settings))
-    return application
+    bound: Application = gateway.bind(settings, chosen, replica.bind(settings, chosen))
+    return bound
 
 
 class Gateway:
     """The deployment around `make_app`."""
 
-    def __init__(self, settings: ServeSettings, replica: DeploymentHandle[EngineReplica]) -> None:
-        self._settings, self._replica = settings, replica
+    def __init__(self, settings: ServeSettings, chosen: ChosenModel, replica: DeploymentHandle[EngineReplica]) -> None:
+        self._settings, self._chosen, self._replica = settings, chosen, replica
         self._keys = ApiKeys(os.environ.get(KEYS_VARIABLE, ""))
         if settings.requires_key and not self._keys:
             raise ConfigError(f"{KEYS_VARIABLE} is empty where the gateway runs, and the settings want a key.")
@@ -109,10 +111,9 @@ class Gateway:
     def __serve_build_asgi_app__(self) -> ASGIApp:
         settings, metrics = self._settings, self._metrics
         ask = ReplicaClient(self._replica.options(stream=True).converse, settings.answer_timeout_s, metrics)
-        conversations = ConversationService(settings, load_pack(settings.prompts), find_objects(settings), ask)
-        model = find_model(settings.model)
-        images = ImageLoader(settings, model.image_size)
-        app = make_app(model, conversations, images, self._ready, lambda: self._weights)
+        conversations = ConversationService(settings, self._chosen, find_objects(settings), ask)
+        images = ImageLoader(settings, self._chosen.image_form)
+        app = make_app(conversations, images, self._ready, lambda: self._weights)
         return with_middleware(app, settings, self._keys, metrics, lambda: self._is_stopping)
 
     async def drain(self) -> bool:
@@ -138,7 +139,7 @@ class Gateway:
         except Exception as error:  # whatever it is, no request can be answered now
             raise unavailable(f"No replica answers ({type(error).__name__}).") from error
         if self._weights is None:
-            self._weights = (await asyncio.to_thread(identify, self._settings.model)).weights
+            self._weights = (await asyncio.to_thread(identify_place, self._chosen.place)).weights
         return found
 
 

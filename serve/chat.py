@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any, Literal
 
 from openai.types import CompletionUsage
@@ -17,12 +18,12 @@ from openai.types.chat.chat_completion_chunk import Choice as ChunkChoice
 from openai.types.chat.chat_completion_chunk import ChoiceDelta
 
 from vigc.model.conversation.policy import Policy
-from vigc.platform.records import Conversation, CorrectionStep, ImageRecord, Stop
+from vigc.platform.records import Conversation, CorrectionStep, ImageRecord, Stop, TokenUsage
 from vigc.platform.schema import to_dict
 from vigc.serve.conversations import ConversationService, GrowingAnswer
 from vigc.serve.errors import ApiError
 from vigc.serve.images import RequestImage
-from vigc.serve.messages import ReplicaEvent, ReplicaTask, Started
+from vigc.serve.messages import Counted, ReplicaEvent, ReplicaTask, Started
 from vigc.serve.schema.openai import ChatRequest, VigcCompletion
 
 Events = AsyncGenerator[ReplicaEvent, None]
@@ -69,11 +70,14 @@ class ChatService:
         """The whole answer."""
         num_prompt_tokens = 0
         conversation: Conversation | None = None
+        counted: TokenUsage | None = None
         async for message in events:
             if isinstance(message, Started):
                 num_prompt_tokens = message.num_prompt_tokens or 0
+            elif isinstance(message, Counted):
+                counted = message.usage
             elif isinstance(message.event, Conversation):
-                conversation = message.event
+                conversation = _answered(message.event)
         if conversation is None:
             raise ValueError("a conversation that never ended")
         completion = VigcCompletion(
@@ -88,7 +92,7 @@ class ChatService:
                     message=ChatCompletionMessage(role="assistant", content=_content(conversation)),
                 )
             ],
-            usage=_usage(num_prompt_tokens, conversation),
+            usage=_usage(counted or TokenUsage(num_prompt_tokens, conversation.num_tokens)),
             vigc=self._named(conversation),
         )
         return completion.model_dump(mode="json", exclude_unset=True)
@@ -98,7 +102,7 @@ class ChatService:
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The answer sentence by sentence."""
         wants_usage = request.stream_options is not None and request.stream_options.include_usage
-        answer, created, num_prompt_tokens = GrowingAnswer(), int(time.time()), 0
+        answer, created, usage = GrowingAnswer(), int(time.time()), TokenUsage()
 
         def chunk(*choices: ChunkChoice, **more: Any) -> dict[str, Any]:
             made = ChatCompletionChunk(
@@ -116,18 +120,21 @@ class ChatService:
 
         async for message in events:
             if isinstance(message, Started):
-                num_prompt_tokens = message.num_prompt_tokens or 0
+                usage = TokenUsage(message.num_prompt_tokens or 0)
                 yield chunk(delta(role="assistant", content=""))
+            elif isinstance(message, Counted):
+                usage = message.usage
             elif isinstance(message.event, CorrectionStep):
                 if new := answer.add(message.event):
                     yield chunk(delta(content=new))
             elif isinstance(message.event, Conversation):
-                conversation = message.event
+                conversation = _answered(message.event)
+                usage = replace(usage, num_completion=conversation.num_tokens)
                 if rest := _content(conversation)[len(answer.text) :]:
                     yield chunk(delta(content=rest))
                 yield {**chunk(delta(_finish_reason(conversation))), "vigc": self._named(conversation)}
-                if wants_usage:
-                    yield chunk(usage=_usage(num_prompt_tokens, conversation))
+        if wants_usage:
+            yield chunk(usage=_usage(usage))
 
     def _named(self, conversation: Conversation) -> dict[str, Any]:
         """With the objects that it names, in an image of which nothing else is known."""
@@ -149,9 +156,17 @@ def _finish_reason(conversation: Conversation) -> Literal["stop", "length"]:
     return "length" if conversation.steps and conversation.steps[-1].stop is Stop.LENGTH else "stop"
 
 
-def _usage(num_prompt_tokens: int, conversation: Conversation) -> CompletionUsage:
+def _answered(conversation: Conversation) -> Conversation:
+    """Raises ApiError: the model's server did not answer about this image."""
+    if (error := conversation.error) is not None:
+        status = 502 if error.kind == "malformed" else 400
+        raise ApiError(status, f"The model's server does not answer this: {error.message}", code=error.kind)
+    return conversation
+
+
+def _usage(usage: TokenUsage) -> CompletionUsage:
     return CompletionUsage(
-        prompt_tokens=num_prompt_tokens,
-        completion_tokens=conversation.num_tokens,
-        total_tokens=num_prompt_tokens + conversation.num_tokens,
+        prompt_tokens=usage.num_prompt,
+        completion_tokens=usage.num_completion,
+        total_tokens=usage.num_prompt + usage.num_completion,
     )

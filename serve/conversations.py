@@ -12,6 +12,7 @@ from typing import Any
 from vigc.model.conversation.dialogue import Question
 from vigc.model.conversation.grounding import Grounding
 from vigc.model.conversation.policy import Policy, make_policy
+from vigc.model.engines.choose import ChosenModel
 from vigc.model.prompts import PromptPack
 from vigc.model.sentences import split_sentences
 from vigc.platform.quality.presence import NameObjects
@@ -26,13 +27,15 @@ from vigc.platform.records import (
     RowError,
     RowStatus,
     Sentence,
+    TokenUsage,
 )
 from vigc.platform.schema import to_dict
 from vigc.serve.errors import wrong
 from vigc.serve.images import RequestImage
-from vigc.serve.messages import Ask, ReplicaTask, Started
+from vigc.serve.messages import Ask, Counted, ReplicaTask, Started
 from vigc.serve.schema.vigc import DecodingOptions, VigcOptions
 from vigc.serve.settings import ServeSettings
+from vigc.serve.validation import obstacle
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +51,13 @@ class ConversationService:
     """Answers requests; `ask` sends a task to a replica."""
 
     settings: ServeSettings
-    pack: PromptPack
+    chosen: ChosenModel
     objects: NameObjects | None
     ask: Ask
+
+    @property
+    def pack(self) -> PromptPack:
+        return self.chosen.pack
 
     def check(
         self, options: DecodingOptions, kinds: Sequence[Kind], question: str | None, max_steps: int | None = None
@@ -78,16 +85,16 @@ class ConversationService:
             policy = make_policy(name, **{option: value for option, value in given.items() if value is not None})
         except ConfigError as error:
             raise wrong(str(error), "policy") from error
-        if policy.num_beams > 1 and self.settings.engine != "reference":
-            raise wrong(f"The policy {name!r} needs beams; only the engine `reference` has them.", "policy")
+        if (reason := obstacle(policy, self.chosen)) is not None:
+            raise wrong(reason, "grounding" if policy.grounding is Grounding.BLANK else "policy")
         if policy.grounding is Grounding.ASKED and self.objects is None:
             raise wrong("This service has no vocabulary of objects to ask about; use grounding `blank`.", "grounding")
         return policy
 
     def can_follow(self, policy: Policy) -> bool:
         """Whether a request may name this policy."""
-        has_beams, has_objects = self.settings.engine == "reference", self.objects is not None
-        return (policy.num_beams == 1 or has_beams) and (policy.grounding is not Grounding.ASKED or has_objects)
+        has_objects = self.objects is not None
+        return obstacle(policy, self.chosen) is None and (policy.grounding is not Grounding.ASKED or has_objects)
 
     async def events(
         self, request: VigcOptions, policy: Policy, image: RequestImage, request_id: str
@@ -110,10 +117,14 @@ class ConversationService:
         )
         answers = {kind: GrowingAnswer() for kind in task.kinds}
         conversations: dict[Kind, Conversation] = {}
+        usage: TokenUsage | None = None
         async for message in self.ask(task):
             if isinstance(message, Started):
                 about = {**to_dict(record), "sha256": image.decoded.sha256, "phash": image.decoded.phash}
                 yield ServerSentEvent("image", {"request_id": request_id, **about})
+                continue
+            if isinstance(message, Counted):
+                usage = message.usage
                 continue
             kind = message.kind
             match message.event:
@@ -129,8 +140,8 @@ class ConversationService:
                     sentences = self._sentences(answer.add(step), record)
                     whole = {"number": answer.num_steps, **to_dict(step), "answer": answer.text}
                     yield ServerSentEvent("step", {"kind": kind, **whole, "sentences": sentences})
-        row = self._row(record, image)
-        yield ServerSentEvent("row", to_dict(replace(row, conversations=[conversations[kind] for kind in task.kinds])))
+        row = replace(self._row(record, image), conversations=[conversations[kind] for kind in task.kinds], usage=usage)
+        yield ServerSentEvent("row", to_dict(row))
 
     def failed_row(self, request: VigcOptions, image: RequestImage) -> dict[str, Any]:
         """The row of an image that could not be decoded."""

@@ -45,8 +45,9 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     },
     "5XX": {
         "model": ErrorAnswer,
-        "description": "The service cannot answer now. 500: it failed, and its log has the reason. 503: the queue is "
-        "full, or no replica answers; Retry-After says when to try again. 504: the answer took too long.",
+        "description": "The service cannot answer now. 500: it failed, and its log has the reason. 502: the server "
+        "of the model refuses. 503: the queue is full, or no replica or server of the model answers; Retry-After says "
+        "when to try again. 504: the answer took too long.",
     },
 }
 
@@ -117,6 +118,11 @@ def overloaded() -> ApiError:
 
 def unavailable(message: str) -> ApiError:
     return ApiError(503, message, code="unavailable", retry_after_s=RETRY_AFTER_S)
+
+
+def refused(message: str) -> ApiError:
+    """The server behind this one refuses; to ask again is of no use until somebody has looked at the settings."""
+    return ApiError(502, message, code="model_refused")
 
 
 def internal() -> ApiError:

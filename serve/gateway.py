@@ -30,7 +30,6 @@ from starlette.types import Scope
 import vigc
 from vigc.model.conversation.grounding import Grounding
 from vigc.model.conversation.policy import POLICIES
-from vigc.model.weights.identity import ModelPlace
 from vigc.platform.records import Kind
 from vigc.serve import jsonl
 from vigc.serve.chat import ChatService
@@ -53,7 +52,6 @@ STREAMED = {"text/event-stream": {"schema": {"type": "string"}}}
 
 
 def make_app(
-    model: ModelPlace,
     conversations: ConversationService,
     images: ImageLoader,
     ready: Callable[[], Awaitable[dict[str, Any]]],
@@ -79,9 +77,9 @@ def make_app(
         app.add_exception_handler(error, as_response)
     _add_page(app, conversations.settings.samples)
     _add_state(app, ready)
-    _add_models(app, model, conversations, weights)
+    _add_models(app, conversations, weights)
     _add_vigc(app, conversations, images)
-    _add_chat(app, ChatService(conversations, model.name), images)
+    _add_chat(app, ChatService(conversations, conversations.chosen.place.name), images)
     return app
 
 
@@ -129,30 +127,33 @@ def _add_state(app: FastAPI, ready: Callable[[], Awaitable[dict[str, Any]]]) -> 
         return PlainTextResponse(await scrape(), media_type="text/plain; version=0.0.4")
 
 
-def _add_models(
-    app: FastAPI, model: ModelPlace, conversations: ConversationService, weights: Callable[[], str | None]
-) -> None:
+def _add_models(app: FastAPI, conversations: ConversationService, weights: Callable[[], str | None]) -> None:
     created = int(time.time())
     settings, pack, objects = conversations.settings, conversations.pack, conversations.objects
+    chosen, name = conversations.chosen, conversations.chosen.place.name
+    groundings = (
+        [Grounding.NONE] + [Grounding.ASKED] * (objects is not None) + [Grounding.BLANK] * (chosen.endpoint is None)
+    )
 
     def entry() -> VigcModel:
         about = {
             "weights": weights(),
-            "image_size": model.image_size,
+            "image_size": chosen.image_form.side,
+            "image_pixels": chosen.image_form.max_pixels,
             "prompts": {"name": pack.name, "hash": pack.hash},
             "kinds": [str(kind) for kind in Kind if kind in pack.kinds],
             "policies": [name for name, policy in POLICIES.items() if conversations.can_follow(policy)],
             "policy": settings.policy,
-            "groundings": [method for method in Grounding if objects is not None or method is not Grounding.ASKED],
+            "groundings": groundings,
             "grounding": settings.grounding,
             "objects": None if objects is None else objects.vocabulary.name,
-            "engine": settings.engine,
+            "engine": chosen.engine,
             "max_upload_bytes": settings.max_upload_bytes,
             "max_question_chars": settings.max_question_chars,
             "fetches_images": bool(settings.allow_hosts),
             "vigc": vigc.__version__,
         }
-        return VigcModel(id=model.name, created=created, object="model", owned_by="vigc", vigc=about)
+        return VigcModel(id=name, created=created, object="model", owned_by="vigc", vigc=about)
 
     @app.get("/v1/models")
     async def list_models() -> VigcModels:
@@ -162,7 +163,7 @@ def _add_models(
     @app.get("/v1/models/{model_id:path}")
     async def get_model(model_id: str) -> VigcModel:
         """The model, and under `vigc` what it can be asked."""
-        if model_id != model.name:
+        if model_id != name:
             raise ApiError(404, f"The model {model_id!r} is not here.", param="model", code="model_not_found")
         return entry()
 

@@ -12,6 +12,7 @@ from starlette.datastructures import UploadFile
 
 from vigc.platform.images.decode import Decoded
 from vigc.platform.images.uploads import UploadLimits, Uploads
+from vigc.platform.records import ImageForm
 from vigc.serve.errors import ApiError, wrong
 from vigc.serve.settings import ServeSettings
 from vigc.serve.web import WebImages
@@ -41,11 +42,11 @@ class RequestImage:
 
 
 class ImageLoader:
-    """Finds and decodes images."""
+    """Finds images, and makes them into the form that the engine wants."""
 
-    def __init__(self, settings: ServeSettings, image_size: int, web: WebImages | None = None) -> None:
+    def __init__(self, settings: ServeSettings, form: ImageForm, web: WebImages | None = None) -> None:
         limits = UploadLimits(settings.max_upload_bytes, settings.max_pixels)
-        self._uploads = Uploads(image_size, limits)
+        self._uploads = Uploads(form, limits)
         self._web = web or WebImages(
             settings.allow_hosts, max_bytes=limits.max_bytes, timeout_s=settings.fetch_timeout_s
         )

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from vigc.model.conversation.image import ConversationEvent
 from vigc.model.conversation.policy import Policy
-from vigc.platform.records import Kind
+from vigc.platform.records import Kind, TokenUsage
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class ReplicaTask:
     """One image, and what a replica is asked about it."""
 
     image_id: str
-    pixels: bytes  # uint8 RGB at the model's image size, row by row
+    pixels: bytes  # in the engine's `image_form`
     policy: Policy
     kinds: tuple[Kind, ...]
     seed: int
@@ -40,10 +40,19 @@ class KindEvent:
     event: ConversationEvent
 
 
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What the model's server counted for the whole task; where it has one, it comes last."""
+
+    usage: TokenUsage
+
+
 class Fault(StrEnum):
     """Why there is no answer."""
 
     REQUEST = "request"  # it asks for something that the engine cannot do
+    REFUSED = "refused"  # the model's server does not take the key or the model that it is asked with
+    SILENT = "silent"  # the model's server does not answer
     ENGINE = "engine"  # the engine failed, and goes on
     REPLICA = "replica"  # the engine is lost; another replica may answer
 
@@ -56,5 +65,5 @@ class Failure:
     fault: Fault
 
 
-ReplicaEvent = Started | KindEvent
+ReplicaEvent = Started | KindEvent | Counted
 Ask = Callable[[ReplicaTask], AsyncGenerator[ReplicaEvent, None]]  # raises ApiError

@@ -1,4 +1,4 @@
-"""A replica of the engine: one network, one engine, and many requests at once in its slots.
+"""A replica of the engine: one model, here or behind an endpoint, and many requests at once in its engine's slots.
 
 All requests share the replica's event loop and one engine, which batches continuously: no request waits for a batch to
 fill, or for a slower one beside it. A request that is cancelled frees its slot.
@@ -12,11 +12,11 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from vigc.model.conversation.image import ConversationEvent, ConversationSettings, hold_conversations
+from vigc.model.engines.choose import ChosenModel
 from vigc.model.engines.start import start_engine
-from vigc.model.prompts import load_pack
 from vigc.platform.quality.mentions import ObjectFinder
-from vigc.platform.records import ConfigError, Conversation, Kind
-from vigc.serve.messages import Failure, Fault, KindEvent, ReplicaEvent, ReplicaTask, Started
+from vigc.platform.records import ConfigError, Conversation, Kind, TokenUsage
+from vigc.serve.messages import Counted, Failure, Fault, KindEvent, ReplicaEvent, ReplicaTask, Started
 from vigc.serve.settings import ServeSettings
 from vigc.serve.validation import find_objects
 
@@ -30,11 +30,11 @@ log = logging.getLogger("ray.serve")
 class EngineReplica:
     """See the module."""
 
-    def __init__(self, settings: ServeSettings) -> None:
-        self._pack = load_pack(settings.prompts)
+    def __init__(self, settings: ServeSettings, chosen: ChosenModel) -> None:
+        self._pack = chosen.pack
         named_in = find_objects(settings)
         self._find_objects = None if named_in is None else ObjectFinder(named_in.vocabulary).named
-        self._engine: Engine = start_engine(settings.engine_settings)
+        self._engine: Engine = start_engine(settings.engine_settings(chosen))
         self._lost: str | None = None
         self._gauging: asyncio.Task[None] | None = None
 
@@ -51,13 +51,16 @@ class EngineReplica:
             max_tokens=task.max_tokens,
         )
         yield Started(self._num_prompt_tokens(settings))
-        events: asyncio.Queue[KindEvent | None] = asyncio.Queue()
+        events: asyncio.Queue[KindEvent | Counted | None] = asyncio.Queue()
 
         def emit(kind: Kind, event: ConversationEvent) -> None:
             if task.wants_steps or isinstance(event, Conversation):
                 events.put_nowait(KindEvent(kind, event))
 
-        work = asyncio.create_task(hold_conversations(self._engine, task.image_id, task.pixels, settings, emit))
+        def count(usage: TokenUsage) -> None:
+            events.put_nowait(Counted(usage))
+
+        work = asyncio.create_task(hold_conversations(self._engine, task.image_id, task.pixels, settings, emit, count))
         work.add_done_callback(lambda _: events.put_nowait(None))
         try:
             while (event := await events.get()) is not None:
@@ -81,11 +84,15 @@ class EngineReplica:
         self._engine.close()
 
     def _failure(self, work: asyncio.Task[object]) -> Failure | None:
+        from vigc.model.engines.endpoint.client import ServerRefuses, ServerSilent
         from vigc.model.engines.interface import EngineLost
 
         error = work.exception()
         if error is None:
             return None
+        if isinstance(error, ServerRefuses | ServerSilent):
+            log.error("%s", error)
+            return Failure(error.said, Fault.REFUSED if isinstance(error, ServerRefuses) else Fault.SILENT)
         if isinstance(error, ConfigError):
             return Failure(str(error), Fault.REQUEST)
         log.error("The engine failed: %s", error, exc_info=error)

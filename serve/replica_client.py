@@ -15,7 +15,7 @@ from contextlib import aclosing
 from typing import Any
 
 from vigc.platform.records import Conversation, CorrectionStep, Kind
-from vigc.serve.errors import ApiError, internal, overloaded, unavailable, wrong
+from vigc.serve.errors import ApiError, internal, overloaded, refused, unavailable, wrong
 from vigc.serve.messages import Failure, Fault, KindEvent, ReplicaEvent, ReplicaTask
 from vigc.serve.metrics import Metrics
 
@@ -104,6 +104,10 @@ async def _next(answer: AsyncIterator[ReplicaEvent | Failure], give_up: float) -
 def _refuse(failed: Failure) -> None:
     if failed.fault is Fault.REQUEST:
         raise wrong(failed.message, code="unsupported_by_engine")
+    if failed.fault is Fault.REFUSED:
+        raise refused(f"The model's server refuses: {failed.message}")
+    if failed.fault is Fault.SILENT:
+        raise unavailable(f"The model's server does not answer: {failed.message}")
     if failed.fault is Fault.ENGINE:
         raise internal()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -10,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from vigc.model.conversation.grounding import Grounding
 from vigc.model.cores import num_cores
 from vigc.model.engines.settings import EngineSettings
-from vigc.model.weights.identity import find_model
 from vigc.platform.settings import Counts, flag
 
 if TYPE_CHECKING:
+    from vigc.model.engines.choose import ChosenModel
     from vigc.platform.pipeline.hardware import Hardware
 
 KEYS_VARIABLE = "VIGC_API_KEYS"  # bearer keys, with commas between them; read where the gateway runs
@@ -39,7 +40,18 @@ class ServeSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str | None = _what("A folder or hub id of an InstructBLIP model.", None, shown="the embedded model")
+    model: str | None = _what(
+        "A folder or hub id of a model that reads images, or the address of an endpoint that speaks chat completions, "
+        "such as http://localhost:8000/v1.",
+        None,
+        shown="the embedded model",
+    )
+    endpoint_model: str | None = _what(
+        "The name of the model at the endpoint.", None, shown="the only one that the endpoint lists"
+    )
+    api_key_env: str | None = _what(
+        "The environment variable that holds the endpoint's key.", None, metavar="NAME", shown="no key is sent"
+    )
     prompts: str | None = _what("A prompt pack.", None, metavar="FILE.yaml", shown="the project's own")
     policy: str = _what("The policy where a request names none: paper, verified, lean or shipped.", "paper")
     grounding: Grounding | None = _what(
@@ -53,9 +65,18 @@ class ServeSettings(BaseModel):
     )
     samples: bool = _what("Offer rendered scenes to try on the page.", True)
 
-    engine: Literal["continuous", "reference", "vllm"] = _how(
-        "The engine that decodes; see `vigc generate`.", "continuous"
+    engine: Literal["auto", "continuous", "reference", "vllm", "transformers"] = _how(
+        "What runs the model; see `vigc generate`.", "auto"
     )
+    engine_args: str | None = _how(
+        "Arguments for the server of vllm or transformers, as one text such as '--max-model-len 8192'.",
+        None,
+        metavar="TEXT",
+    )
+    concurrency: int | None = _how(
+        "The number of requests that a replica has under way at a server.", None, ge=1, shown="found while it runs"
+    )
+    patience_s: float = Field(default=10, gt=0)  # for a server that does not answer
     vllm_python: str | None = _how(
         "The Python of the environment that vLLM is in, on every machine.",
         None,
@@ -145,18 +166,14 @@ class ServeSettings(BaseModel):
         chosen = {"device": hardware.device, "dtype": hardware.dtype, "gpus_per_replica": hardware.gpus}
         return self.model_copy(update=chosen)
 
-    @property
-    def engine_settings(self) -> EngineSettings:
+    def engine_settings(self, chosen: ChosenModel) -> EngineSettings:
         """Of each replica."""
-        return EngineSettings(
-            engine=self.engine,
-            model=find_model(self.model).location,
+        return chosen.engine_settings(
+            self,
             device=self.device,
             dtype=self.dtype,
-            num_slots=self.slots,
-            memory_gib=self.engine_memory,
+            num_gpus=math.ceil(self.gpus_per_replica or 0),
             num_threads=self.chosen_threads,
-            vllm_python=self.vllm_python,
         )
 
     @property

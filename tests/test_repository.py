@@ -63,7 +63,7 @@ ROOMS = {
         "answering benchmarks"
     ),
     "model/engines": (
-        "settings interface metrics scoring base detokenizer tokenized reference continuous vllm endpoint start"
+        "settings interface metrics scoring base detokenizer tokenized reference continuous vllm endpoint choose start"
     ),
     "jobs": (
         "machine terminal settings scenes ingest doctor dataset weights submit row_worker generate plan train "

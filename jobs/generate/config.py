@@ -173,6 +173,10 @@ class GenerateConfig(ChoosesImages, PrintsJson):
     def mode(self) -> Mode:
         return mode_of({mode: getattr(self, mode.replace("-", "_"), None) for mode in Mode})
 
+    @property
+    def patience_s(self) -> float:
+        return 60 * self.patience
+
     @field_validator("device", mode="after")
     @classmethod
     def _is_device(cls, value: str) -> str:

@@ -16,7 +16,6 @@ from typing import Any
 
 from vigc.jobs.generate.config import GenerateConfig, Mode, mode_of
 from vigc.jobs.generate.cost import RunPrices, read_prices
-from vigc.jobs.generate.model import choose_model, engine_settings, with_abilities
 from vigc.jobs.ingest.run import open_chosen
 from vigc.jobs.settings.config import Flags, read_config
 from vigc.jobs.settings.options import changed, read_assignments
@@ -24,14 +23,15 @@ from vigc.model.conversation.grounding import NO_OBJECTS, Grounding
 from vigc.model.conversation.image import ConversationSettings
 from vigc.model.conversation.policy import Policy, make_policy
 from vigc.model.cores import num_cores
+from vigc.model.engines.choose import choose_model, image_form, with_abilities
 from vigc.model.engines.settings import EngineSettings
-from vigc.model.weights.identity import Family, ModelIdentity
+from vigc.model.weights.identity import Family, ModelIdentity, identify_place, is_endpoint
 from vigc.platform.dataset.followup_passes import FailedImages, SameImages
 from vigc.platform.dataset.layout import RUNS_FOLDER
 from vigc.platform.dataset.request import differences, plain
 from vigc.platform.dataset.store import Pass, Store
 from vigc.platform.pipeline.graph import IMAGES_PER_SLOT
-from vigc.platform.pipeline.hardware import Hardware
+from vigc.platform.pipeline.hardware import Hardware, choose_hardware
 from vigc.platform.records import ConfigError, ImageForm, Kind, StoreError
 from vigc.platform.sources import Source
 from vigc.platform.storage import Folder, LocalFolder
@@ -66,8 +66,7 @@ class Plan:
     @property
     def image_form(self) -> ImageForm:
         """What the engine wants of an image."""
-        endpoint = self.engine.endpoint
-        return self.model.image_form if endpoint is None else ImageForm(max_pixels=endpoint.max_pixels)
+        return image_form(self.model.image_size, self.engine.endpoint)
 
     @property
     def image_side(self) -> int:
@@ -75,7 +74,7 @@ class Plan:
         return self.image_form.side or math.isqrt(self.image_form.max_pixels or 1)
 
     def with_abilities(self) -> Plan:
-        """With what an endpoint can, found out by asking it. Raises as `model.with_abilities`."""
+        """With what an endpoint can, found out by asking it. Raises as `engines.choose.with_abilities`."""
         if self.engine.engine != "endpoint" or self.engine.endpoint is None:
             return self
         endpoint = with_abilities(self.engine.endpoint)
@@ -94,8 +93,15 @@ def make_plan(config: GenerateConfig) -> Plan:
     """
     policy = policy_of(config)
     store = Store(config.out)
-    chosen = choose_model(config, (run for one in store.passes() for run in runs_of(one)))
-    model, pack = chosen.identity, chosen.pack
+    hardware = (
+        choose_hardware("cpu", "auto", 0)
+        if is_endpoint(config.model)
+        else choose_hardware(config.device, config.dtype, config.gpus_per_actor)
+    )
+    earlier_runs = [run for one in store.passes() for run in runs_of(one)]
+    chosen = choose_model(config, on_gpu=hardware.is_gpu, earlier_runs=earlier_runs)
+    pack = chosen.pack
+    model = identify_place(chosen.place, earlier_runs)
     if chosen.engine != "reference" and policy.num_beams > 1:
         raise ConfigError(
             f"The policy {policy.name!r} decodes with {policy.num_beams} beams, which the {chosen.engine} engine "
@@ -111,7 +117,7 @@ def make_plan(config: GenerateConfig) -> Plan:
         "source": source.describe(),
         "kinds": [str(kind) for kind in kinds],
         "model": {"name": model.name, "weights": model.weights, **_of_other_family(model)},
-        "dtype": None if chosen.engine == "endpoint" else chosen.hardware.dtype,
+        "dtype": None if chosen.engine == "endpoint" else hardware.dtype,
         "prompts": {"name": pack.name, "hash": pack.hash},
         "policy": asdict(policy),
         "seed": config.seed,
@@ -131,7 +137,13 @@ def make_plan(config: GenerateConfig) -> Plan:
         budget=config.budget,
         is_endpoint=chosen.engine == "endpoint",
     )
-    engine = engine_settings(config, chosen, num_threads=max(1, num_cores() // config.actors[1]))
+    engine = chosen.engine_settings(
+        config,
+        device=hardware.device,
+        dtype=hardware.dtype,
+        num_gpus=math.ceil(hardware.gpus),
+        num_threads=max(1, num_cores() // config.actors[1]),
+    )
     if (begun := prices.most_images_begun(len(kinds))) is not None:
         engine = replace(engine, num_slots=max(1, min(engine.most_slots, begun // IMAGES_PER_SLOT)))
     existing, note, is_idle = _pass_at(config, store, source, request)
@@ -145,7 +157,7 @@ def make_plan(config: GenerateConfig) -> Plan:
         model=model,
         engine=engine,
         why_engine=chosen.why,
-        hardware=chosen.hardware,
+        hardware=hardware,
         conversations=ConversationSettings(pack, policy, kinds, config.seed),
         vocabulary=vocabulary,
         prices=prices,

@@ -20,7 +20,7 @@ def serve(config: ServeConfig) -> None:
     try:
         run_serve(
             config,
-            on_start=lambda hardware: console.print(f"{hardware}: starting Ray and loading the model …", style="dim"),
+            on_start=lambda what: console.print(f"{what}: starting Ray and the service …", style="dim"),
             on_ready=print_json if config.json_ else lambda ready: console.print(in_words(ready)),
         )
     except KeyboardInterrupt as stop:
@@ -34,6 +34,7 @@ SERVE = Verb(
     (
         "vigc serve",
         "vigc serve --model Salesforce/instructblip-vicuna-7b --replicas 1:8",
+        "vigc serve --model http://localhost:8001/v1",
         "VIGC_API_KEYS=one,two vigc serve --host 0.0.0.0 --allow-hosts '*.wikimedia.org'",
     ),
 )

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from vigc.jobs.serve.config import ServeConfig
-from vigc.model.engines.vllm.environment import find_python
-from vigc.platform.pipeline.hardware import Hardware, choose_hardware
+from vigc.model.engines.choose import ChosenModel
+from vigc.platform.pipeline.hardware import Hardware
 from vigc.platform.pipeline.ray_session import CPUS_PER_ACTOR, ray_session
 from vigc.platform.records import ConfigError, RunError
 from vigc.serve.settings import KEYS_VARIABLE, LEAN, ServeSettings
-from vigc.serve.validation import check
+from vigc.serve.validation import prepare
 
 NAME = "vigc"
 GATEWAY_S = 5.0  # for a gateway to say that it has drained
@@ -33,13 +33,13 @@ Ready = dict[str, Any]
 def run_serve(
     config: ServeConfig,
     *,
-    on_start: Callable[[Hardware], None],
+    on_start: Callable[[str], None],
     on_ready: Callable[[Ready], None],
 ) -> None:
     """Serves until Ctrl-C, SIGTERM or SIGHUP.
 
     Args:
-        on_start: called when all settings are found good, with what was chosen.
+        on_start: called when all settings are found good, with what answers and where it runs.
         on_ready: called when requests are answered.
     Raises:
         VigcError: a setting that cannot be used, a service that does not come up, or requests that were not answered
@@ -49,37 +49,33 @@ def run_serve(
     began, host, port = time.monotonic(), config.host, config.port
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
         raise ConfigError(f"The service needs {', '.join(missing)}. Install them: pip install 'vigc[serve]'.")
-    settings, hardware = make_settings(config)
+    settings, chosen, hardware = make_settings(config)
     if host in LOCAL and not settings.requires_key:
         settings = settings.model_copy(update={"host_names": list(LOCAL)})
-    check(settings)
     _check_port(host, port)
-    on_start(hardware)
+    where = f"{chosen.place.name} at {chosen.place.location}" if chosen.engine == "endpoint" else str(hardware)
+    on_start(f"{where}; {chosen.engine}: {chosen.why}" if chosen.why else where)
     most = settings.replica_range[1]
     cpus = (most + settings.gateways) * CPUS_PER_ACTOR
     os.environ.update({name: value for name, value in LEAN.items() if name not in os.environ})
     with (
         _stop_signals(),
         tempfile.TemporaryDirectory(prefix="vigc-serve-") as folder,
-        ray_session(Path(folder) / "ray.log", cpus, most * hardware.gpus) as logs,
+        ray_session(Path(folder) / "ray.log", cpus, most * (settings.gpus_per_replica or 0)) as logs,
     ):
-        _deploy(settings, host, port)
+        _deploy(settings, chosen, host, port)
         try:
-            on_ready(_ready(settings, host, port, logs, time.monotonic() - began))
+            on_ready(_ready(settings, chosen, host, port, logs, time.monotonic() - began))
             threading.Event().wait()
         finally:
             if not _end(settings.drain_s):
                 raise RunError("Stopped before all requests were answered.")
 
 
-def make_settings(config: ServeConfig) -> tuple[ServeSettings, Hardware]:
-    """The service's settings, with the hardware chosen that replicas run on."""
-    settings = config.of_service
-    hardware = choose_hardware(settings.device, settings.dtype, settings.gpus_per_replica)
-    more: dict[str, Any] = {"requires_key": bool(os.environ.get(KEYS_VARIABLE))}
-    if settings.engine == "vllm":
-        more["vllm_python"] = str(find_python(settings.vllm_python))
-    return settings.on(hardware).model_copy(update=more), hardware
+def make_settings(config: ServeConfig) -> tuple[ServeSettings, ChosenModel, Hardware]:
+    """As `prepare`, and whether keys are there."""
+    settings, chosen, hardware = prepare(config.of_service)
+    return settings.model_copy(update={"requires_key": bool(os.environ.get(KEYS_VARIABLE))}), chosen, hardware
 
 
 def in_words(ready: Ready) -> str:
@@ -90,7 +86,8 @@ def in_words(ready: Ready) -> str:
         else "no key is needed"
         + ("" if ready["is_local"] else f": [bold]whoever reaches {ready['host']} may ask[/bold]; set {KEYS_VARIABLE}")
     )
-    engine = f"{ready['engine']} on {ready['device']}, {_replicas(ready['replicas'])}"
+    where = f"at {ready['endpoint']}" if ready["endpoint"] else f"{ready['engine']} on {ready['device']}"
+    engine = f"{where}, {_replicas(ready['replicas'])}"
     return (
         f"ready after {ready['seconds']:.0f} s: {ready['model']}, {engine}, {keys}\n"
         f"  page     {ready['url']}/\n"
@@ -105,16 +102,15 @@ def _replicas(number: str) -> str:
     return ("one replica" if most == "1" else f"{most} replicas") if least == most else f"{least} to {most} replicas"
 
 
-def _ready(settings: ServeSettings, host: str, port: int, logs: Path, seconds: float) -> Ready:
-    from vigc.model.weights.identity import find_model
-
+def _ready(settings: ServeSettings, chosen: ChosenModel, host: str, port: int, logs: Path, seconds: float) -> Ready:
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     return {
         "url": f"http://{shown}:{port}",
         "host": host,
         "is_local": host in LOCAL,
-        "model": find_model(settings.model).name,
-        "engine": settings.engine,
+        "model": chosen.place.name,
+        "engine": chosen.engine,
+        "endpoint": chosen.place.location if chosen.engine == "endpoint" else None,
         "device": settings.device,
         "replicas": "{}:{}".format(*settings.replica_range),
         "requires_key": settings.requires_key,
@@ -136,18 +132,18 @@ def _check_port(host: str, port: int) -> None:
         ) from error
 
 
-def _deploy(settings: ServeSettings, host: str, port: int) -> None:
+def _deploy(settings: ServeSettings, chosen: ChosenModel, host: str, port: int) -> None:
     import logging
 
     from ray import serve
 
-    from vigc.serve.app import build
+    from vigc.serve.app import application
 
-    application = build(settings)
+    app = application(settings, chosen)
     logging.getLogger("ray.serve").setLevel(logging.ERROR)  # of this process; those of the parts go to their logs
     try:
         serve.start(http_options={"host": host, "port": port})
-        serve.run(application, name=NAME, route_prefix="/")
+        serve.run(app, name=NAME, route_prefix="/")
     except RuntimeError as error:
         reason = _reason() or str(error)
         _end()

@@ -16,9 +16,8 @@ from typing import Any
 
 from vigc.model.embedded import PATH as EMBEDDED
 from vigc.model.files.weight_files import find_weights, hash_files
-from vigc.platform.records import ImageForm, ModelError
+from vigc.platform.records import ModelError
 
-MAX_PIXELS = 1_048_576  # of an image for a model without a size of its own: 1024 x 1024
 OF_ONE_SIZE = ("instructblip", "llava")  # types whose images are squares of one size, which `vigc finetune` must know
 # What transformers' InstructBlipVisionConfig assumes where config.json does not say.
 DEFAULT_SIZES = {"image_size": 224, "patch_size": 14}
@@ -36,11 +35,12 @@ class ModelPlace:
     """What a model's configuration says, its weights unread."""
 
     name: str  # "embedded", a hub id, or the name of a folder
-    location: str  # what loading takes: an absolute path or a hub id
+    location: str  # what loading takes: an absolute path, a hub id, or the address of an endpoint
     family: Family
     image_size: int  # side of the square images, in pixels; 0: it takes images of many sizes
     patch_size: int  # side of what the vision model reads as one; 0: not known
     commit: str | None = None  # the hub's, where the model is there
+    server: str | None = None  # what an endpoint's list says of whoever owns the model, such as "vllm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +52,7 @@ class ModelIdentity:
     image_size: int
     patch_size: int
     files: list[list[Any]]  # name, bytes and mtime_ns of each weight file; empty for a hub id
-    server: str | None = None  # what an endpoint's list says of whoever owns the model, such as "vllm"
-
-    @property
-    def image_form(self) -> ImageForm:
-        """What the model is given of an image."""
-        if self.family is Family.INSTRUCTBLIP:
-            return ImageForm(side=self.image_size)
-        return ImageForm(max_pixels=MAX_PIXELS)
+    server: str | None = None  # as in ModelPlace
 
 
 def find_model(model: str | None) -> ModelPlace:
@@ -77,23 +70,43 @@ def find_model(model: str | None) -> ModelPlace:
     return ModelPlace(name, str(folder), *_read(folder / "config.json"))
 
 
-def identify(model: str | None, earlier_runs: Iterable[Mapping[str, Any]] = ()) -> ModelIdentity:
-    """Finds a model and hashes its weights.
+def is_endpoint(model: str | None) -> bool:
+    """Whether a model is the address of a server."""
+    return model is not None and "://" in model
+
+
+def identify(model: str | None) -> ModelIdentity:
+    """Finds a model and hashes its weights. Raises as `find_model` and `identify_place`."""
+    return identify_place(find_model(model))
+
+
+def identify_place(place: ModelPlace, earlier_runs: Iterable[Mapping[str, Any]] = ()) -> ModelIdentity:
+    """Hashes the weights of a model that was found.
 
     Args:
         earlier_runs: provenance of runs, which may hold the hash of the same untouched files.
     Raises:
-        ModelError: as `find_model`, or a folder without weights.
+        ModelError: a folder without weights.
     """
-    place = find_model(model)
-    if place.commit is not None:
-        weights, files = f"hub commit {place.commit}", list[list[Any]]()
+    if is_endpoint(place.location):
+        weights, files = "endpoint", list[list[Any]]()
+    elif place.commit is not None:
+        weights, files = f"hub commit {place.commit}", []
     else:
         found = find_weights(Path(place.location))
         files = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in found]
         known = (run["model"]["weights"] for run in earlier_runs if run.get("model", {}).get("files") == files)
         weights = next(known, None) or hash_files(found)
-    return ModelIdentity(place.name, place.location, weights, place.family, place.image_size, place.patch_size, files)
+    return ModelIdentity(
+        place.name,
+        place.location,
+        weights,
+        place.family,
+        place.image_size,
+        place.patch_size,
+        files,
+        server=place.server,
+    )
 
 
 def _find_on_hub(name: str) -> ModelPlace:

@@ -32,7 +32,7 @@ async function begin() {
   try {
     const model = await fetchModel();
     about = model.vigc;
-    byId("model").textContent = `model ${model.id} · vigc ${about.vigc}`;
+    byId("model").textContent = `model ${model.id}${about.engine === "endpoint" ? " behind an endpoint" : ""} · vigc ${about.vigc}`;
     showOptions(about);
     showAddresses(about.fetches_images);
     showSamples(await fetchSamples(), pick);

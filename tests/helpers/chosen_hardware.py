@@ -40,7 +40,7 @@ def to_the_trainer(*args: Any, train_loop_config: Any, scaling_config: Any, **se
 
 
 def to_the_service(settings: Any, *where: Any) -> None:
-    raise HandedOver(settings.engine_settings.device, settings.gpus_per_replica)
+    raise HandedOver(settings.device, settings.gpus_per_replica)
 
 
 def to_the_experiment(config: Any, *rest: Any) -> None:

@@ -10,8 +10,6 @@ from typing import Any
 
 from starlette.testclient import TestClient
 
-from vigc.model.prompts import load_pack
-from vigc.model.weights.identity import find_model
 from vigc.serve.app import with_middleware
 from vigc.serve.conversations import ConversationService
 from vigc.serve.gateway import make_app
@@ -22,7 +20,7 @@ from vigc.serve.middleware import ApiKeys
 from vigc.serve.replica import EngineReplica
 from vigc.serve.replica_client import ReplicaClient
 from vigc.serve.settings import ServeSettings
-from vigc.serve.validation import find_objects
+from vigc.serve.validation import find_objects, prepare
 
 
 class Answer:
@@ -55,12 +53,12 @@ class LocalService:
     """See the module."""
 
     def __init__(self, settings: ServeSettings, *, converse: Any = None, keys: str = "", web: Any = None) -> None:
-        self.replica = None if converse is not None else EngineReplica(settings)
+        settings, chosen, _ = prepare(settings)
+        self.replica = None if converse is not None else EngineReplica(settings, chosen)
         ask = ReplicaClient(Method(converse or self.replica.converse), settings.answer_timeout_s, Metrics())
-        conversations = ConversationService(settings, load_pack(settings.prompts), find_objects(settings), ask)
-        model = find_model(settings.model)
-        self.images = ImageLoader(settings, model.image_size, web)
-        app = make_app(model, conversations, self.images, self._ready, lambda: None)
+        conversations = ConversationService(settings, chosen, find_objects(settings), ask)
+        self.images = ImageLoader(settings, chosen.image_form, web)
+        app = make_app(conversations, self.images, self._ready, lambda: None)
         self.with_middleware = with_middleware(app, settings, ApiKeys(keys), Metrics())
         self.client = TestClient(self.with_middleware)
         self.client.__enter__()

@@ -14,11 +14,12 @@ from vigc.platform.records import Conversation, Kind
 from vigc.serve.messages import Failure, Fault, ReplicaTask, Started
 from vigc.serve.replica import EngineReplica
 from vigc.serve.settings import ServeSettings
+from vigc.serve.validation import prepare
 
 
 @pytest.fixture(scope="module")
 def replica():
-    made = EngineReplica(ServeSettings(slots=8, objects="none"))
+    made = EngineReplica(*prepare(ServeSettings(slots=8, objects="none"))[:2])
     yield made
     made.close()
 
@@ -90,7 +91,7 @@ def test_what_the_engine_cannot_do_is_the_request_s_fault(replica, task):
 
 
 def test_a_replica_whose_engine_has_ended_says_that_it_is_ill(jpeg):
-    replica = EngineReplica(ServeSettings(objects="none"))
+    replica = EngineReplica(*prepare(ServeSettings(objects="none"))[:2])
     asyncio.run(replica.check_health())
     replica.close()
     with pytest.raises(RuntimeError):

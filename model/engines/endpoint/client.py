@@ -48,6 +48,22 @@ class Malformed(Exception):
     """An answer that is no answer."""
 
 
+class ServerRefuses(ConfigError):
+    """The server does not take the key, the model or the address. `said` is what it said."""
+
+    def __init__(self, message: str, said: str) -> None:
+        super().__init__(message)
+        self.said = said
+
+
+class ServerSilent(RunError):
+    """The server gave no answer for as long as the patience lasts. `said` is what it did instead."""
+
+    def __init__(self, message: str, said: str) -> None:
+        super().__init__(message)
+        self.said = said
+
+
 @dataclass(frozen=True, slots=True)
 class _Fault:
     """Why a request is to be sent again."""
@@ -91,15 +107,15 @@ class Client:
 
         Raises:
             RequestFailed: this request cannot be answered, and could not if it were sent again.
-            ConfigError: no such model, no such key, no such place.
-            RunError: the server did not answer for as long as the patience lasts.
+            ServerRefuses: no such model, no such key, no such place.
+            ServerSilent: the server did not answer for as long as the patience lasts.
         """
         data = json.dumps(body, separators=(",", ":")).encode()
         most = CHARACTERS_A_TOKEN * max(body.get("max_tokens", 0), 50)
         return await self._patiently("POST", "/chat/completions", data, most)
 
     async def _patiently(self, method: str, path: str, data: bytes | None, most: int) -> dict[str, Any]:
-        num_malformed, wait_s = 0, FIRST_WAIT_S
+        num_malformed, wait_s, asked = 0, FIRST_WAIT_S, time.monotonic()
         while True:
             async with self.limit.place():
                 if self.lost is not None:
@@ -117,7 +133,7 @@ class Client:
             num_malformed += found.is_malformed
             if num_malformed >= MAX_MALFORMED and self._down_since is None:
                 raise RequestFailed("malformed", found.reason)
-            self._check_patience(found)
+            self._check_patience(found, asked)
             pause = found.wait_s if found.wait_s is not None else wait_s * random.uniform(0.5, 1.5)
             wait_s = min(2 * wait_s, MAX_WAIT_S)
             await asyncio.sleep(min(pause, self._settings.patience_s))
@@ -126,10 +142,12 @@ class Client:
         if self._session is not None:
             await self._session.close()
 
-    def _check_patience(self, fault: _Fault) -> None:
-        """Waits are counted from the last answer that any request had, so a slow queue is no outage."""
+    def _check_patience(self, fault: _Fault, asked: float) -> None:
+        """Waits are counted from the last answer that any request had, so a slow queue is no outage; and at most from
+        when this was asked, so that hours without a question are none.
+        """
         now = time.monotonic()
-        silent_s = now - self.last_answer
+        silent_s = now - max(self.last_answer, asked)
         if self._down_since is None and not fault.is_malformed and silent_s > 5:
             self._down_since = now
             self._note(
@@ -137,9 +155,10 @@ class Client:
                 f"{self._settings.patience_s / 60:.0f} minutes."
             )
         if silent_s > self._settings.patience_s:
-            raise RunError(
+            raise ServerSilent(
                 f"{self._settings.url} gave no answer for {silent_s:.0f} s ({fault.reason}). What is made "
-                "is kept; start the server again and run the same command (--patience waits longer)."
+                "is kept; start the server again and run the same command (--patience waits longer).",
+                fault.reason,
             )
 
     def _is_back(self) -> None:
@@ -163,7 +182,9 @@ class Client:
         except aiohttp.ClientPayloadError as error:
             return _Fault(f"its answer broke off: {error}")
         except (aiohttp.ClientConnectorCertificateError, aiohttp.InvalidURL) as error:
-            raise ConfigError(f"{self._settings.url}: {error}. Check the address given with --model.") from error
+            raise ServerRefuses(
+                f"{self._settings.url}: {error}. Check the address given with --model.", type(error).__name__
+            ) from error
         except TimeoutError:
             return _Fault(f"no answer within {self._settings.timeout_s:.0f} s", is_overload=True)
         except (aiohttp.ClientError, OSError) as error:
@@ -207,16 +228,20 @@ class Client:
         said = message_of(text)
         if status in PASSING or status >= 500:
             return _Fault(f"status {status}: {said}", _retry_after(headers), status in OVERLOADED, has_status=True)
+        told = f"status {status}: {said}"
         if status in (401, 403):
             where = f"in {self._settings.key_env}" if self._key is not None else "with --api-key-env"
-            raise ConfigError(f"{self._settings.url} refuses the key ({status}: {said}). Put the right one {where}.")
+            raise ServerRefuses(
+                f"{self._settings.url} refuses the key ({status}: {said}). Put the right one {where}.", told
+            )
         if status == 404:
-            raise ConfigError(
+            raise ServerRefuses(
                 f"{self._settings.url} knows no model {self._settings.model!r}, or is no such endpoint (404: {said}). "
-                "Check --model and --endpoint-model."
+                "Check --model and --endpoint-model.",
+                told,
             )
         if status == 402:
-            raise ConfigError(f"{self._settings.url} wants to be paid first (402: {said}).")
+            raise ServerRefuses(f"{self._settings.url} wants to be paid first (402: {said}).", told)
         raise RequestFailed(kind_of(status, said), f"status {status}: {said}")
 
 

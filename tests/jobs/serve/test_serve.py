@@ -24,7 +24,7 @@ from vigc.serve.samples import samples
     ("options", "message"),
     [
         (["--replicas", "0"], "--replicas: '0' is no range"),
-        (["--engine", "fast"], "--engine: there is no 'fast'; use continuous, reference or vllm"),
+        (["--engine", "fast"], "--engine: there is no 'fast'; use auto, continuous, reference, vllm or transformers"),
         (["--policy", "shipped"], "only the engine `reference` can"),
         (["--policy", "best"], "'best' is unknown"),
         (["--model", "/nowhere"], "/nowhere: no such folder"),

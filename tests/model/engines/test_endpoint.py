@@ -228,6 +228,20 @@ def test_a_dead_server_ends_the_run_after_its_patience_and_says_what_to_do() -> 
         with_engine(describe, server, patience_s=1)
 
 
+def test_hours_without_a_question_are_no_outage() -> None:
+    async def after_hours(engine: EndpointEngine) -> list[Any]:
+        await engine.abilities()
+        engine._client.last_answer -= 3600
+        server._faults, server._fault_rate = ("500",), 1.0
+        asked = asyncio.ensure_future(describe(engine))
+        await asyncio.sleep(0.1)
+        server._fault_rate = 0.0
+        return await asked
+
+    with VisionServer() as server:
+        assert all(spoken.answer for spoken in with_engine(after_hours, server, patience_s=5))
+
+
 def test_no_fault_of_the_server_becomes_an_images() -> None:
     """A third of the answers are broken in some way, and for two seconds there is none at all."""
     num = 60

@@ -10,6 +10,7 @@ from PIL import Image
 
 from vigc.platform.images.decode import decode_bytes
 from vigc.platform.images.uploads import UploadLimits, Uploads
+from vigc.platform.records import ImageForm
 
 SIZE = 32
 LIMITS = UploadLimits(max_bytes=200_000, max_pixels=1_000_000, time_limit_s=0.5)
@@ -23,7 +24,7 @@ def picture(width=64, height=48, form="JPEG"):
 
 @pytest.fixture(scope="module")
 def uploads():
-    made = Uploads(SIZE, LIMITS)
+    made = Uploads(ImageForm(side=SIZE), LIMITS)
     yield made
     made.stop()
 
@@ -64,7 +65,7 @@ class Killer:
 
 def test_a_picture_that_kills_its_decoder_is_refused_and_the_others_are_not(monkeypatch):
     monkeypatch.setattr("vigc.platform.images.uploads._Decoding", Killer)
-    uploads = Uploads(SIZE, LIMITS)
+    uploads = Uploads(ImageForm(side=SIZE), LIMITS)
     monkeypatch.undo()
     try:
         found = decoded(uploads, picture(), b"kill", picture(60), b"kill", picture(50))

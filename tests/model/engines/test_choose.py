@@ -8,30 +8,30 @@ from tiny_llava import write_tiny_llava
 from vision_server import VisionServer
 
 from vigc.jobs.generate.config import GenerateConfig
-from vigc.jobs.generate.model import choose_model
+from vigc.model.engines.choose import choose_model
 from vigc.model.weights.identity import Family
 from vigc.platform.records import ConfigError, ModelError, RunError
 
 
-def chosen(**settings):
-    return choose_model(GenerateConfig(images="photos", out="data", **settings))
+def chosen(*, on_gpu=False, **settings):
+    return choose_model(GenerateConfig(images="photos", out="data", **settings), on_gpu=on_gpu)
 
 
 def test_the_embedded_model_has_the_continuous_engine_and_its_own_prompts():
     found = chosen()
-    assert (found.identity.family, found.engine, found.endpoint) == (Family.INSTRUCTBLIP, "continuous", None)
+    assert (found.place.family, found.engine, found.endpoint) == (Family.INSTRUCTBLIP, "continuous", None)
     assert found.pack.name == "vigc-on-ray"
-    assert found.identity.image_form.side == 160
+    assert found.image_form.side == 160
 
 
 def test_an_address_is_an_endpoint_whose_model_is_found():
     with VisionServer() as server:
         found = chosen(model=f"{server.url}/", concurrency=7, patience=2)
-    assert (found.identity.name, found.engine) == ("tiny-vision", "endpoint")
+    assert (found.place.name, found.engine) == ("tiny-vision", "endpoint")
     assert (found.endpoint.url, found.endpoint.concurrency, found.endpoint.patience_s) == (server.url, 7, 120)
     assert found.pack.name == "vigc-on-ray-chat"
     assert found.endpoint.phrases == found.pack.chat
-    assert found.identity.image_form.max_pixels
+    assert found.image_form.max_pixels
 
 
 def test_an_endpoint_that_is_not_there_is_said_at_once():
@@ -44,10 +44,10 @@ def test_an_endpoint_that_is_not_there_is_said_at_once():
 def test_a_folder_of_another_family_has_a_server(tmp_path, monkeypatch):
     monkeypatch.setenv("VIGC_VLLM_PYTHON", str(tmp_path / "none"))
     found = chosen(model=str(write_tiny_llava(tmp_path / "llava")))
-    assert (found.identity.family, found.engine) == (Family.CHAT, "transformers")
+    assert (found.place.family, found.engine) == (Family.CHAT, "transformers")
     assert found.endpoint.model == str(tmp_path / "llava")
     assert "vLLM is for GPUs" in found.why
-    on_gpus = {"model": str(tmp_path / "llava"), "device": "cuda", "gpus_per_actor": 1}
+    on_gpus = {"model": str(tmp_path / "llava"), "on_gpu": True}
     found = chosen(**on_gpus)
     assert (found.engine, found.why) == (
         "transformers",
