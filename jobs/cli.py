@@ -25,7 +25,7 @@ from vigc.jobs.serve.command import SERVE
 from vigc.jobs.settings.command import Verb, add_verb
 from vigc.jobs.settings.shared import PrintsJson
 from vigc.jobs.submit.command import SUBMIT
-from vigc.jobs.terminal import FAULT, NOT_OK, WRONG_USE, help_end, print_json
+from vigc.jobs.terminal import FAULT, NOT_OK, WRONG_USE, help_end, interrupt_on_every_stop, print_json
 from vigc.jobs.train.command import FINETUNE, TRAIN
 from vigc.jobs.weights.command import WEIGHTS
 from vigc.platform.records import VigcError
@@ -124,6 +124,7 @@ ALL_VERBS |= {f"{name} {verb}": verb for name, (_, _, verbs) in GROUPS.items() f
 
 def main() -> None:
     """The script `vigc`."""
+    interrupt_on_every_stop()
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         app(arguments, prog_name="vigc")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,8 @@ NOT_OK, WRONG_USE, FAULT, BUDGET_SPENT, INTERRUPTED = 1, 2, 3, 4, 130
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 the data are not ok (verify found problems, no image gave a row, doctor misses something); "
-    "2 wrong use or input, said in one line; 3 a fault in vigc itself; 4 the budget is spent; 130 stopped with Ctrl-C."
+    "2 wrong use or input, said in one line; 3 a fault in vigc itself; 4 the budget is spent; 130 stopped (Ctrl-C, "
+    "SIGTERM, SIGHUP)."
 )
 
 JSON_HELP = "Print JSON for machines, and nothing else, on stdout."
@@ -35,6 +37,16 @@ def make_console(*, quiet: bool = False) -> Console:
 
 def print_json(content: Mapping[str, Any]) -> None:
     typer.echo(json.dumps(content, ensure_ascii=False, indent=2))
+
+
+def interrupt_on_every_stop() -> None:
+    """SIGTERM, which stops containers and spot machines, and SIGHUP of a closed terminal interrupt as Ctrl-C does.
+
+    Under nohup SIGHUP stays ignored.
+    """
+    for one in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(one) is signal.SIG_DFL:
+            signal.signal(one, signal.default_int_handler)
 
 
 class Counting:

@@ -59,7 +59,6 @@ def run_serve(
     cpus = (most + settings.gateways) * CPUS_PER_ACTOR
     os.environ.update({name: value for name, value in LEAN.items() if name not in os.environ})
     with (
-        _stop_signals(),
         tempfile.TemporaryDirectory(prefix="vigc-serve-") as folder,
         ray_session(Path(folder) / "ray.log", cpus, most * (settings.gpus_per_replica or 0)) as logs,
     ):
@@ -183,18 +182,13 @@ def _end(drain_s: float = 0) -> bool:
         finally:
             await serve.shutdown_async()  # type: ignore[no-untyped-call]
 
-    with _stop_signals(signal.SIG_IGN):
+    with _ignored(signal.SIGTERM, signal.SIGHUP):
         return asyncio.run(end())
 
 
 @contextmanager
-def _stop_signals(handler: Any = signal.default_int_handler) -> Iterator[None]:
-    """SIGTERM, which stops containers, and SIGHUP of a closed terminal interrupt as Ctrl-C does.
-
-    Under nohup SIGHUP stays ignored.
-    """
-    signals = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is not signal.SIG_IGN]
-    before = [signal.signal(one, handler) for one in signals]
+def _ignored(*signals: signal.Signals) -> Iterator[None]:
+    before = [signal.signal(one, signal.SIG_IGN) for one in signals]
     try:
         yield
     finally:

@@ -25,6 +25,7 @@ from vigc.platform.pipeline.progress import Counter
 STOP_POLL_S = 0.5
 MAX_INTERVAL_S = 10.0
 CHECK_S = 5.0
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stalled(Exception):
@@ -168,7 +169,8 @@ def heartbeat_of_run(
 ) -> Iterator[tuple[Heartbeat, threading.Event]]:
     """The heartbeat of this driver's run, and an event that says that a stop was asked for and nothing is under way.
 
-    The first Ctrl-C asks the stages to stop, a second is the usual KeyboardInterrupt. `counter.stop()` asks likewise.
+    The first Ctrl-C asks the stages to stop, a second is the usual KeyboardInterrupt. So do other signals that are
+    handled like Ctrl-C, and `counter.stop()` asks likewise.
     """
     import ray
 
@@ -197,20 +199,21 @@ def heartbeat_of_run(
 
     def ask(*_: object) -> None:
         counter.stop(is_interrupt=True)
-        signal.signal(signal.SIGINT, before)
+        handle(signal.default_int_handler)
+
+    def handle(handler: Any) -> None:
+        for one in interrupting:
+            signal.signal(one, handler)
 
     is_main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGINT) if is_main else None
-    is_usual = is_main and before is signal.default_int_handler
-    if is_usual:
-        signal.signal(signal.SIGINT, ask)
+    interrupting = [one for one in INTERRUPTS if is_main and signal.getsignal(one) is signal.default_int_handler]
+    handle(ask)
     thread = threading.Thread(target=watch, name="stop", daemon=True)
     thread.start()
     try:
         yield Heartbeat(actor, stall_timeout_s), is_drained
     finally:
-        if is_usual:
-            signal.signal(signal.SIGINT, before)
+        handle(signal.default_int_handler)
         over.set()
         thread.join()
 

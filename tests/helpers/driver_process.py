@@ -11,6 +11,7 @@ import sys
 from datasets import REQUEST
 from fake_workers import FakeWorker
 
+from vigc.jobs.terminal import interrupt_on_every_stop
 from vigc.platform.dataset.store import Store
 from vigc.platform.pipeline.run import Graph, Progress, run
 from vigc.platform.records import VigcError
@@ -22,6 +23,7 @@ def report(progress: Progress) -> None:
 
 
 if __name__ == "__main__":
+    interrupt_on_every_stop()
     images, out, delay_s, *rest = sys.argv[1:]
     least, most = 1, 1
     gate = None

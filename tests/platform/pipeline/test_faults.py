@@ -198,10 +198,12 @@ def test_a_node_is_killed_half_way_and_the_run_goes_on_by_itself(undisturbed, pl
 
 @pytest.mark.slow
 @on_disk_first
-def test_ctrl_c_finishes_what_is_under_way_and_drops_the_rest(undisturbed, place):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["ctrl_c", "sigterm"])
+def test_a_stop_finishes_what_is_under_way_and_drops_the_rest(undisturbed, place, how):
     driver = start(*place)
     wait_for(driver, 1)
-    os.killpg(driver.pid, signal.SIGINT)
+    # A terminal sends Ctrl-C to all; containers, spot machines and `timeout` end the command itself.
+    (os.killpg if how is signal.SIGINT else os.kill)(driver.pid, how)
     said, complaints = driver.communicate(timeout=WAIT_S)
     assert (driver.returncode, complaints) == (130, ""), said
     assert "stopping" in said
