@@ -23,7 +23,7 @@ from vigc.platform.schema import to_dict
 from vigc.serve.conversations import ConversationService, GrowingAnswer
 from vigc.serve.errors import ApiError
 from vigc.serve.images import RequestImage
-from vigc.serve.messages import Counted, ReplicaEvent, ReplicaTask, Started
+from vigc.serve.messages import Counted, KindEvent, ReplicaEvent, ReplicaTask, Started
 from vigc.serve.schema.openai import ChatRequest, VigcCompletion
 
 Events = AsyncGenerator[ReplicaEvent, None]
@@ -76,7 +76,7 @@ class ChatService:
                 num_prompt_tokens = message.num_prompt_tokens or 0
             elif isinstance(message, Counted):
                 counted = message.usage
-            elif isinstance(message.event, Conversation):
+            elif isinstance(message, KindEvent) and isinstance(message.event, Conversation):
                 conversation = _answered(message.event)
         if conversation is None:
             raise ValueError("a conversation that never ended")
@@ -124,10 +124,10 @@ class ChatService:
                 yield chunk(delta(role="assistant", content=""))
             elif isinstance(message, Counted):
                 usage = message.usage
-            elif isinstance(message.event, CorrectionStep):
+            elif isinstance(message, KindEvent) and isinstance(message.event, CorrectionStep):
                 if new := answer.add(message.event):
                     yield chunk(delta(content=new))
-            elif isinstance(message.event, Conversation):
+            elif isinstance(message, KindEvent) and isinstance(message.event, Conversation):
                 conversation = _answered(message.event)
                 usage = replace(usage, num_completion=conversation.num_tokens)
                 if rest := _content(conversation)[len(answer.text) :]:

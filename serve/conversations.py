@@ -32,7 +32,7 @@ from vigc.platform.records import (
 from vigc.platform.schema import to_dict
 from vigc.serve.errors import wrong
 from vigc.serve.images import RequestImage
-from vigc.serve.messages import Ask, Counted, ReplicaTask, Started
+from vigc.serve.messages import Ask, Counted, KindEvent, ReplicaTask, Started
 from vigc.serve.schema.vigc import DecodingOptions, VigcOptions
 from vigc.serve.settings import ServeSettings
 from vigc.serve.validation import obstacle
@@ -125,6 +125,7 @@ class ConversationService:
                 continue
             if isinstance(message, Counted):
                 usage = message.usage
+            if not isinstance(message, KindEvent):
                 continue
             kind = message.kind
             match message.event:

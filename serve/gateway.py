@@ -38,6 +38,7 @@ from vigc.serve.errors import RESPONSES, ApiError, as_response, internal, invali
 from vigc.serve.images import ImageLoader
 from vigc.serve.metrics import scrape
 from vigc.serve.middleware import media_type
+from vigc.serve.prompted import PromptService
 from vigc.serve.samples import samples
 from vigc.serve.schema.openai import ChatRequest, VigcCompletion, VigcModel, VigcModels
 from vigc.serve.schema.vigc import VigcForm, VigcRequest, VigcRow
@@ -77,9 +78,10 @@ def make_app(
         app.add_exception_handler(error, as_response)
     _add_page(app, conversations.settings.samples)
     _add_state(app, ready)
-    _add_models(app, conversations, weights)
+    prompts = PromptService(conversations)
+    _add_models(app, conversations, prompts, weights)
     _add_vigc(app, conversations, images)
-    _add_chat(app, ChatService(conversations, conversations.chosen.place.name), images)
+    _add_chat(app, ChatService(conversations, conversations.chosen.place.name), prompts, images)
     return app
 
 
@@ -127,7 +129,9 @@ def _add_state(app: FastAPI, ready: Callable[[], Awaitable[dict[str, Any]]]) -> 
         return PlainTextResponse(await scrape(), media_type="text/plain; version=0.0.4")
 
 
-def _add_models(app: FastAPI, conversations: ConversationService, weights: Callable[[], str | None]) -> None:
+def _add_models(
+    app: FastAPI, conversations: ConversationService, prompts: PromptService, weights: Callable[[], str | None]
+) -> None:
     created = int(time.time())
     settings, pack, objects = conversations.settings, conversations.pack, conversations.objects
     chosen, name = conversations.chosen, conversations.chosen.place.name
@@ -155,14 +159,27 @@ def _add_models(app: FastAPI, conversations: ConversationService, weights: Calla
         }
         return VigcModel(id=name, created=created, object="model", owned_by="vigc", vigc=about)
 
+    def itself() -> VigcModel:
+        about = {
+            "weights": weights(),
+            "rereads_image": True,
+            "image_size": chosen.image_form.side,
+            "prompts": {"name": pack.name, "hash": pack.hash},
+            "engine": chosen.engine,
+            "vigc": vigc.__version__,
+        }
+        return VigcModel(id=prompts.model, created=created, object="model", owned_by="vigc", vigc=about)
+
     @app.get("/v1/models")
     async def list_models() -> VigcModels:
-        """The model, as OpenAI lists models."""
-        return VigcModels(object="list", data=[entry()])
+        """The model whose answers are corrected, and the model itself, as OpenAI lists models."""
+        return VigcModels(object="list", data=[entry(), *([itself()] if prompts.is_there else [])])
 
     @app.get("/v1/models/{model_id:path}")
     async def get_model(model_id: str) -> VigcModel:
         """The model, and under `vigc` what it can be asked."""
+        if model_id == prompts.model and prompts.is_there:
+            return itself()
         if model_id != name:
             raise ApiError(404, f"The model {model_id!r} is not here.", param="model", code="model_not_found")
         return entry()
@@ -254,7 +271,7 @@ def _add_vigc(app: FastAPI, conversations: ConversationService, images: ImageLoa
         return await answer(http, request)
 
 
-def _add_chat(app: FastAPI, chat: ChatService, images: ImageLoader) -> None:
+def _add_chat(app: FastAPI, chat: ChatService, prompts: PromptService, images: ImageLoader) -> None:
     @app.post(
         "/v1/chat/completions",
         response_model=VigcCompletion,
@@ -266,6 +283,13 @@ def _add_chat(app: FastAPI, chat: ChatService, images: ImageLoader) -> None:
 
         With `stream: true` the answer is chunks as server-sent events, one for each sentence, and last [DONE].
         """
+        if request.model == prompts.model and prompts.is_there:
+            asked = prompts.check(request)
+            image = await images.load(request.image())
+            image.check()
+            http.state.log = {"image_id": image.decoded.sha256}
+            events = prompts.events(asked, image, logprobs=bool(request.logprobs))
+            return JSONResponse(await prompts.completion(events, http.state.request_id))
         policy = chat.check(request)
         image = await images.load(request.image())
         image.check()

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from vigc.model.completion import Completion, Request
 from vigc.model.conversation.image import ConversationEvent
 from vigc.model.conversation.policy import Policy
 from vigc.platform.records import Kind, TokenUsage
@@ -23,6 +24,15 @@ class ReplicaTask:
     question: str | None
     max_tokens: int | None
     wants_steps: bool  # False: each kind sends only its Conversation, which costs less
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTask:
+    """One image, and a prompt about it that the model itself answers."""
+
+    pixels: bytes  # in the engine's `image_form`
+    request: Request
+    words: tuple[str, ...]  # whose log-probability as the answer is wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +57,15 @@ class Counted:
     usage: TokenUsage
 
 
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The answers to a prompt."""
+
+    completions: list[Completion]
+    scores: list[float]  # of the task's words, nats
+    num_prompt_tokens: int
+
+
 class Fault(StrEnum):
     """Why there is no answer."""
 
@@ -65,5 +84,5 @@ class Failure:
     fault: Fault
 
 
-ReplicaEvent = Started | KindEvent | Counted
-Ask = Callable[[ReplicaTask], AsyncGenerator[ReplicaEvent, None]]  # raises ApiError
+ReplicaEvent = Started | KindEvent | Counted | Completed
+Ask = Callable[[ReplicaTask | PromptTask], AsyncGenerator[ReplicaEvent, None]]  # raises ApiError

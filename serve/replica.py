@@ -16,7 +16,17 @@ from vigc.model.engines.choose import ChosenModel
 from vigc.model.engines.start import start_engine
 from vigc.platform.quality.mentions import ObjectFinder
 from vigc.platform.records import ConfigError, Conversation, Kind, TokenUsage
-from vigc.serve.messages import Counted, Failure, Fault, KindEvent, ReplicaEvent, ReplicaTask, Started
+from vigc.serve.messages import (
+    Completed,
+    Counted,
+    Failure,
+    Fault,
+    KindEvent,
+    PromptTask,
+    ReplicaEvent,
+    ReplicaTask,
+    Started,
+)
 from vigc.serve.settings import ServeSettings
 from vigc.serve.validation import find_objects
 
@@ -38,9 +48,15 @@ class EngineReplica:
         self._lost: str | None = None
         self._gauging: asyncio.Task[None] | None = None
 
-    async def converse(self, task: ReplicaTask) -> AsyncIterator[ReplicaEvent | Failure]:
+    async def converse(self, task: ReplicaTask | PromptTask) -> AsyncIterator[ReplicaEvent | Failure]:
         """The events of the task's conversations as they come. Leaving the iterator early frees the slots."""
         self._gauge()
+        if isinstance(task, PromptTask):
+            try:
+                yield await self._completed(task)
+            except Exception as failed:  # noqa: BLE001  whatever it is, it is the answer
+                yield self._failure(failed)
+            return
         settings = ConversationSettings(
             self._pack,
             task.policy,
@@ -65,8 +81,8 @@ class EngineReplica:
         try:
             while (event := await events.get()) is not None:
                 yield event
-            if (failure := self._failure(work)) is not None:
-                yield failure
+            if (error := work.exception()) is not None:
+                yield self._failure(error)
         finally:
             work.cancel()
 
@@ -83,13 +99,18 @@ class EngineReplica:
         """Ends the engine; requests under way fail."""
         self._engine.close()
 
-    def _failure(self, work: asyncio.Task[object]) -> Failure | None:
+    async def _completed(self, task: PromptTask) -> Completed:
+        asked = task.request
+        async with self._engine.image(task.pixels) as image:
+            found = await self._engine.candidates(image, asked)
+            scored = [await self._engine.score(image, asked.prompt, f" {word}") for word in task.words]
+        scores = [sum(token.logprob for token in tokens) for tokens in scored]
+        return Completed(found, scores, self._engine.num_prompt_tokens(asked.prompt + asked.prefix) or 0)
+
+    def _failure(self, error: BaseException) -> Failure:
         from vigc.model.engines.endpoint.client import ServerRefuses, ServerSilent
         from vigc.model.engines.interface import EngineLost
 
-        error = work.exception()
-        if error is None:
-            return None
         if isinstance(error, ServerRefuses | ServerSilent):
             log.error("%s", error)
             return Failure(error.said, Fault.REFUSED if isinstance(error, ServerRefuses) else Fault.SILENT)

@@ -16,7 +16,7 @@ from typing import Any
 
 from vigc.platform.records import Conversation, CorrectionStep, Kind
 from vigc.serve.errors import ApiError, internal, overloaded, refused, unavailable, wrong
-from vigc.serve.messages import Failure, Fault, KindEvent, ReplicaEvent, ReplicaTask
+from vigc.serve.messages import Completed, Failure, Fault, KindEvent, PromptTask, ReplicaEvent, ReplicaTask
 from vigc.serve.metrics import Metrics
 
 MAX_DEATHS = 2  # of replicas, for one request
@@ -36,7 +36,7 @@ class ReplicaClient:
     def __init__(self, method: Any, timeout_s: float, metrics: Metrics) -> None:
         self._method, self._timeout_s, self._metrics = method, timeout_s, metrics
 
-    async def __call__(self, task: ReplicaTask) -> AsyncGenerator[ReplicaEvent, None]:
+    async def __call__(self, task: ReplicaTask | PromptTask) -> AsyncGenerator[ReplicaEvent, None]:
         """
         Raises:
             ApiError: no replica can take the task or finish it, or the engine refuses it.
@@ -53,7 +53,7 @@ class ReplicaClient:
                 yield message
         self._metrics.answered(time.monotonic() - began, num_tokens)
 
-    async def _events(self, task: ReplicaTask) -> AsyncGenerator[ReplicaEvent, None]:
+    async def _events(self, task: ReplicaTask | PromptTask) -> AsyncGenerator[ReplicaEvent, None]:
         from ray.exceptions import RayActorError
         from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
@@ -145,6 +145,8 @@ def _words(event: ReplicaEvent) -> object:
             return kind, step.text, step.kept
         case KindEvent(kind, Conversation() as spoken):
             return kind, spoken.vig_answer, spoken.answer
+        case Completed(completions):
+            return [one.text for one in completions]
         case KindEvent():
             return event
         case _:

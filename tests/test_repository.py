@@ -71,7 +71,7 @@ ROOMS = {
     ),
     "serve": (
         "errors metrics settings messages validation middleware jsonl web replica_client images replica samples schema "
-        "conversations chat gateway app"
+        "conversations chat prompted gateway app"
     ),
 }
 

@@ -105,7 +105,7 @@ def choose_model(flags: ModelFlags, *, on_gpu: bool, earlier_runs: Sequence[Mapp
     is_chat = place.family is Family.CHAT
     pack = load_pack(flags.prompts or (CHAT if is_chat else None))
     engine, why = _engine_for(flags, place, on_gpu)
-    if not is_chat:
+    if not is_chat and engine != "endpoint":
         return ChosenModel(place, pack, engine, why, None)
     endpoint = EndpointSettings(
         url=place.location if engine == "endpoint" else "",
@@ -115,6 +115,7 @@ def choose_model(flags: ModelFlags, *, on_gpu: bool, earlier_runs: Sequence[Mapp
         key=read_key(flags.api_key_env or "") or "",
         # It generates one answer after the other, and a seed is the whole server's.
         concurrency=flags.concurrency or (1 if engine == "transformers" else None),
+        image_side=None if is_chat else place.image_size,
         patience_s=flags.patience_s,
         phrases=pack.chat,
     )
@@ -124,9 +125,11 @@ def choose_model(flags: ModelFlags, *, on_gpu: bool, earlier_runs: Sequence[Mapp
 def image_form(image_size: int, endpoint: EndpointSettings | None) -> ImageForm:
     """
     Args:
-        image_size: of a model that runs here.
+        image_size: of a model whose images are squares.
     """
-    return ImageForm(side=image_size) if endpoint is None else ImageForm(max_pixels=endpoint.max_pixels)
+    if endpoint is None or endpoint.image_side is not None:
+        return ImageForm(side=image_size)
+    return ImageForm(max_pixels=endpoint.max_pixels)
 
 
 def with_abilities(endpoint: EndpointSettings) -> EndpointSettings:
@@ -171,7 +174,7 @@ def _engine_for(flags: ModelFlags, place: ModelPlace, on_gpu: bool) -> tuple[str
 
 def _at_endpoint(flags: ModelFlags, earlier_runs: Sequence[Mapping[str, Any]]) -> ModelPlace:
     """What the server says; where it gives no answer, what it said at an earlier run, which then waits for it."""
-    from vigc.model.engines.endpoint.abilities import find_model
+    from vigc.model.engines.endpoint.abilities import find_model, rereading
     from vigc.model.engines.endpoint.client import Client
 
     if flags.engine not in ("auto", "endpoint"):
@@ -189,10 +192,18 @@ def _at_endpoint(flags: ModelFlags, earlier_runs: Sequence[Mapping[str, Any]]) -
 
     try:
         name, about = asyncio.run(find())
-        server = str(about.get("owned_by") or "")
     except RunError:
         known = [run["server"] for run in earlier_runs if run.get("server") and run["server"]["url"] == url]
-        if not known or settings.model not in ("", known[-1]["model"]):
+        if not known or settings.model not in ("", known[-1]["model"]) or known[-1].get("rereads"):
             raise
-        name, server = known[-1]["model"], known[-1]["server"]
-    return ModelPlace(name, url, Family.CHAT, 0, 0, server=server)
+        name, about = known[-1]["model"], {"owned_by": known[-1]["server"]}
+    server = str(about.get("owned_by") or "")
+    told = rereading(about)
+    if told is None:
+        return ModelPlace(name, url, Family.CHAT, 0, 0, server=server)
+    if flags.prompts is None and told["prompts"]["hash"] != load_pack().hash:
+        raise ConfigError(
+            f"{url} serves {name} with the prompt pack {told['prompts']['name']!r}, which is not the one here. "
+            "Pass the same file with --prompts."
+        )
+    return ModelPlace(name, url, Family.INSTRUCTBLIP, int(told["image_size"]), 0, server=server)

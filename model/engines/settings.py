@@ -32,6 +32,7 @@ class Abilities:
     seed: bool = False  # sampling follows it
     schema: bool = False  # answers in the form of a JSON schema
     usage: bool = False  # says how many tokens each request took
+    rereads: bool = False  # the image, with each continuation: `vigc serve` around a model with a Q-Former
     is_deterministic: bool = False  # the same greedy request had the same answer twice
     context_length: int | None = None  # tokens, where it says so
     max_pixels: int | None = None  # the largest image that it took, of those that were tried; None: not tried
@@ -39,6 +40,7 @@ class Abilities:
     def lines(self) -> list[tuple[str, str]]:
         """For people: what, and whether or what instead."""
         return [
+            *([("reads the image", "anew at each step, as an engine here")] if self.rereads else []),
             ("log-probabilities", "yes" if self.logprobs else "no: yes-or-no questions are read by their words"),
             ("JSON schema", "yes" if self.schema else "no"),
             ("continues a begun answer", "yes" if self.continues else "no: asked to go on in a new turn"),
@@ -64,6 +66,7 @@ class EndpointSettings:
     key: str = field(default="", repr=False)  # read there, for processes of other environments; written nowhere
     concurrency: int | None = None  # requests under way; None: it is found while the run goes on
     max_pixels: int = MAX_PIXELS  # of an image; larger ones are made smaller before they are sent
+    image_side: int | None = None  # of the square of pixels that a server wants which rereads it; None: it does not
     patience_s: float = PATIENCE_S  # how long a server that does not answer is waited for
     timeout_s: float = TIMEOUT_S  # for one request
     phrases: ChatPhrases = field(default_factory=ChatPhrases)  # how it is told to go on and what to leave out

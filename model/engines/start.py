@@ -21,9 +21,12 @@ def start_engine(settings: EngineSettings) -> Engine:
     """The engine that the settings name. Raises as `start_network_engine`, or as `EndpointEngine`."""
     if settings.engine == "endpoint":
         from vigc.model.engines.endpoint.engine import EndpointEngine
+        from vigc.model.engines.endpoint.rereading import RereadingEngine
 
         if settings.endpoint is None:
             raise ConfigError("The endpoint engine needs an endpoint.")
+        if settings.endpoint.image_side is not None:
+            return RereadingEngine(settings.endpoint, num_slots=settings.num_slots)
         return EndpointEngine(settings.endpoint, num_slots=settings.num_slots)
     if settings.endpoint is not None:
         return _start_server(settings, settings.endpoint)

@@ -78,7 +78,7 @@ def test_events_come_while_the_model_speaks(served, uri):
 
 
 def test_the_openai_client_lists_the_model(asking):
-    (model,) = asking.models.list().data
+    model, _ = asking.models.list().data
     assert (model.id, model.object) == ("embedded", "model")
     assert asking.models.retrieve("embedded").vigc["image_size"] == 160
 

@@ -66,12 +66,19 @@ async def find_model(client: Client, settings: EndpointSettings) -> tuple[str, d
     models = {str(one["id"]): one for one in listed or () if isinstance(one, dict) and "id" in one}
     if settings.model:
         return settings.model, models.get(settings.model, {})
-    if len(models) == 1:
-        ((name, about),) = models.items()
+    itself = {name: about for name, about in models.items() if rereading(about) is not None}
+    if len(models) == 1 or len(itself) == 1:  # of the models of `vigc serve`, the one that VIC does not correct already
+        ((name, about),) = (itself or models).items()
         return name, about
     if not models:
         raise ConfigError(f"{settings.url} lists no models. Name one with --endpoint-model.")
     raise ConfigError(f"{settings.url} has several models: {', '.join(models)}. Name one with --endpoint-model.")
+
+
+def rereading(about: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What `vigc serve` says of a model that rereads the image with each continuation; None: it is none."""
+    told = about.get("vigc")
+    return told if isinstance(told, dict) and told.get("rereads_image") is True else None
 
 
 async def find_abilities(client: Client, model: str, about: dict[str, Any], settings: EndpointSettings) -> Abilities:
@@ -109,6 +116,7 @@ async def find_abilities(client: Client, model: str, about: dict[str, Any], sett
         candidates=candidates,
         seed=seed,
         usage=usage_of(answer).num_prompt > 0,
+        rereads=rereading(about) is not None,
         is_deterministic=again is not None and speech_of(again).text == first.text,
         context_length=length if isinstance(length, int) else None,
         max_pixels=await _largest_image(client, model, settings.max_pixels),

@@ -134,7 +134,7 @@ class EndpointEngine(Engine):
 
     async def candidates(self, image: Any, request: Request) -> list[Completion]:
         self.check(request)
-        handle = _seen(image)
+        handle = seen(image)
         self._num_under_way += request.n
         try:
             if request.n == 1:
@@ -150,7 +150,7 @@ class EndpointEngine(Engine):
         """Of a one-word answer to a yes-or-no question only: half of the log-odds, with the sign that the word has in
         them, so that the difference of both words is the log-odds.
         """
-        handle = _seen(image)
+        handle = seen(image)
         word = text.strip().lower()
         if word not in ("yes", "no"):
             raise ConfigError(
@@ -162,7 +162,7 @@ class EndpointEngine(Engine):
         return [ScoredToken(len(text), odds / 2 if word == "yes" else -odds / 2)]
 
     def usage(self, image: Any) -> TokenUsage | None:
-        return _seen(image).usage
+        return seen(image).usage
 
     def check(self, request: Request) -> None:
         super().check(request)
@@ -277,7 +277,8 @@ class EndpointEngine(Engine):
         return 0.0  # neither yes nor no: it neither stands by the object nor denies it
 
 
-def _seen(image: Any) -> EndpointImage:
+def seen(image: Any) -> EndpointImage:
+    """Raises ConfigError: the image without an image."""
     if isinstance(image, Blank):
         raise ConfigError("An endpoint has no blank image. Measure grounding with --grounding asked.")
     assert isinstance(image, EndpointImage)
