@@ -104,8 +104,8 @@ async def _bare_rate(plan: Plan, pass_: Pass, num_under_way: int) -> float:
     import aiohttp
 
     endpoint = plan.engine.endpoint
-    if endpoint is None:
-        raise ConfigError("--model must be the address of an endpoint.")
+    if endpoint is None or endpoint.image_side is not None:
+        raise ConfigError("--model must be the address of an endpoint whose model is asked for whole answers.")
     blocks = [Block(shard, number) for shard, numbers in pass_.ledger().remaining() for number in numbers]
     records = (read_block(pass_.folder, pass_.layout, block) for block in blocks)
     tables = [encode_batch(some, plan.image_side, MAX_PIXELS) for some in records]

@@ -248,12 +248,12 @@ def _ask(
     items: list[Item],
     on_progress: OnProgress | None,
 ) -> None:
-    from vigc.jobs.evaluate.worker import EvaluateSettings, EvaluateWorker
+    from vigc.jobs.evaluate.endpoint import endpoint_settings
+    from vigc.jobs.evaluate.worker import LONG_TOKENS, SHORT_TOKENS, EvaluateSettings, EvaluateWorker
     from vigc.model.conversation.policy import make_policy
     from vigc.model.engines.settings import EngineSettings
     from vigc.model.prompts import load_pack
     from vigc.model.weights.identity import identify
-    from vigc.platform.evaluation.endpoint import ChatEndpoint
     from vigc.platform.evaluation.images import whole_images
     from vigc.platform.images.decode import decode_batch
     from vigc.platform.pipeline import run as pipeline
@@ -264,11 +264,11 @@ def _ask(
         model, image_size = found.location, found.image_size
     elif kind == "transformers":
         model = str(Path(config.model).expanduser().absolute())
-    endpoint = None
+    endpoint, max_tokens = None, config.max_tokens
     if kind == "endpoint":
         is_long = any(item.style in (AnswerStyle.DETAIL, AnswerStyle.REASONING) for item in items)
-        limit = config.max_tokens or (1024 if is_long else 512)
-        endpoint = ChatEndpoint(config.model, str(config.endpoint_model), limit)
+        max_tokens = max_tokens or (LONG_TOKENS if is_long else SHORT_TOKENS)
+        endpoint = endpoint_settings(config.model, str(config.endpoint_model), concurrency=config.slots)
     settings = EvaluateSettings(
         folder=folder,
         engine=EngineSettings(
@@ -282,7 +282,7 @@ def _ask(
         pack=load_pack(config.prompts),
         policy=make_policy(config.policy),
         template=config.template,
-        max_tokens=config.max_tokens,
+        max_tokens=max_tokens,
         endpoint=endpoint,
     )
     pass_.add_run({"versions": versions(), "git_commit": git_commit(), "device": hardware.device})
@@ -303,7 +303,7 @@ def _judge(
     folder: Folder, answered: Answered, rules: Any, options: dict[str, Any], config: JudgeConfig
 ) -> tuple[str, dict[str, str]]:
     """The judge's name, and its replies by case; none where nothing has to be judged, or MMBench has no judge."""
-    from vigc.platform.evaluation.endpoint import ChatEndpoint, Endpoint
+    from vigc.jobs.evaluate.endpoint import Endpoint, endpoint_settings
     from vigc.platform.evaluation.folder import JUDGEMENTS_FILE
     from vigc.platform.evaluation.judging import Judgements
 
@@ -324,7 +324,7 @@ def _judge(
         cases = rules.cases(answered, options)
         if config.url is None:
             return await judgements.of(cases, None)
-        endpoint = Endpoint(ChatEndpoint(config.url, name, max_tokens=1024, temperature=0.2))
+        endpoint = Endpoint(endpoint_settings(config.url, name), max_tokens=1024, temperature=0.2)
         try:
             return await judgements.of(cases, endpoint.ask)
         finally:

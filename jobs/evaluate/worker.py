@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vigc.jobs.evaluate.endpoint import Declined, Endpoint
 from vigc.jobs.row_worker import ImageResult, RowWorker
 from vigc.model.conversation.policy import Policy
-from vigc.model.engines.settings import EngineSettings
+from vigc.model.engines.settings import EndpointSettings, EngineSettings
 from vigc.model.prompts import PromptPack
-from vigc.platform.evaluation.endpoint import ChatEndpoint, Declined, Endpoint
 from vigc.platform.evaluation.items import Item, Reply
 from vigc.platform.records import AnswerStyle
 from vigc.platform.storage import Folder
@@ -20,6 +20,7 @@ from vigc.platform.storage import Folder
 if TYPE_CHECKING:
     from vigc.model.answering import Answerer
 
+SHORT_TOKENS, LONG_TOKENS = 512, 1024  # of an endpoint's answer, where nobody says
 _ENDPOINT_TEMPLATES = {
     AnswerStyle.SHORT: "{question}\nAnswer with one word or a short phrase.",
     AnswerStyle.YES_NO: "{question}\nAnswer yes or no.",
@@ -36,8 +37,8 @@ class EvaluateSettings:
     pack: PromptPack
     policy: Policy
     template: str | None
-    max_tokens: int | None
-    endpoint: ChatEndpoint | None
+    max_tokens: int | None  # of an answer; given where there is an endpoint
+    endpoint: EndpointSettings | None
 
 
 class EvaluateWorker(RowWorker):
@@ -76,9 +77,8 @@ class EndpointAnswerer:
 
     can_rank = False
 
-    def __init__(self, endpoint: Endpoint, num_at_once: int, template: str | None) -> None:
+    def __init__(self, endpoint: Endpoint, template: str | None) -> None:
         self._endpoint, self._template = endpoint, template
-        self._door = asyncio.Semaphore(num_at_once)
 
     @asynccontextmanager
     async def image(self, image: bytes) -> AsyncIterator[bytes]:
@@ -88,8 +88,7 @@ class EndpointAnswerer:
         from vigc.model.answering import fill
 
         prompt = fill(self._template, question, _ENDPOINT_TEMPLATES.get(AnswerStyle(style), "{question}"))
-        async with self._door:
-            return (await self._endpoint.ask(prompt, image)).strip(), prompt
+        return (await self._endpoint.ask(prompt, image)).strip(), prompt
 
     async def rank(self, image: bytes, question: str, candidates: list[str]) -> tuple[list[float], str]:
         raise NotImplementedError("an endpoint gives no probabilities of texts")
@@ -104,7 +103,8 @@ def start_answerer(settings: EvaluateSettings) -> Answerer:
         ConfigError, ModelError: the model cannot be used.
     """
     if settings.endpoint is not None:
-        return EndpointAnswerer(Endpoint(settings.endpoint), settings.engine.most_slots, settings.template)
+        endpoint = Endpoint(settings.endpoint, max_tokens=settings.max_tokens or SHORT_TOKENS)
+        return EndpointAnswerer(endpoint, settings.template)
     if settings.engine.engine == "transformers":
         from vigc.model.answering.image_text import ImageTextAnswerer
 

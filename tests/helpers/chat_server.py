@@ -19,6 +19,7 @@ def echo(request: dict[str, Any]) -> str:
 class ChatServer:
     def __init__(self, reply: Callable[[dict[str, Any]], str] = echo) -> None:
         self.requests: list[dict[str, Any]] = []
+        self.authorizations: list[str | None] = []
         self.failures: list[int] = []  # statuses of the next answers
         outer = self
 
@@ -26,6 +27,7 @@ class ChatServer:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 outer.requests.append(body)
+                outer.authorizations.append(self.headers["Authorization"])
                 status = outer.failures.pop(0) if outer.failures else 200
                 message = {"role": "assistant", "content": reply(body)}
                 choice = {"index": 0, "finish_reason": "stop", "message": message}
