@@ -9,7 +9,6 @@ of the run, and what is told goes to both.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import queue
 import threading
@@ -87,8 +86,7 @@ class Tracking:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(_TIMEOUT_S))
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # a folder does, too, where it is asked for
-        for logs in ("mlflow", "alembic"):  # how a database is made is nobody's concern
-            logging.getLogger(logs).setLevel(logging.WARNING)
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # how a database is made is nobody's concern
         if not is_installed():
             raise ConfigError("MLflow is not installed; `pip install 'vigc[track]'` brings its client.")
         self._uri, self._experiment, self._name, self._folder = uri, experiment, name, folder

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -205,3 +207,16 @@ def test_a_server_that_answers_nonsense_is_a_trouble_like_any_other(tmp_path: Pa
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_mlflow_says_nothing_of_how_it_makes_its_database(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from vigc.platform.storage import open_folder\n"
+        "from vigc.platform.tracking import Tracking\n"
+        "out = Path(sys.argv[1])\n"
+        "with Tracking(f'sqlite:///{out}/m.db', experiment='x', name='y', folder=open_folder(out), params={}) as run:\n"
+        "    run.metrics(1, {'a': 1.0})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "m.db").exists()
