@@ -7,14 +7,16 @@ import io
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import openai
 import pytest
+from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
 from PIL import Image
 from vision_server import VisionServer, sentences_about, words_of
 
 from vigc.model.completion import Request, RequestFailed
 from vigc.model.conversation.image import ConversationSettings, hold_conversations
 from vigc.model.conversation.policy import make_policy
-from vigc.model.engines.endpoint.abilities import find_abilities, find_model
+from vigc.model.engines.endpoint.abilities import CONTINUE, find_abilities, find_model
 from vigc.model.engines.endpoint.address import clean_url
 from vigc.model.engines.endpoint.client import Client
 from vigc.model.engines.endpoint.engine import EndpointEngine
@@ -298,3 +300,31 @@ def test_a_cancelled_wait_gives_its_place_back() -> None:
             await asyncio.sleep(0)
 
     asyncio.run(run())
+
+
+def test_requests_are_those_that_openais_own_client_sends() -> None:
+    """Beside OpenAI's fields there are only those that open servers take for going on with a begun answer."""
+
+    async def everything(engine: EndpointEngine) -> None:
+        async with engine.image(picture()) as image:
+            await engine.complete(image, Request("", "Describe.", max_tokens=7))
+            await engine.complete(image, Request("", "Describe.", " There", max_tokens=7, temperature=0.7))
+            await engine.candidates(image, Request("", "Describe.", n=2, temperature=1.0))
+            await engine.score(image, "Is there a box?", "yes")
+
+    with VisionServer() as server:
+        with_engine(everything, server)
+        sent = list(server.bodies)
+        client = openai.OpenAI(base_url=server.url, api_key="none", max_retries=0)
+        fields = CompletionCreateParamsNonStreaming.__annotations__
+        for body in sent:
+            known = {
+                name: value
+                for name, value in body.items()
+                if name in CompletionCreateParamsNonStreaming.__annotations__
+            }
+            others = {name: value for name, value in body.items() if name not in known}
+            assert set(others) <= set(CONTINUE)
+            client.chat.completions.create(**known, extra_body=others)
+    assert server.bodies[len(sent) :] == sent
+    assert len(sent) > 12
