@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import uvicorn
+from ports import free_port
 from starlette.testclient import TestClient
+from waiting import wait_until
 
 from vigc.serve.app import with_middleware
 from vigc.serve.conversations import ConversationService
@@ -65,6 +69,20 @@ class LocalService:
 
     async def _ready(self) -> dict[str, Any]:
         return {"slots": 1}
+
+    @contextmanager
+    def listening(self) -> Iterator[str]:
+        """At a port of this machine; gives the address. On the event loop of the client, to which its parts belong."""
+        config = uvicorn.Config(self.with_middleware, "127.0.0.1", free_port(), log_level="error", lifespan="off")
+        server = uvicorn.Server(config)
+        assert self.client.portal is not None
+        serving = self.client.portal.start_task_soon(server.serve)
+        try:
+            wait_until(lambda: server.started)
+            yield f"http://127.0.0.1:{config.port}/v1"
+        finally:
+            server.should_exit = True
+            serving.result()
 
     def close(self) -> None:
         self.client.__exit__()

@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import threading
-from contextlib import contextmanager
+import json
+from concurrent.futures import ThreadPoolExecutor
+from urllib.request import Request, urlopen
 
 import pytest
-import uvicorn
 from local_service import LocalService, data_uri
-from ports import free_port
-from waiting import wait_until
+from waiting import WAIT_S
 
 from vigc.jobs.scenes import make_scenes
 from vigc.model.prompts import DEFAULT, load_pack
 from vigc.platform.dataset.store import Store
 from vigc.serve.samples import samples
 from vigc.serve.settings import ServeSettings
-
-
-@contextmanager
-def listening(app):
-    """At a port of this machine; gives its address."""
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=free_port(), log_level="error", lifespan="off"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        wait_until(lambda: server.started)
-        yield f"http://127.0.0.1:{server.config.port}/v1"
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +57,7 @@ def test_rows_by_endpoint_are_rows_by_engine_word_for_word(service, scenes, vigc
     images = ("generate", scenes / "images", "--annotations", scenes / "annotations.json")
     by_engine = vigc_joined(*images, "--out", tmp_path / "engine", *options)
     assert by_engine.code == 0, by_engine.err
-    with listening(service.with_middleware) as url:
+    with service.listening() as url:
         by_endpoint = vigc_joined(*images, "--out", tmp_path / "endpoint", "--model", url, *options)
         assert by_endpoint.code == 0, by_endpoint.err
     assert "anew at each step" in by_endpoint.out
@@ -82,6 +67,21 @@ def test_rows_by_endpoint_are_rows_by_engine_word_for_word(service, scenes, vigc
     assert found == expected
     assert sum(len(spoken["steps"]) for row in found.values() for spoken in row["conversations"]) > 9
     assert measured_there == pytest.approx(measured, abs=1e-3)
+
+
+def test_a_service_answers_many_at_once_whenever_it_listens(service):
+    image = {"type": "image_url", "image_url": {"url": data_uri(samples()["scene-2"].jpeg)}}
+    turn = {"role": "user", "content": [image, {"type": "text", "text": "Describe."}]}
+    body = json.dumps({"model": "embedded-itself", "max_tokens": 1, "messages": [turn]}).encode()
+
+    def status(url):
+        asked = Request(f"{url}/chat/completions", body, {"Content-Type": "application/json"})
+        with urlopen(asked, timeout=WAIT_S) as answer:
+            return answer.status
+
+    for _ in range(2):
+        with service.listening() as url, ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(status, [url] * 16)) == {200}
 
 
 def ask(service, text="How many cups are there?", begun=None, **more):
@@ -151,7 +151,7 @@ def test_another_prompt_pack_than_the_servers_is_refused_before_anything_starts(
     (tmp_path / "another.yaml").write_text(pack)
     service = LocalService(ServeSettings(prompts=str(tmp_path / "another.yaml")))
     try:
-        with listening(service.with_middleware) as url:
+        with service.listening() as url:
             refused = vigc_here("generate", scenes / "images", "--out", tmp_path / "data", "--model", url)
     finally:
         service.close()
