@@ -56,6 +56,9 @@ class PromptService:
             n=request.n or 1,
             suppress=tuple(more.suppress),
             stop_at=more.stop_at,
+            min_tokens=more.min_tokens,
+            repetition_penalty=more.repetition_penalty,
+            length_penalty=more.length_penalty,
         )
 
     def events(self, asked: Request, image: RequestImage, *, logprobs: bool) -> AsyncGenerator[ReplicaEvent, None]:

@@ -116,7 +116,7 @@ def make_plan(config: GenerateConfig) -> Plan:
     request = {
         "source": source.describe(),
         "kinds": [str(kind) for kind in kinds],
-        "model": {"name": model.name, "weights": model.weights, **_of_other_family(model)},
+        "model": {"name": model.name, "weights": model.weights, **_of_server(model)},
         "dtype": None if chosen.engine == "endpoint" else hardware.dtype,
         "prompts": {"name": pack.name, "hash": pack.hash},
         "policy": asdict(policy),
@@ -168,11 +168,10 @@ def make_plan(config: GenerateConfig) -> Plan:
     )
 
 
-def _of_other_family(model: ModelIdentity) -> dict[str, Any]:
-    """What a request says of a model that reads an image once, before the text; nothing of one with a Q-Former."""
-    if model.family is Family.INSTRUCTBLIP:
-        return {}
-    return {"reads_image": "once"} | ({} if model.server is None else {"server": model.server})
+def _of_server(model: ModelIdentity) -> dict[str, Any]:
+    """What a request says of a model that reads an image once, before the text, and of one behind an endpoint."""
+    reads = {} if model.family is Family.INSTRUCTBLIP else {"reads_image": "once"}
+    return reads | ({} if model.server is None else {"server": model.server})
 
 
 def tracking_uri(given: str | None, out: Folder) -> str | None:

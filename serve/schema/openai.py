@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from openai.types import Model
 from openai.types.chat import ChatCompletion
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from vigc.model.sentences import Unit
 from vigc.platform.records import Kind
@@ -74,6 +74,9 @@ class PromptOptions(BaseModel):
     until: Annotated[Unit, Field(description="How much of the answer is wanted.")] = Unit.WHOLE
     stop_at: Annotated[str, Field(max_length=100, description="Nothing behind these words is wanted.")] = ""
     suppress: Annotated[list[str], Field(max_length=100, description="Words that must not be said.")] = []
+    min_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] = 0
+    repetition_penalty: Annotated[FiniteFloat, Field(gt=0, description="1 is none.")] = 1.0
+    length_penalty: Annotated[FiniteFloat, Field(description="1 is none.")] = 1.0
 
 
 class ChatRequest(DecodingOptions):

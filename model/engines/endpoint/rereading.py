@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from PIL import Image
@@ -57,6 +58,9 @@ class RereadingEngine(EndpointEngine):
             for index, told in enumerate(answer["vigc"]["choices"])
         ]
 
+    def check(self, request: Request) -> None:
+        super().check(replace(request, repetition_penalty=1.0, length_penalty=1.0))  # which this server has
+
     def _asked(self, image: EndpointImage, request: Request) -> dict[str, Any]:
         turns = [user_turn(request.prompt, [image.part])]
         begun = {"messages": continued(turns, request.prefix), **CONTINUE} if request.prefix else {"messages": turns}
@@ -73,5 +77,8 @@ class RereadingEngine(EndpointEngine):
                 "until": request.until,
                 "stop_at": request.stop_at,
                 "suppress": request.suppress,
+                "min_tokens": request.min_tokens,
+                "repetition_penalty": request.repetition_penalty,
+                "length_penalty": request.length_penalty,
             },
         }

@@ -49,9 +49,10 @@ def rows(out):
     [
         [],
         pytest.param(["--policy", "verified", "--correct", "candidates", "--seed", "4"], marks=pytest.mark.slow),
+        pytest.param(["--policy", "shipped", "--set", "num_beams=1"], marks=pytest.mark.slow),
         pytest.param(["--temperature", "0.8", "--kinds", "knowledge,detail", "--seed", "5"], marks=pytest.mark.slow),
     ],
-    ids=["greedy", "verified", "sampled"],
+    ids=["greedy", "verified", "shipped", "sampled"],
 )
 def test_rows_by_endpoint_are_rows_by_engine_word_for_word(service, scenes, vigc_joined, tmp_path, options):
     images = ("generate", scenes / "images", "--annotations", scenes / "annotations.json")
@@ -61,6 +62,8 @@ def test_rows_by_endpoint_are_rows_by_engine_word_for_word(service, scenes, vigc
         by_endpoint = vigc_joined(*images, "--out", tmp_path / "endpoint", "--model", url, *options)
         assert by_endpoint.code == 0, by_endpoint.err
     assert "anew at each step" in by_endpoint.out
+    (made,) = Store(tmp_path / "endpoint").existing_passes()
+    assert made.request["model"] == {"name": "embedded-itself", "weights": "endpoint", "server": "vigc"}
     expected, measured = rows(tmp_path / "engine")
     found, measured_there = rows(tmp_path / "endpoint")
     assert len(found) == 3
