@@ -189,6 +189,8 @@ class GenerateConfig(ChoosesImages, PrintsJson):
     def _order_kinds(cls, value: tuple[Kind, ...]) -> tuple[Kind, ...]:
         if not value:
             raise ValueError(f"needs at least one of {', '.join(Kind)}")
+        if twice := [kind for kind in Kind if value.count(kind) > 1]:
+            raise ValueError(f"{twice[0]} is named twice; each kind of conversation is made once about an image")
         return tuple(kind for kind in Kind if kind in value)  # the same kinds in another order are the same request
 
     @model_validator(mode="after")

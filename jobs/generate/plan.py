@@ -234,6 +234,8 @@ def _pass_at(
             return existing, note, False
     elif config.mode in (Mode.NEW, Mode.ADD_KIND):
         existing = store.pass_with(request)
+        if existing is None and config.mode is Mode.NEW:
+            _refuse_repetition(store, request)
         if existing is None and isinstance(source, SameImages) and source.have(request):
             kinds = ", ".join(request["kinds"])
             return None, f"{store} was asked for {kinds} in this way already; there is nothing to add.", True
@@ -242,6 +244,20 @@ def _pass_at(
         if config.mode is Mode.RESUME and existing is None:
             raise StoreError(f"{store} holds no data set that could be resumed. Leave --resume out to begin one.")
     return existing, None if existing is None else _newer(store, existing), False
+
+
+def _refuse_repetition(store: Store, request: dict[str, Any]) -> None:
+    """Raises ConfigError: a pass was asked for the same but for a seed that nothing is drawn by."""
+    policy = request["policy"]
+    if policy["temperature"] > 0 or policy["candidates"] > 1:
+        return
+    for one in store.existing_passes():
+        changed = differences(one.request, plain(request))
+        if len(changed) == 1 and changed[0].startswith("seed:"):
+            raise ConfigError(
+                f"--new: without sampling another seed changes no word, so this pass would repeat pass {one.number}. "
+                "Add --temperature 0.7, or other settings."
+            )
 
 
 def _newer(store: Store, existing: Pass) -> str | None:

@@ -270,3 +270,18 @@ def test_a_retry_asks_for_the_kinds_that_failed_whatever_the_newest_run_made(mad
 
     assert list(plan.config.kinds) == plan.request["kinds"] == ["conversation", "detail"]
     assert (plan.source.num_images(), plan.is_idle, plan.note) == (1, False, None)
+
+
+def test_a_kind_that_is_named_twice_is_refused():
+    with pytest.raises(ConfigError, match="detail is named twice"):
+        config_from({"images": "photos", "out": "data", "kinds": ["detail", "detail"]})
+
+
+def test_another_seed_without_sampling_is_no_new_pass(scenes_dir, tmp_path):
+    config = config_with(images=str(scenes_dir), out=str(tmp_path / "data"), objects="none", tracking="none")
+    plan = make_plan(config)
+    plan.store.create_pass(plan.request, plan.source)
+    again = config.model_copy(update={"new": True, "seed": 1})
+    with pytest.raises(ConfigError, match="another seed changes no word, so this pass would repeat pass 001"):
+        make_plan(again)
+    assert make_plan(again.model_copy(update={"temperature": 0.7})).existing is None
