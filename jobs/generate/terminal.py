@@ -123,7 +123,7 @@ def _where(plan: Plan) -> str:
     engine = plan.engine
     if engine.endpoint is not None:
         at_once = engine.endpoint.concurrency
-        requests = f"{at_once} requests" if at_once else "as many requests as it answers well"
+        requests = _number(at_once, "request") if at_once else "as many requests as it answers well"
         if engine.engine == "endpoint":
             return f"at {engine.endpoint.url}; {requests} at once"
         return f"{plan.hardware}, {engine.dtype}; a server of {engine.engine} for each actor, {requests} at once"

@@ -99,7 +99,7 @@ class Server:
         self.port = _free_port()  # kept by its successors, so that the client's address stays
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._log = tempfile.NamedTemporaryFile(prefix="vigc-server-", suffix=".log")  # noqa: SIM115
+        self._log = tempfile.TemporaryFile(prefix="vigc-server-")  # noqa: SIM115  without a name, so none is left
         self._num_deaths = 0
 
     @property
@@ -156,7 +156,8 @@ class Server:
     def _launch(self) -> None:
         filled = [one.replace("{port}", str(self.port)) for one in self._command.arguments]
         filled = [one.replace("{key}", self.key or "") for one in filled]
-        self._log.truncate(0)
+        self._log.seek(0)
+        self._log.truncate()
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", guardian.__file__, *filled],
@@ -187,7 +188,9 @@ class Server:
         return self._process is not None and self._process.poll() is not None and "in use" in self._last_words()
 
     def _last_words(self) -> str:
-        text = Path(self._log.name).read_text(encoding="utf-8", errors="replace").strip()
+        log = self._log.fileno()
+        start = max(0, os.fstat(log).st_size - 4 * TAIL_CHARS)
+        text = os.pread(log, 4 * TAIL_CHARS, start).decode(errors="replace").strip()
         return text[-TAIL_CHARS:] or "(nothing)"
 
 
