@@ -17,7 +17,7 @@ CPU_SLOTS, GPU_SLOTS = 128, 256
 class RequestFailed(Exception):
     """A model that works does not answer this request, and would not if it were asked again.
 
-    `kind` is a short stable name: refused, too_long, image_unreadable, bad_request, malformed.
+    `kind` is a short stable name: refused, too_long, image_unreadable, bad_request, malformed, server_error.
     """
 
     def __init__(self, kind: str, message: str) -> None:

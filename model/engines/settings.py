@@ -35,6 +35,8 @@ class Abilities:
     rereads: bool = False  # the image, with each continuation: `vigc serve` around a model with a Q-Former
     is_deterministic: bool = False  # the same greedy request had the same answer twice
     context_length: int | None = None  # tokens, where it says so
+    remembers_images: bool = False  # so that an image is sent once and then named
+    adds_start_mark: bool = False  # the tokenizer's, which it leaves out of chats unless told to add it
     max_pixels: int | None = None  # the largest image that it took, of those that were tried; None: not tried
 
     def lines(self) -> list[tuple[str, str]]:
@@ -50,6 +52,8 @@ class Abilities:
                 "same text twice (greedy)",
                 "yes" if self.is_deterministic else "no: a digest will differ from run to run",
             ),
+            ("remembers images", "yes" if self.remembers_images else "no: an image is sent with each request"),
+            *([("start mark", "added: the chat template has none")] if self.adds_start_mark else []),
             ("counts tokens", "yes" if self.usage else "no: what a run costs is not known"),
             ("context", f"{self.context_length} tokens" if self.context_length else "not said"),
             ("largest image", f"{self.max_pixels:,} pixels (larger ones are made smaller)" if self.max_pixels else "?"),

@@ -83,6 +83,8 @@ class VisionServer:
         fault_rate: share of requests that get a fault instead of an answer.
         outage_s: after `outage_at` requests, all connections are refused for so long.
         key: what a request must bring, if anything.
+        remembers: whether an image may be named that was sent before; clear `self.remembers` and they are forgotten.
+        start_mark: "missing" or "in the template", where tokens are told as vLLM does.
     """
 
     def __init__(
@@ -99,6 +101,8 @@ class VisionServer:
         schema: bool = True,
         usage: bool = True,
         max_pixels: int | None = None,
+        remembers: bool = False,
+        start_mark: str | None = None,
         models: tuple[str, ...] = ("tiny-vision",),
         key: str | None = None,
         latency_s: float = 0.0,
@@ -114,6 +118,8 @@ class VisionServer:
         self._logprobs, self._continues, self._candidates = logprobs, continues, candidates
         self._schema, self._usage, self._max_pixels = schema, usage, max_pixels
         self.num_prompt_tokens = self.num_completion_tokens = 0  # that were counted for answers
+        self.remembers: dict[str, Any] | None = {} if remembers else None
+        self._start_mark = start_mark
         self._models, self._key, self.latency_s = models, key, latency_s
         self._most_at_once, self._num_now = most_at_once, 0
         self._rng, self._lock = random.Random(seed), threading.Lock()
@@ -126,7 +132,10 @@ class VisionServer:
                 outer._list(self)
 
             def do_POST(self) -> None:
-                outer._complete(self)
+                if self.path == "/tokenize":
+                    outer._tokenize(self)
+                else:
+                    outer._complete(self)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -167,6 +176,7 @@ class VisionServer:
             self._num_now += 1
             self.most_seen_at_once = max(self.most_seen_at_once, self._num_now)
             is_full = self._most_at_once is not None and self._num_now > self._most_at_once
+        body = self._with_image(body)
         try:
             if time.monotonic() < self._out_until:
                 self.counts["outage"] += 1
@@ -180,6 +190,8 @@ class VisionServer:
                 _send(handler, 404, {"error": {"message": f"no model {body['model']}"}})
             elif body.get("continue_final_message") and not self._continues:
                 _send(handler, 422, {"error": {"message": "Unexpected fields in the request"}})
+            elif isinstance(words := body["messages"][0]["content"], list) and words[0].get("image_url", ()) is None:
+                _send(handler, 400, {"error": {"message": "Cache miss for image at index 0 but data is not provided."}})
             elif self._is_too_large(body):
                 _send(handler, 400, {"error": {"message": "the image is too large"}})
             elif fault is not None:
@@ -188,7 +200,10 @@ class VisionServer:
             else:
                 time.sleep(self.latency_s)
                 self.counts["answered"] += 1
-                _send(handler, 200, self._completion(body))
+                try:
+                    _send(handler, 200, self._completion(body))
+                except ValueError as error:  # the model's
+                    _send(handler, 500, {"error": {"message": str(error)}})
         finally:
             with self._lock:
                 self._num_now -= 1
@@ -205,6 +220,27 @@ class VisionServer:
             self.num_prompt_tokens += num_read
             self.num_completion_tokens += num_said
         return answer | {"usage": {"prompt_tokens": num_read, "completion_tokens": num_said}}
+
+    def _with_image(self, body: dict[str, Any]) -> dict[str, Any]:
+        """With the image that is named only, where it is remembered."""
+        first, *rest = body["messages"]
+        part = first["content"][0]
+        if self.remembers is None or "uuid" not in part:
+            return body
+        with self._lock:
+            if part["image_url"] is not None:
+                self.remembers[part["uuid"]] = part["image_url"]
+            whole = {**part, "image_url": self.remembers.get(part["uuid"])}
+        return {**body, "messages": [{**first, "content": [whole, *first["content"][1:]]}, *rest]}
+
+    def _tokenize(self, handler: BaseHTTPRequestHandler) -> None:
+        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+        if self._start_mark is None:
+            _send(handler, 404, {"detail": "Not Found"})
+            return
+        words = [len(word) for word in words_of(body).split()]
+        chat = [1, *words] if self._start_mark == "in the template" else words
+        _send(handler, 200, {"tokens": [1, *chat] if body["add_special_tokens"] else chat})
 
     def _is_too_large(self, body: dict[str, Any]) -> bool:
         if self._max_pixels is None:

@@ -23,7 +23,9 @@ from vigc.model.engines.endpoint.messages import (
     Speech,
     choice_text,
     continued,
+    image_name,
     image_part,
+    named_image,
     speech_of,
     usage_of,
     user_turn,
@@ -99,13 +101,15 @@ async def find_abilities(client: Client, model: str, about: dict[str, Any], sett
             f"{model} did not answer a question about a small image ({failed}). A model that reads images is needed."
         ) from failed
     first = speech_of(answer)
-    logprobs, schema, continues, candidates, seed, again = await asyncio.gather(
+    again = await _try(client, {"model": model, "messages": turn, "max_tokens": 24, "temperature": 0})
+    logprobs, schema, continues, candidates, seed, remembers, adds_start_mark = await asyncio.gather(
         _has_logprobs(client, model),
         _has_schema(client, model),
         _continues(client, model, turn, first),
         _has_candidates(client, model, turn, settings.sampling),
         _has_seed(client, model, turn, settings.sampling),
-        _try(client, {"model": model, "messages": turn, "max_tokens": 24, "temperature": 0}),
+        _remembers_images(client, model, first),
+        _adds_start_mark(client, model),
     )
     length = about.get("max_model_len") or about.get("context_length")
     return Abilities(
@@ -119,6 +123,8 @@ async def find_abilities(client: Client, model: str, about: dict[str, Any], sett
         rereads=rereading(about) is not None,
         is_deterministic=again is not None and speech_of(again).text == first.text,
         context_length=length if isinstance(length, int) else None,
+        remembers_images=remembers,
+        adds_start_mark=adds_start_mark,
         max_pixels=await _largest_image(client, model, settings.max_pixels),
     )
 
@@ -194,6 +200,31 @@ async def _continues(client: Client, model: str, turn: list[dict[str, Any]], fir
     )
     said = choice_text(found).strip() if found is not None else ""
     return bool(said) and (rest.startswith(said[:12]) or said.startswith(rest[:12]))
+
+
+async def _remembers_images(client: Client, model: str, first: Speech) -> bool:
+    """The same is said of an image that is only named, and a name that it does not know is refused: a server that
+    ignores both would answer without the image.
+    """
+    name = image_name(_sample())
+    said = []
+    for part in (image_part(_sample(), name), named_image(name), named_image(image_name(b""))):
+        body = {"model": model, "messages": [user_turn(_TEXT, [part])], "max_tokens": 24, "temperature": 0}
+        try:
+            said.append(choice_text(await client.ask(body, is_trial=True)))
+        except (ConfigError, RequestFailed):
+            said.append("")
+    return bool(first.text) and said == [first.text, first.text, ""]
+
+
+async def _adds_start_mark(client: Client, model: str) -> bool:
+    """vLLM's server leaves the start mark out where the chat template has none, and transformers, by which models are
+    trained and published, puts it there.
+    """
+    body = {"model": model, "messages": [user_turn(_TEXT)]}
+    plain = await client.tokenize({**body, "add_special_tokens": False})
+    marked = await client.tokenize({**body, "add_special_tokens": True})
+    return plain is not None and marked is not None and marked[1:] == plain and marked[:1] != plain[:1]
 
 
 async def _has_candidates(client: Client, model: str, turn: list[dict[str, Any]], sampling: Mapping[str, str]) -> bool:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 MAX_ANSWER_BYTES = 8 * 2**20  # with log-probabilities a long answer takes some hundred kilobytes
 CHARACTERS_A_TOKEN = 20  # at most
 MAX_MALFORMED = 5  # answers to one request that are no answers, after which the request is to blame
+MAX_ERRORS = 10  # the same for statuses from 500 on, where others are answered meanwhile
 FIRST_WAIT_S, MAX_WAIT_S = 0.25, 30.0
 PASSING = frozenset({408, 409, 425, 429})  # and all from 500 on
 OVERLOADED = frozenset({429, 503})
@@ -100,11 +101,13 @@ class Client:
         """What the server has at a path, as JSON. Raises as `ask`; a status from 500 on is a RequestFailed here, since
         some servers answer so for what they do not have.
         """
-        return await self._patiently("GET", path, None, MAX_ANSWER_BYTES)
+        return await self._patiently("GET", path, None, MAX_ANSWER_BYTES, is_trial=False)
 
-    async def ask(self, body: dict[str, Any]) -> dict[str, Any]:
+    async def ask(self, body: dict[str, Any], *, is_trial: bool = False) -> dict[str, Any]:
         """A chat completion, as JSON, with at least one choice.
 
+        Args:
+            is_trial: whether the server knows such requests is to be found out, so that any fault of it says no.
         Raises:
             RequestFailed: this request cannot be answered, and could not if it were sent again.
             ServerRefuses: no such model, no such key, no such place.
@@ -112,10 +115,20 @@ class Client:
         """
         data = json.dumps(body, separators=(",", ":")).encode()
         most = CHARACTERS_A_TOKEN * max(body.get("max_tokens", 0), 50)
-        return await self._patiently("POST", "/chat/completions", data, most)
+        return await self._patiently("POST", "/chat/completions", data, most, is_trial)
 
-    async def _patiently(self, method: str, path: str, data: bytes | None, most: int) -> dict[str, Any]:
-        num_malformed, wait_s, asked = 0, FIRST_WAIT_S, time.monotonic()
+    async def tokenize(self, body: dict[str, Any]) -> list[int] | None:
+        """The tokens of a chat, as vLLM says them; None: the server does not."""
+        data = json.dumps(body, separators=(",", ":")).encode()
+        try:
+            found = await self._patiently("POST", "/tokenize", data, MAX_ANSWER_BYTES, is_trial=True)
+        except (ConfigError, RequestFailed):
+            return None
+        tokens = found.get("tokens")
+        return tokens if isinstance(tokens, list) else None
+
+    async def _patiently(self, method: str, path: str, data: bytes | None, most: int, is_trial: bool) -> dict[str, Any]:
+        num_malformed, num_errors, wait_s, asked = 0, 0, FIRST_WAIT_S, time.monotonic()
         while True:
             async with self.limit.place():
                 if self.lost is not None:
@@ -128,8 +141,12 @@ class Client:
                     return found
                 if found.is_overload:
                     self.limit.overloaded()
-            if method == "GET" and found.has_status and not found.is_overload:
+            if (is_trial or (method == "GET" and found.has_status)) and not found.is_overload:
                 raise RequestFailed("bad_request", found.reason)
+            # One that the server fails at again and again, while it answers others, is at fault itself.
+            num_errors += found.has_status and not found.is_overload and self.last_answer > asked
+            if num_errors >= MAX_ERRORS:
+                raise RequestFailed("server_error", found.reason)
             num_malformed += found.is_malformed
             if num_malformed >= MAX_MALFORMED and self._down_since is None:
                 raise RequestFailed("malformed", found.reason)
@@ -172,7 +189,7 @@ class Client:
 
         session = self._open()
         try:
-            async with session.request(method, self._settings.url + path, data=data) as response:
+            async with session.request(method, self._address(path), data=data) as response:
                 text = await _read(response)
                 if response.status >= 400:
                     return self._refused(response.status, text, response.headers)
@@ -189,6 +206,11 @@ class Client:
             return _Fault(f"no answer within {self._settings.timeout_s:.0f} s", is_overload=True)
         except (aiohttp.ClientError, OSError) as error:
             return _Fault(str(error) or type(error).__name__)
+
+    def _address(self, path: str) -> str:
+        # vLLM has it beside the protocol's own paths.
+        url = self._settings.url
+        return url.removesuffix("/v1") + path if path == "/tokenize" else url + path
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:

@@ -13,7 +13,7 @@ import itertools
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,8 +29,10 @@ from vigc.model.engines.endpoint.client import Client
 from vigc.model.engines.endpoint.messages import (
     Speech,
     continued,
+    image_name,
     image_part,
     log_odds,
+    named_image,
     speech_of,
     usage_of,
     user_turn,
@@ -51,7 +53,9 @@ _SEEDS = 2**31 - 1  # servers refuse larger ones
 class EndpointImage:
     """An image that is spoken about, and what was said of it."""
 
-    part: dict[str, Any]
+    part: dict[str, Any]  # of a request
+    name: str | None  # that the server remembers it by; None: it remembers none
+    is_sent: bool = False
     answers: list[tuple[Request, Speech]] = field(default_factory=list)
     beliefs: dict[str, asyncio.Task[float]] = field(default_factory=dict)  # log-odds by prompt
     usage: TokenUsage = field(default_factory=TokenUsage)  # of all requests about it
@@ -124,8 +128,8 @@ class EndpointEngine(Engine):
         async with self._room:
             if self._server is not None and self._watching is None:
                 self._watching = asyncio.ensure_future(self._watch(self._server))
-            await self.abilities()
-            handle = EndpointImage(image_part(data))
+            name = image_name(data) if (await self.abilities()).remembers_images else None
+            handle = EndpointImage(image_part(data, name), name)
             try:
                 yield handle
             finally:
@@ -210,12 +214,9 @@ class EndpointEngine(Engine):
         body = self._body(request, abilities)
         phrases, prefix = self._settings.phrases, request.prefix.rstrip()
         prompt = request.prompt if not prefix or abilities.continues else phrases.continuing(request.prompt, prefix)
-        turn = user_turn(phrases.avoiding(prompt, request.suppress), [image.part])
-        if prefix and abilities.continues:
-            body |= {"messages": continued([turn], prefix), **CONTINUE}
-        else:
-            body["messages"] = [turn]
-        answer = await self._client.ask(body)
+        answer = await self._post(
+            image, phrases.avoiding(prompt, request.suppress), body, begun=prefix if abilities.continues else ""
+        )
         speech = _checked(speech_of(answer))
         if prefix:
             text = speech.text.removeprefix(prefix)  # some servers repeat what was begun
@@ -231,18 +232,39 @@ class EndpointEngine(Engine):
             found = await asyncio.gather(*(self._ask(image, one) for one in single))
             return [_completion(request, *one) for one in found]
         body = self._body(request, abilities) | {"n": request.n}
-        turn = user_turn(self._settings.phrases.avoiding(request.prompt, request.suppress), [image.part])
-        prefix = request.prefix.rstrip()
-        body |= {"messages": continued([turn], prefix), **CONTINUE} if prefix else {"messages": [turn]}
-        answer = await self._client.ask(body)
+        prompt = self._settings.phrases.avoiding(request.prompt, request.suppress)
+        answer = await self._post(image, prompt, body, begun=request.prefix.rstrip())
         usage = image.charge(answer)
         speeches = [_checked(speech_of(answer, index)) for index in range(len(answer["choices"]))]
         shares = [usage] + [TokenUsage()] * (len(speeches) - 1)
         return [_completion(request, *pair) for pair in zip(speeches, shares, strict=True)]
 
+    async def _post(self, image: EndpointImage, prompt: str, body: dict[str, Any], begun: str = "") -> dict[str, Any]:
+        """One question about an image, which is sent once and named from then on, where the server remembers images.
+
+        Args:
+            body: of the request, all but the messages.
+            begun: of the answer.
+        """
+        abilities = await self.abilities()
+        body = body | (CONTINUE if begun else {}) | ({"add_special_tokens": True} if abilities.adds_start_mark else {})
+
+        def about(part: dict[str, Any]) -> dict[str, Any]:
+            turns = [user_turn(prompt, [part])]
+            return body | {"messages": continued(turns, begun) if begun else turns}
+
+        if image.is_sent and image.name is not None:
+            # It fails where the image was dropped meanwhile, or where another server has this address: then anew.
+            with suppress(RequestFailed):
+                return await self._client.ask(about(named_image(image.name)))
+        answer = await self._client.ask(about(image.part))
+        image.is_sent = True
+        return answer
+
     def _body(self, request: Request, abilities: Abilities) -> dict[str, Any]:
         # An answer that is handed out unit by unit is asked for whole.
-        longest = request.max_tokens if request.until is Unit.WHOLE else max(request.max_tokens, ANSWER_TOKENS)
+        whole = ANSWER_TOKENS if abilities.context_length is None else min(ANSWER_TOKENS, abilities.context_length // 2)
+        longest = request.max_tokens if request.until is Unit.WHOLE else max(request.max_tokens, whole)
         body: dict[str, Any] = {"model": self._model, "max_tokens": longest, "temperature": request.temperature}
         if request.temperature > 0:
             body |= {"top_p": request.top_p, "seed": request.seed % _SEEDS, **self._settings.sampling}
@@ -255,7 +277,6 @@ class EndpointEngine(Engine):
         abilities = await self.abilities()
         body: dict[str, Any] = {
             "model": self._model,
-            "messages": [user_turn(prompt, [image.part])],
             "max_tokens": 1 if abilities.logprobs else 16,
             "temperature": 0,
         }
@@ -263,7 +284,7 @@ class EndpointEngine(Engine):
             body |= {"logprobs": True, "top_logprobs": 20}
         elif abilities.schema:
             body["response_format"] = YES_OR_NO
-        found = await self._client.ask(body)
+        found = await self._post(image, prompt, body)
         image.charge(found)
         speech = speech_of(found)
         odds = log_odds(speech, "yes", "no")

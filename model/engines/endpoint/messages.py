@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,15 +12,24 @@ from typing import Any
 from vigc.platform.records import TokenUsage
 
 
-def image_part(data: bytes) -> dict[str, Any]:
+def image_part(data: bytes, name: str | None = None) -> dict[str, Any]:
     """
     Args:
         data: an encoded image; JPEG, PNG or WebP.
+        name: that a server remembers the image by; None: it does not.
     """
-    return {
-        "type": "image_url",
-        "image_url": {"url": f"data:{media_type(data)};base64,{base64.b64encode(data).decode()}"},
-    }
+    url = f"data:{media_type(data)};base64,{base64.b64encode(data).decode()}"
+    return {"type": "image_url", "image_url": {"url": url}} | ({} if name is None else {"uuid": name})
+
+
+def image_name(data: bytes) -> str:
+    """No other image has it, whoever else uses the server."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def named_image(name: str) -> dict[str, Any]:
+    """In place of an image that the server remembers (vLLM's docs, "Multimodal Inputs")."""
+    return {"type": "image_url", "image_url": None, "uuid": name}
 
 
 def media_type(data: bytes) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import openai
@@ -21,7 +22,7 @@ from vigc.model.engines.endpoint.address import clean_url
 from vigc.model.engines.endpoint.client import Client
 from vigc.model.engines.endpoint.engine import EndpointEngine
 from vigc.model.engines.endpoint.limit import ConcurrencyLimit
-from vigc.model.engines.settings import MAX_PIXELS, EndpointSettings
+from vigc.model.engines.settings import MAX_PIXELS, Abilities, EndpointSettings
 from vigc.model.prompts import CHAT, load_pack
 from vigc.model.sentences import Unit
 from vigc.platform.records import ConfigError, Kind, RunError, Stop, Verdict
@@ -68,6 +69,67 @@ def test_what_a_server_can_is_found_by_asking() -> None:
     assert found.is_deterministic
     assert found.context_length == 4096
     assert (found.schema, found.usage, found.max_pixels) == (True, True, MAX_PIXELS)
+
+
+async def describe_once(engine: EndpointEngine) -> str:
+    async with engine.image(picture()) as image:
+        return (await engine.complete(image, Request("", "Describe it."))).text
+
+
+@pytest.mark.parametrize(("start_mark", "is_added"), [(None, False), ("in the template", False), ("missing", True)])
+def test_a_start_mark_that_a_server_leaves_out_of_chats_is_asked_for(start_mark: str | None, is_added: bool) -> None:
+    with VisionServer(start_mark=start_mark) as server:
+        assert abilities_of(server).adds_start_mark is is_added
+        server.bodies.clear()
+        with_engine(describe_once, server)
+    assert server.bodies[-1].get("add_special_tokens", False) is is_added
+
+
+def test_an_image_is_sent_once_and_then_named_where_the_server_remembers_it() -> None:
+    async def ask(engine: EndpointEngine) -> list[str]:
+        async with engine.image(picture()) as image:
+            said = [(await engine.complete(image, Request("", f"Describe part {n}."))).text for n in range(3)]
+            if server.remembers is not None:
+                server.remembers.clear()
+            said.append((await engine.complete(image, Request("", "Describe the rest."))).text)
+            yes = await engine.score(image, "Is there a tree?", "yes")
+        return [*said, str(yes)]
+
+    sent: dict[bool, list[bool]] = {}
+    texts = []
+    for remembers in (False, True):
+        with VisionServer(remembers=remembers) as server:
+            assert abilities_of(server).remembers_images is remembers
+            server.bodies.clear()
+            texts.append(with_engine(ask, server, abilities=Abilities(remembers_images=remembers)))
+            sent[remembers] = [body["messages"][0]["content"][0]["image_url"] is not None for body in server.bodies]
+    assert texts[0] == texts[1]
+    assert sent[False] == [True] * 5
+    # The fourth is named in vain, and sent anew at once.
+    assert sent[True] == [True, False, False, False, True, False]
+
+
+def test_a_request_that_the_server_fails_at_while_it_answers_others_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def answer(body: dict[str, Any]) -> str:
+        if "poison" in str(body["messages"]):
+            raise ValueError("cannot")
+        return "All is well."
+
+    async def ask(engine: EndpointEngine) -> str:
+        async with engine.image(picture()) as image:
+            poison = asyncio.ensure_future(engine.complete(image, Request("", "poison")))
+            while not poison.done():
+                await engine.complete(image, Request("", f"Describe it. {asyncio.get_running_loop().time()}"))
+                await asyncio.sleep(0.05)
+            with pytest.raises(RequestFailed) as failed:
+                await poison
+            return str(failed.value.kind)
+
+    monkeypatch.setattr("vigc.model.engines.endpoint.client.MAX_ERRORS", 3)
+    with VisionServer(answer=answer) as server:
+        assert with_engine(ask, server, abilities=Abilities()) == "server_error"
 
 
 def test_the_largest_image_that_a_server_takes_is_found() -> None:
@@ -321,6 +383,7 @@ def test_requests_are_those_that_openais_own_client_sends() -> None:
             known = {name: value for name, value in body.items() if name in fields}
             others = {name: value for name, value in body.items() if name not in known}
             assert set(others) <= set(CONTINUE)
-            client.chat.completions.create(**known, extra_body=others)
+            with suppress(openai.BadRequestError):  # an image that is only named, which this server does not remember
+                client.chat.completions.create(**known, extra_body=others)
     assert server.bodies[len(sent) :] == sent
     assert len(sent) > 12
