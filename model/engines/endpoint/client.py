@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 MAX_ANSWER_BYTES = 8 * 2**20  # with log-probabilities a long answer takes some hundred kilobytes
 CHARACTERS_A_TOKEN = 20  # at most
-MAX_MALFORMED = 5  # answers to one request that are no answers, after which the request is to blame
+MAX_MALFORMED = 10  # answers to one request that are no answers, after which the request is to blame
 MAX_ERRORS = 10  # the same for statuses from 500 on, where others are answered meanwhile
 FIRST_WAIT_S, MAX_WAIT_S = 0.25, 30.0
 PASSING = frozenset({408, 409, 425, 429})  # and all from 500 on

@@ -19,7 +19,7 @@ from vigc.model.conversation.image import ConversationSettings, hold_conversatio
 from vigc.model.conversation.policy import make_policy
 from vigc.model.engines.endpoint.abilities import CONTINUE, find_abilities, find_model
 from vigc.model.engines.endpoint.address import clean_url
-from vigc.model.engines.endpoint.client import Client
+from vigc.model.engines.endpoint.client import MAX_MALFORMED, Client
 from vigc.model.engines.endpoint.engine import EndpointEngine
 from vigc.model.engines.endpoint.limit import ConcurrencyLimit
 from vigc.model.engines.settings import MAX_PIXELS, Abilities, EndpointSettings
@@ -387,3 +387,21 @@ def test_requests_are_those_that_openais_own_client_sends() -> None:
                 client.chat.completions.create(**known, extra_body=others)
     assert server.bodies[len(sent) :] == sent
     assert len(sent) > 12
+
+
+def test_a_request_that_never_gets_an_answer_which_is_one_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vigc.model.engines.endpoint.client.MAX_WAIT_S", 0.01)
+
+    class Odd(VisionServer):
+        def _completion(self, body: dict[str, Any]) -> dict[str, Any]:
+            return {"choices": []} if "odd" in words_of(body) else super()._completion(body)
+
+    async def one(engine: EndpointEngine) -> None:
+        async with engine.image(picture()) as image:
+            assert (await engine.complete(image, Request("", "Describe."))).text
+            await engine.complete(image, Request("", "What is odd here?"))
+
+    with Odd() as server, pytest.raises(RequestFailed) as failed:
+        with_engine(one, server)
+    assert failed.value.kind == "malformed"
+    assert sum("odd" in words_of(body) for body in server.bodies) == MAX_MALFORMED
