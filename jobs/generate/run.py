@@ -160,16 +160,16 @@ def _run(
 
 
 def run_pipeline(
-    plan: Plan, pass_: Pass, on_progress: OnProgress | None, worker: type[Worker] = Worker, *more: Any
+    plan: Plan, pass_: Pass, on_progress: OnProgress | None, worker: type[Worker] | None = None, *more: Any
 ) -> None:
     """All that is left of the pass, as the plan says.
 
     Args:
-        worker: a class with more to it than the usual one.
+        worker: a class with more to it than the usual one; None: that one.
         more: what it is built with besides the settings.
     """
     graph = pipeline.Graph(
-        worker=worker,
+        worker=worker or Worker,
         worker_args=(WorkerSettings(plan.engine, plan.conversations, pass_.number, plan.vocabulary), *more),
         image_size=plan.image_side,
         decode=decode_batch if plan.image_form.side else encode_batch,

@@ -59,7 +59,7 @@ def test_help_names_every_verb_the_examples_and_the_exit_codes(vigc_here):
 
     assert all(verb.split()[0] in text for verb in ALL_VERBS)
     assert "vigc generate scenes --out data" in text
-    assert "130 stopped with Ctrl-C" in " ".join(text.split())
+    assert "130 stopped (Ctrl-C, SIGTERM, SIGHUP)" in " ".join(text.split())
 
 
 def test_the_version_is_the_package_s(vigc_here):
