@@ -179,10 +179,10 @@ class VisionServer:
         body = self._with_image(body)
         try:
             if time.monotonic() < self._out_until:
-                self.counts["outage"] += 1
+                self._count("outage")
                 _reset(handler)
             elif is_full:
-                self.counts["full"] += 1
+                self._count("full")
                 _send(handler, 429, {"error": {"message": "too many requests"}})
             elif self._key is not None and handler.headers.get("Authorization") != f"Bearer {self._key}":
                 _send(handler, 401, {"error": {"message": "invalid key"}})
@@ -195,11 +195,11 @@ class VisionServer:
             elif self._is_too_large(body):
                 _send(handler, 400, {"error": {"message": "the image is too large"}})
             elif fault is not None:
-                self.counts[fault] += 1
+                self._count(fault)
                 self._break(handler, fault)
             else:
                 time.sleep(self.latency_s)
-                self.counts["answered"] += 1
+                self._count("answered")
                 try:
                     _send(handler, 200, self._completion(body))
                 except ValueError as error:  # the model's
@@ -207,6 +207,10 @@ class VisionServer:
         finally:
             with self._lock:
                 self._num_now -= 1
+
+    def _count(self, event: str) -> None:
+        with self._lock:
+            self.counts[event] += 1
 
     def _completion(self, body: dict[str, Any]) -> dict[str, Any]:
         num = body.get("n", 1) if self._candidates else 1

@@ -94,7 +94,7 @@ def test_a_key_that_is_refused_in_the_middle_ends_the_run_and_the_right_one_goes
         """Its key is another one from some answer on."""
 
         def _complete(self, handler):
-            if self.counts["answered"] == 40:
+            if self.counts["answered"] >= 40:  # several threads answer: one of them alone never sees 40
                 self._key = "key-after-0815"
             super()._complete(handler)
 
