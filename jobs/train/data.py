@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from vigc.model.embedded.scene_rows import make_caption_row, make_text_row, make_vision_row
+from vigc.model.embedded.scene_rows import make_caption_row, make_chat_row, make_text_row, make_vision_row
 from vigc.model.prompts import PromptPack
 from vigc.model.scenes import VERSION
 from vigc.model.training.recipe import Recipe
@@ -195,7 +195,7 @@ class MakeRows:
 
 
 class MakeSceneRows:
-    """Positions to rows of an SceneVisionObjective or a SceneTextObjective; scene and position have the same number."""
+    """Positions to rows of an objective that learns from scenes; scene and position have the same number."""
 
     def __init__(self, recipe: Recipe, pack: PromptPack, image_size: int, patch_size: int) -> None:
         self._recipe, self._pack, self._size, self._patch = recipe, pack, image_size, patch_size
@@ -219,7 +219,8 @@ class MakeSceneRows:
             return make_caption_row(recipe.seed, index, image_size=self._size)
         if recipe.objective == "eyes":
             return make_vision_row(recipe.seed, index, image_size=self._size, patch_size=self._patch)
-        return make_text_row(recipe.seed, index, image_size=self._size, pack=self._pack, mixture=recipe.texts)
+        make = make_chat_row if recipe.objective == "scene_chat" else make_text_row
+        return make(recipe.seed, index, image_size=self._size, pack=self._pack, mixture=recipe.texts)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 from vigc.jobs.train.chat_data import read_chats
 from vigc.jobs.train.config import LearnConfig
 from vigc.jobs.train.data import Scenes, TrainingData, make_order, read_records
-from vigc.model.prompts import PromptPack, load_pack
+from vigc.model.prompts import CHAT, PromptPack, load_pack
 from vigc.model.training.recipe import ON_DATA, Recipe
 from vigc.model.weights.identity import ModelIdentity, identify
 from vigc.platform.dataset.request import plain
@@ -69,7 +69,7 @@ def make_plan(
         raise ConfigError("No data. Name files or directories to learn from with --data (may be repeated).")
     fewest, most = config.workers
     _require_workers(recipe, fewest, most)
-    pack = load_pack(prompts)
+    pack = load_pack(prompts if prompts is not None or recipe.objective != "scene_chat" else CHAT)
     read = partial(read_chats, max_turns=recipe.max_turns) if recipe.objective == "chat" else read_records
     learnt: TrainingData | Scenes = Scenes()
     order: Any = range((recipe.num_updates or 0) * recipe.batch_size)

@@ -154,6 +154,7 @@ def make_objective(settings: TrainSettings) -> Objective[Any]:
     from vigc.model.network import Network
     from vigc.model.training.chat import ChatObjective
     from vigc.model.training.instructions import InstructionObjective
+    from vigc.model.training.scene_chat import SceneChatObjective
     from vigc.model.training.scene_texts import SceneTextObjective
     from vigc.model.training.scene_vision import SceneVisionObjective
     from vigc.model.training.trainable import set_trainable
@@ -173,9 +174,11 @@ def make_objective(settings: TrainSettings) -> Objective[Any]:
     if device == "cpu":
         network.model.set_attn_implementation("eager")  # in bf16 faster there than sdpa, whose backward is slow
     checkpointing = recipe.gradient_checkpointing
-    if recipe.objective in ("chat", "captions"):
+    if recipe.objective in ("chat", "captions", "scene_chat"):
         if not isinstance(network, LlavaNetwork):
             raise ConfigError(f"{network.name}: the recipe {recipe.name} is for LLaVA-style models; take another.")
+        if recipe.objective == "scene_chat":
+            return SceneChatObjective(network, autocast=autocast)
         return ChatObjective(network, autocast=autocast, gradient_checkpointing=checkpointing)
     if not isinstance(network, Network):
         raise ConfigError(f"{network.name}: the recipe {recipe.name} is for InstructBLIP models; take another.")

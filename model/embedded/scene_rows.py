@@ -78,12 +78,14 @@ class TextMixture:
     num_curious: int = 1  # VIG questions
     num_questions: int = 10  # VIC questions
     num_thoughtful: int = 1  # reasoning or knowledge, VIG or VIC
+    num_presence: int = 0  # questions whether an object is there, answered by yes or no alone
     whole: float = 0.3  # share of VIC descriptions that are learnt from the beginning to the end
     noise: float = 0.3  # share of begun descriptions in which something is wrong
 
     @property
     def num_texts(self) -> int:
-        return 1 + self.num_begun + self.num_curious + self.num_questions + self.num_thoughtful
+        short = self.num_questions + self.num_presence
+        return 1 + self.num_begun + self.num_curious + short + self.num_thoughtful
 
 
 def training_scene(seed: int, index: int, *, hard_share: float = 0.6) -> Scene:
@@ -140,7 +142,7 @@ def make_text_row(seed: int, index: int, *, image_size: int, pack: PromptPack, m
     texts = _texts(scene, pack, mixture, rng)
     return {
         "pixels": np.array(render(scene, image_size)),
-        "prompts": [t.prompt for t in texts],
+        "prompts": [t.prompt + t.begun for t in texts],
         "targets": [t.target for t in texts],
         "ends": np.array([t.ends for t in texts]),
         "subjects": np.stack([_subject_labels(t) for t in texts]),
@@ -162,11 +164,34 @@ def make_caption_row(seed: int, index: int, *, image_size: int) -> Row:
     }
 
 
+def make_chat_row(seed: int, index: int, *, image_size: int, pack: PromptPack, mixture: TextMixture) -> Row:
+    """One scene for a model that is spoken to in a chat.
+
+    Returns:
+        `pixels` uint8 (size, size, 3); `prompts`, `begun` and `targets`, num_texts each: what is asked, how the answer
+        begins already ("" mostly), and how it goes on; `ends` bool (num_texts,): whether the target goes to the
+        answer's end. Half of the begun answers are told in the prompt, for servers that cannot go on with an answer.
+    """
+    scene = training_scene(seed, index)
+    rng = random.Random(f"{scene.seed}/chats")
+    texts = _texts(scene, pack, mixture, rng)
+    for place, text in enumerate(texts):
+        if text.begun and rng.random() < 0.5:
+            texts[place] = replace(text, prompt=pack.chat.continuing(text.prompt, text.begun.strip()), begun="")
+    return {
+        "pixels": np.array(render(scene, image_size)),
+        "prompts": [t.prompt for t in texts],
+        "begun": [t.begun for t in texts],
+        "targets": [t.target for t in texts],
+        "ends": np.array([t.ends for t in texts]),
+    }
+
+
 def make_texts(seed: int, index: int, *, pack: PromptPack, mixture: TextMixture) -> tuple[list[str], list[str]]:
     """The prompts and targets of a scene alone, without a picture."""
     scene = training_scene(seed, index)
     texts = _texts(scene, pack, mixture, random.Random(f"{scene.seed}/texts"))
-    return [t.prompt for t in texts], [t.target for t in texts]
+    return [t.prompt + t.begun for t in texts], [t.target for t in texts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +199,7 @@ class _Text:
     prompt: str
     target: str
     ends: bool = True
+    begun: str = ""  # of the answer: it stands between prompt and target
     about: tuple[SceneObject | str, ...] = ()  # objects, or a category at large
     listing: bool = False  # `about` is all that is still to be listed
     count: int = IGNORE
@@ -186,6 +212,7 @@ def _texts(scene: Scene, pack: PromptPack, mixture: TextMixture, rng: random.Ran
     texts += [_begun_description(scene, pack, mixture, rng) for _ in range(mixture.num_begun)]
     curious = curious_question(scene)
     texts += [_vig(pack, Kind.CONVERSATION, curious, rng, about=curious.about) for _ in range(mixture.num_curious)]
+    texts += [_presence(scene, pack, rng) for _ in range(mixture.num_presence)]
     while len(texts) < mixture.num_texts - mixture.num_thoughtful:
         qa = ask(scene, rng.choices(topics, weights)[0], rng)
         if qa is not None:
@@ -200,14 +227,22 @@ def _vig(pack: PromptPack, kind: Kind, qa: QuestionAnswer, rng: random.Random, *
         instruction = rng.choice(prompts.paraphrases)
     whole = f" {pack.question_tag} {qa.question} {pack.answer_tag} {qa.answer}"
     count = len(about["about"]) if about.get("listing") else IGNORE
-    if kind is Kind.KNOWLEDGE and rng.random() < 0.5:  # the question begun with its first word
-        begun = f" {pack.question_tag} {qa.question.split()[0]}"
-        return _Text(instruction + begun, whole[len(begun) :])
+    if kind is Kind.KNOWLEDGE and rng.random() < 0.5:  # its first word is given
+        word = qa.question.split()[0]
+        return _Text(pack.worded(instruction, word), whole.removeprefix(f" {pack.begun(word)}".rstrip()))
     return _Text(instruction, whole, count=count, **about)
 
 
 def _vic_prompt(pack: PromptPack, kind: Kind, question: str, rng: random.Random) -> str:
-    return pack.vic_prompt("" if rng.random() < 0.3 else pack.kind(kind).instruction, question)
+    prompts = pack.kind(kind)
+    return pack.vic_prompt("" if rng.random() < 0.3 else prompts.instruction, question, prompts.style)
+
+
+def _presence(scene: Scene, pack: PromptPack, rng: random.Random) -> _Text:
+    qa = ask(scene, "existence", rng)
+    assert qa is not None and isinstance(qa.about[0], str)
+    answer = pack.presence.yes if qa.key == "yes" else pack.presence.no
+    return _Text(pack.presence.about(qa.about[0]), f" {answer}", about=qa.about, count=scene.count(qa.about[0]))
 
 
 def _question(scene: Scene, pack: PromptPack, qa: QuestionAnswer, rng: random.Random) -> _Text:
@@ -222,7 +257,8 @@ def _question(scene: Scene, pack: PromptPack, qa: QuestionAnswer, rng: random.Ra
 def _begun_description(scene: Scene, pack: PromptPack, mixture: TextMixture, rng: random.Random) -> _Text:
     prompt = _vic_prompt(pack, Kind.DETAIL, rng.choice(DESCRIBE), rng)
     if rng.random() < mixture.whole:
-        return _Text(prompt, f" {describe(scene, rng).answer}", True, scene.objects, True, len(scene.objects))
+        whole = f" {describe(scene, rng).answer}"
+        return _Text(prompt, whole, about=scene.objects, listing=True, count=len(scene.objects))
     number = rng.randint(0, len(scene.objects) + 1)  # sentences said: the opening, then objects
     said = list(scene.objects[: max(0, number - 1)])
     counted = len(scene.objects)
@@ -236,7 +272,8 @@ def _begun_description(scene: Scene, pack: PromptPack, mixture: TextMixture, rng
         to_say = [opening(scene.background, counted, rng), *to_say]
     # VIC keeps one sentence a step and is then asked again, so the next two are all that matters.
     target = "".join(f" {s}" for s in to_say[:2])
-    return _Text(prompt + "".join(f" {s}" for s in begun), target, len(to_say) <= 2, left, True, len(left))
+    said_so_far = "".join(f" {s}" for s in begun)
+    return _Text(prompt, target, len(to_say) <= 2, said_so_far, left, True, len(left))
 
 
 def _with_errors(said: list[SceneObject], scene: Scene, rng: random.Random) -> list[SceneObject]:
@@ -275,7 +312,8 @@ def _thoughtful(scene: Scene, pack: PromptPack, rng: random.Random) -> _Text:
         return _vig(pack, Kind.REASONING, qa, rng)
     sentences = split_sentences(qa.answer)
     begun = "".join(f" {s}" for s in sentences[: rng.randint(0, len(sentences) - 1)])
-    return _Text(_vic_prompt(pack, Kind.REASONING, qa.question, rng) + begun, f" {qa.answer}"[len(begun) :])
+    prompt = _vic_prompt(pack, Kind.REASONING, qa.question, rng)
+    return _Text(prompt, f" {qa.answer}"[len(begun) :], begun=begun)
 
 
 def _subject_labels(text: _Text) -> np.ndarray:

@@ -20,6 +20,7 @@ from vigc.model.llava.network import LlavaNetwork
 from vigc.model.network import Network, load_network
 from vigc.model.prompts import PromptPack
 
+NUM_POSITIONS = 2048  # of image, question and answer
 TEMPLATE = (
     "{% for message in messages %}{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}{{ '<image>' }}"
@@ -68,7 +69,8 @@ def _config(source: Network) -> LlavaConfig:
         hidden_act=eyes.hidden_act,
         vision_use_head=False,
     )
-    text = LlamaConfig(**{**source.model.config.text_config.to_dict(), "tie_word_embeddings": False})
+    words = source.model.config.text_config.to_dict()
+    text = LlamaConfig(**{**words, "tie_word_embeddings": False, "max_position_embeddings": NUM_POSITIONS})
     return LlavaConfig(
         vision_config=vision,
         text_config=text,

@@ -87,7 +87,10 @@ class PromptPack:
         """What VIG reads. With a first word the question is already begun, or is asked to begin with it
         (model/README.md, "Knowledge questions").
         """
-        instruction = self.kind(kind).instruction
+        return self.worded(self.kind(kind).instruction, first_word)
+
+    def worded(self, instruction: str, first_word: str = "") -> str:
+        """An instruction, which may be a paraphrase, as `vig_prompt` gives it."""
         if not first_word:
             return instruction
         if self.first_word:

@@ -133,22 +133,23 @@ class ChatObjective(Objective[ChatBatch]):
         # Scores and mixtures of causal attention: half of length² each, forward and twice backward.
         return total + 3 * 2 * float((lengths**2).sum()) * float(text.hidden_size * text.num_hidden_layers)
 
-    @torch.no_grad()
-    def say(self, rows: list[Row], max_tokens: int = 96) -> list[str]:
-        network: LlavaNetwork = self.network
-        said = []
-        for row in rows:
-            token = network.chat.image_token
-            prompt = network.chat.prompt(str(row["prompts"][0])).replace(token, token * network.num_image_tokens)
-            ids = torch.tensor([network.tokenizer(prompt).input_ids], device=network.device)
-            out = network.model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                pixel_values=network.pixel_values(torch.tensor(row["pixels"], device=network.device)[None]),
-                max_new_tokens=max_tokens,
-                do_sample=False,
-                eos_token_id=network.eos_id,
-                pad_token_id=network.eos_id,
-            )
-            said.append(str(network.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)).strip())
-        return said
+    def say(self, rows: list[Row]) -> list[str]:
+        return [say(self.network, row) for row in rows]
+
+
+@torch.no_grad()
+def say(network: LlavaNetwork, row: Row, max_tokens: int = 96) -> str:
+    """The greedy answer to the first prompt of a row (`pixels`, `prompts`)."""
+    token = network.chat.image_token
+    prompt = network.chat.prompt(str(row["prompts"][0])).replace(token, token * network.num_image_tokens)
+    ids = torch.tensor([network.tokenizer(prompt).input_ids], device=network.device)
+    out = network.model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        pixel_values=network.pixel_values(torch.tensor(row["pixels"], device=network.device)[None]),
+        max_new_tokens=max_tokens,
+        do_sample=False,
+        eos_token_id=network.eos_id,
+        pad_token_id=network.eos_id,
+    )
+    return str(network.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)).strip()

@@ -69,9 +69,9 @@ class Recipe:
     base: str = VICUNA_7B  # the model that is trained on; --model
     fresh: ModelShape | None = None  # start from a new embedded model of this shape instead
     # "instructions" and "chat" (of a LLaVA-style model) learn from data, the others from rendered scenes.
-    objective: Literal["instructions", "chat", "eyes", "words", "captions"] = "instructions"
+    objective: Literal["instructions", "chat", "eyes", "words", "captions", "scene_chat"] = "instructions"
     max_turns: int = 32  # questions about one image that a chat learns in one sequence
-    texts: TextMixture = field(default_factory=TextMixture)  # of one scene, for "words"
+    texts: TextMixture = field(default_factory=TextMixture)  # of one scene, for "words" and "scene_chat"
     auxiliary_weight: float = 0.5  # of the loss on what the visual tokens say, beside "words"
     trainable: Trainable = field(default_factory=Trainable)
     tasks: Tasks = field(default_factory=Tasks)
@@ -242,6 +242,26 @@ def tiny_llava() -> tuple[Recipe, ...]:
     )
 
 
+def scene_llava() -> tuple[Recipe, ...]:
+    """A LLaVA-style model for two cores that makes data: VIG, VIC and yes-or-no questions about scenes, in the words of
+    the prompt pack for chats.
+    """
+    (captions,) = tiny_llava()
+    return (
+        replace(
+            captions,
+            name="scene_llava",
+            about="a tiny LLaVA-style model learns to ask, answer, correct and judge about scenes",
+            objective="scene_chat",
+            texts=TextMixture(num_questions=5, num_presence=3),
+            micro_batch_size=8,
+            num_updates=1000,
+            precision="bf16",
+            seed=60,
+        ),
+    )
+
+
 PRESETS = {
     f.__name__: f
     for f in (
@@ -254,6 +274,7 @@ PRESETS = {
         llava_full,
         instructblip_answers,
         tiny_llava,
+        scene_llava,
         embedded,
     )
 }
