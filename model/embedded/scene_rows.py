@@ -240,7 +240,8 @@ def _vic_prompt(pack: PromptPack, kind: Kind, question: str, rng: random.Random)
 
 def _presence(scene: Scene, pack: PromptPack, rng: random.Random) -> _Text:
     qa = ask(scene, "existence", rng)
-    assert qa is not None and isinstance(qa.about[0], str)
+    assert qa is not None
+    assert isinstance(qa.about[0], str)
     answer = pack.presence.yes if qa.key == "yes" else pack.presence.no
     return _Text(pack.presence.about(qa.about[0]), f" {answer}", about=qa.about, count=scene.count(qa.about[0]))
 

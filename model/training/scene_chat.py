@@ -69,7 +69,9 @@ class SceneChatObjective(Objective[SceneChatBatch]):
 
     def collate(self, rows: list[Row]) -> SceneChatBatch:
         """Raises ModelError where the chat template puts something of the question before the image."""
-        texts = [(image, *self._ids(row, text)) for image, row in enumerate(rows) for text in range(len(row["prompts"]))]
+        texts = [
+            (image, *self._ids(row, text)) for image, row in enumerate(rows) for text in range(len(row["prompts"]))
+        ]
         beginnings = {text[1] for text in texts}
         if len(beginnings) > 1:
             raise ModelError(f"{self.network.name}: its chat template shows the question before the image.")
