@@ -20,6 +20,7 @@ from vigc.jobs.experiment.command import EXPERIMENT
 from vigc.jobs.generate.command import GENERATE, SUMMARY
 from vigc.jobs.ingest.command import INGEST
 from vigc.jobs.plan.command import PLAN
+from vigc.jobs.preview import PREVIEW
 from vigc.jobs.scenes import SCENES
 from vigc.jobs.serve.command import SERVE
 from vigc.jobs.settings.command import Verb, add_verb
@@ -94,7 +95,7 @@ def doctor(config: DoctorConfig) -> None:
 DOCTOR = Verb(DoctorConfig, doctor, ("vigc doctor", "vigc doctor --ray"))
 
 VERBS: dict[str, tuple[Verb[Any], ...]] = {
-    "Make data": (GENERATE, PLAN, SCENES, INGEST),
+    "Make data": (PREVIEW, GENERATE, PLAN, SCENES, INGEST),
     "Look at it and choose": (SHOW, SUMMARY, REPORT, AUDIT, FILTER, VERIFY, DIGEST, EXPORT, VALIDATE),
     "Train and measure": (TRAIN, FINETUNE, EVALUATE, EXPERIMENT, POPE),
     "Serve and send": (SERVE, SUBMIT),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 
 import typer
 
@@ -20,7 +19,6 @@ from vigc.jobs.dataset.config import (
 from vigc.jobs.settings.command import Verb
 from vigc.jobs.settings.shared import OfDataSet
 from vigc.jobs.terminal import NOT_OK, Counting, make_console, print_json
-from vigc.platform.records import ConfigError
 
 
 def show(config: ShowConfig) -> None:
@@ -78,7 +76,7 @@ def filter_(config: FilterConfig) -> None:
 
     Each time all is decided anew, by these flags alone; `show`, `export` and `summary` follow the newest decision.
     """
-    from vigc.jobs.dataset.filter import as_json, run_filter
+    from vigc.jobs.dataset.filter import as_json, run_filter, with_words
     from vigc.jobs.dataset.tables import evaluation_lines, filter_table, hallucination_tables
     from vigc.jobs.dataset.verify import ProgressBar
 
@@ -87,7 +85,7 @@ def filter_(config: FilterConfig) -> None:
     with meter.shown("images and rows"):
         found = run_filter(
             config.data,
-            config.model_copy(update={"disallowed": _words(config.words)}),
+            with_words(config),
             exclude_like=config.exclude_like,
             clear=config.clear,
             on_images=meter.report,
@@ -110,20 +108,6 @@ def filter_(config: FilterConfig) -> None:
         f"verdicts  {config.data}/verdicts/{found.number}.parquet"
         f"{'' if found.changed else ' (nothing has changed)'}; exports leave out what they reject"
     )
-
-
-def _words(file: Path | None) -> tuple[str, ...]:
-    if file is None:
-        return ()
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{file}: the words cannot be read ({error}). One word or phrase a line, in UTF-8."
-        ) from error
-    if not (found := tuple(dict.fromkeys(" ".join(line.split()) for line in lines if line.strip()))):
-        raise ConfigError(f"{file}: no word in it. One word or phrase a line.")
-    return found
 
 
 def verify(config: VerifyConfig) -> None:

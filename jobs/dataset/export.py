@@ -8,7 +8,7 @@ from itertools import islice
 
 from vigc.jobs.dataset.config import ExportConfig
 from vigc.platform.dataset.store import Store
-from vigc.platform.exports import FORMATS, Options, Per, export
+from vigc.platform.exports import Options, Per, export, find_format
 from vigc.platform.exports.validate import NOTES, ValidateOptions, validate
 from vigc.platform.records import ConfigError, StoreError
 from vigc.platform.storage import open_file
@@ -33,9 +33,9 @@ def run_export(config: ExportConfig, on_progress: Callable[[int], None] | None =
         StoreError: no data set, a file that cannot be written, or one that fails the check.
     """
     store, format = Store(config.data), config.format
-    if config.check and format in FORMATS and format not in CHECKED:
+    suffix = find_format(format).suffix
+    if config.check and format not in CHECKED:
         raise ConfigError(f"--check does not read {format}; it reads {', '.join(CHECKED)}.")
-    suffix = FORMATS[format].suffix if format in FORMATS else ""
     folder, name = open_file(config.out or f"{store}/exports/{format}{suffix}")
     target = f"{folder}/{name}"
     options = Options(config.multi_turn, config.embed, Per(config.per), config.shard_mb * 2**20)

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from vigc.jobs.dataset.config import FilterConfig
 from vigc.platform.dataset.store import Store
 from vigc.platform.dataset.verdicts import write_verdicts
 from vigc.platform.images.decode import decode_batch
 from vigc.platform.quality.decide import Evaluation, decide
 from vigc.platform.quality.settings import FilterSettings
 from vigc.platform.quality.similar_images import hashes_of
-from vigc.platform.records import InputError
+from vigc.platform.records import ConfigError, InputError
 from vigc.platform.report.summary import write_summary
 from vigc.platform.sources import open_source
 from vigc.platform.storage.lock import only_writer
@@ -65,6 +66,23 @@ def run_filter(
             made = decide(store, settings, evaluation=evaluation, embed=embed, on_progress=on_rows)
             file, changed = write_verdicts(store.folder, BY, made.verdicts(), made.about)
         return Filtered(file.number, changed, file.about, write_summary(store))
+
+
+def with_words(config: FilterConfig) -> FilterConfig:
+    """With the words of its file, which has one word or phrase a line. Raises ConfigError."""
+    file = config.words
+    if file is None:
+        return config
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{file}: the words cannot be read ({error}). One word or phrase a line, in UTF-8."
+        ) from error
+    found = tuple(dict.fromkeys(" ".join(line.split()) for line in lines if line.strip()))
+    if not found:
+        raise ConfigError(f"{file}: no word in it. One word or phrase a line.")
+    return config.model_copy(update={"disallowed": (*config.disallowed, *found)})
 
 
 def read_evaluation(location: str, on_progress: Report | None = None) -> Evaluation:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, field_validator
 
@@ -35,8 +35,11 @@ class ReadsImages(Config):
     """A verb that reads images from any source."""
 
     annotations: tuple[str, ...] = _images("COCO annotation files for the images, joined by image id.", ())
-    source: Literal["auto", "folder", "coco", "manifest", "webdataset", "huggingface"] = _images(
-        "What the place of the images is; auto looks at it.", "auto"
+    source: str = _images(
+        "What the place of the images is: folder, coco, manifest, webdataset, huggingface, or a plug-in's name; auto "
+        "looks at it.",
+        "auto",
+        metavar="NAME",
     )
 
 

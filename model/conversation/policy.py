@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from vigc.model.conversation.grounding import Grounding
 from vigc.model.sentences import Unit
+from vigc.platform import plugins
 from vigc.platform.records import ConfigError
 
 
@@ -83,15 +84,19 @@ POLICIES = {
 
 
 def make_policy(name: str, **changes: object) -> Policy:
-    """A preset with changes.
+    """A preset, or an installed plug-in's policy, with changes.
 
     Raises:
         ConfigError: an unknown preset or option, or a value out of range.
     """
-    if name not in POLICIES:
-        raise ConfigError(f"The policy {name!r} is unknown; there are {', '.join(POLICIES)}.")
+    preset = POLICIES.get(name) or plugins.load(plugins.POLICIES, name)
+    if preset is None:
+        known = ", ".join([*POLICIES, *plugins.installed(plugins.POLICIES)])
+        raise ConfigError(f"The policy {name!r} is unknown; there are {known}.")
+    if not isinstance(preset, Policy):
+        raise ConfigError(f"The plug-in for the policy {name!r} gave {type(preset).__name__}, which is no Policy.")
     try:
-        policy = replace(POLICIES[name], **changes)  # type: ignore[arg-type]
+        policy = replace(preset, **changes)  # type: ignore[arg-type]
     except TypeError as error:
         raise ConfigError(
             f"Policy option unknown: {error}. Options are {', '.join(Policy.__dataclass_fields__)}."

@@ -16,6 +16,7 @@ from string import Formatter
 
 import yaml
 
+from vigc.platform import plugins
 from vigc.platform.records import ConfigError, Kind
 
 DEFAULT = Path(__file__).with_name("default.yaml")
@@ -118,12 +119,14 @@ class PromptPack:
 
 
 def load_pack(path: str | Path | None = None) -> PromptPack:
-    """Reads and checks a pack; None is the project's own.
+    """Reads and checks a pack: a file, or the name of an installed plug-in's; None is the project's own.
 
     Raises:
         ConfigError: with file, line, what is wrong there and what is expected.
     """
     file = Path(path) if path is not None else DEFAULT
+    if file.name == str(path) and not file.suffix and not file.exists():
+        file = Path(plugins.load(plugins.PROMPTS, str(path)) or file)
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vigc.platform import plugins
 from vigc.platform.dataset.store import Store
 from vigc.platform.exports import huggingface, llava, openai, parquet, preference, sharegpt, webdataset
 from vigc.platform.exports.card import card
@@ -25,7 +26,18 @@ from vigc.platform.storage import NewFolder, open_file
 MARKER = "export.json"
 PROGRESS_EVERY = 500  # examples
 
-__all__ = ["FORMATS", "MARKER", "Exported", "Options", "Per", "export"]
+__all__ = [
+    "FORMATS",
+    "MARKER",
+    "ExportRun",
+    "Exported",
+    "FileFormat",
+    "FolderFormat",
+    "Options",
+    "Per",
+    "export",
+    "find_format",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +59,7 @@ class Exported:
 
 
 @dataclass(slots=True)
-class _Export:
+class ExportRun:
     """One export under way."""
 
     store: Store
@@ -70,7 +82,7 @@ class FileFormat:
     """Written to a path that becomes a file."""
 
     suffix: str
-    write: Callable[[_Export, Path], int]  # returns the number of examples
+    write: Callable[[ExportRun, Path], int]  # returns the number of examples
     options: frozenset[str] = frozenset()  # the names in Options that it understands
 
 
@@ -78,22 +90,22 @@ class FileFormat:
 class FolderFormat:
     """Written to a folder, file by file."""
 
-    write: Callable[[_Export, NewFolder], int]
+    write: Callable[[ExportRun, NewFolder], int]
     options: frozenset[str] = frozenset()
     suffix: str = ""
 
 
-def _llava(run: _Export, path: Path) -> int:
+def _llava(run: ExportRun, path: Path) -> int:
     with open(path, "w", encoding="utf-8") as file:
         return write_list(map(llava.record, run.examples()), file)
 
 
-def _sharegpt(run: _Export, path: Path) -> int:
+def _sharegpt(run: ExportRun, path: Path) -> int:
     with open(path, "w", encoding="utf-8") as file:
         return write_list(map(sharegpt.record, run.examples()), file)
 
 
-def _openai(run: _Export, path: Path) -> int:
+def _openai(run: ExportRun, path: Path) -> int:
     with open(path, "w", encoding="utf-8") as file:
         if not run.options.embed:
             return write_lines(map(openai.record, run.examples()), file)
@@ -102,22 +114,22 @@ def _openai(run: _Export, path: Path) -> int:
         )
 
 
-def _parquet(run: _Export, path: Path) -> int:
+def _parquet(run: ExportRun, path: Path) -> int:
     return parquet.write(run.examples(), path)
 
 
-def _webdataset(run: _Export, folder: NewFolder) -> int:
+def _webdataset(run: ExportRun, folder: NewFolder) -> int:
     return webdataset.write(run.with_images(), folder, run.options.shard_bytes)
 
 
-def _huggingface(run: _Export, folder: NewFolder) -> int:
+def _huggingface(run: ExportRun, folder: NewFolder) -> int:
     options = run.options
     num = huggingface.write(run.with_images(), folder, multi_turn=options.multi_turn, shard_bytes=options.shard_bytes)
     _write_card(run, folder, huggingface.JOINED if options.multi_turn else huggingface.ALONE, num, pairs=False)
     return num
 
 
-def _preference(run: _Export, folder: NewFolder) -> int:
+def _preference(run: ExportRun, folder: NewFolder) -> int:
     examples = with_pairs(run.examples(), run.options.per, run.left_out)
     pairs = with_images(examples, run.left_out)
     num = preference.write(pairs, folder, per=run.options.per, shard_bytes=run.options.shard_bytes)
@@ -125,7 +137,7 @@ def _preference(run: _Export, folder: NewFolder) -> int:
     return num
 
 
-def _write_card(run: _Export, folder: NewFolder, columns: huggingface.Columns, num: int, *, pairs: bool) -> None:
+def _write_card(run: ExportRun, folder: NewFolder, columns: huggingface.Columns, num: int, *, pairs: bool) -> None:
     with folder.file("README.md") as path:
         path.write_text(card(run.store, columns, num, run.left_out, pairs=pairs), encoding="utf-8")
 
@@ -143,6 +155,19 @@ FORMATS: dict[str, FileFormat | FolderFormat] = {
 }
 
 
+def find_format(name: str) -> FileFormat | FolderFormat:
+    """One of FORMATS, or a plug-in's. Raises ConfigError where there is none of this name."""
+    if name in FORMATS:
+        return FORMATS[name]
+    found = plugins.load(plugins.EXPORTS, name)
+    if found is None:
+        known = ", ".join([*FORMATS, *plugins.installed(plugins.EXPORTS)])
+        raise ConfigError(f"There is no export format {name!r}. Use one of: {known}.")
+    if not isinstance(found, FileFormat | FolderFormat):
+        raise ConfigError(f"The plug-in for the format {name!r} is neither a FileFormat nor a FolderFormat.")
+    return found
+
+
 def export(
     store: Store,
     format: str,
@@ -158,15 +183,13 @@ def export(
         ConfigError: there is no such format, or it does not have an option.
         StoreError: the data set cannot be read, or `out` cannot be written.
     """
-    if format not in FORMATS:
-        raise ConfigError(f"There is no export format {format!r}. Use one of: {', '.join(FORMATS)}.")
-    chosen, options = FORMATS[format], options or Options()
+    chosen, options = find_format(format), options or Options()
     for name in Options.__dataclass_fields__:
         if getattr(options, name) != getattr(Options(), name) and name not in chosen.options:
             able = [other for other, one in FORMATS.items() if name in one.options]
             raise ConfigError(f"{name} does not go with the format {format}, but with {', '.join(able)}.")
     store.existing_passes()
-    run = _Export(store, options, on_progress)
+    run = ExportRun(store, options, on_progress)
     folder, name = open_file(out)
     if isinstance(chosen, FileFormat):
         with folder.new_file(name) as path:

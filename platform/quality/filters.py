@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+from vigc.platform import plugins
 from vigc.platform.quality.settings import FilterSettings
 from vigc.platform.records import ConfigError, Kind
 
@@ -185,7 +186,19 @@ def filters_for(settings: FilterSettings) -> list[Filter]:
         found.append(LowGrounding(settings.min_grounding))
     if settings.disallowed:
         found.append(Disallowed(settings.disallowed))
+    found += [_of_plugin(name) for name in settings.also]
     return [one for one in found if one.name not in settings.off]
+
+
+def _of_plugin(name: str) -> Filter:
+    make = plugins.load(plugins.FILTERS, name)
+    if make is None:
+        known = ", ".join(plugins.installed(plugins.FILTERS)) or "none is installed"
+        raise ConfigError(f"--also {name}: there is no such plug-in ({known}).")
+    made = make()
+    if not isinstance(made, Filter):
+        raise ConfigError(f"--also {name}: the plug-in gave {type(made).__name__}, which is no Filter.")
+    return made
 
 
 def words_of(text: str) -> list[str]:

@@ -70,6 +70,7 @@ class FilterSettings(BaseModel):
         shown=NEVER,
     )
     off: tuple[str, ...] = flag("Leave out the filters with these names.", ())
+    also: tuple[str, ...] = flag("Run these filters of installed plug-ins, too.", (), metavar="NAME,…")
     seed: int = flag("The seed for choosing which conversations stay where there are too many.", 0)
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from vigc.platform import plugins
 from vigc.platform.records import ConfigError, InputError
 from vigc.platform.sources.address_list import AddressListSource
 from vigc.platform.sources.addresses import absolute, is_address, is_folder, is_web, split, suffix
@@ -39,18 +40,34 @@ def open_source(location: str, annotations: str | Sequence[str] | None = None, s
             Hugging Face.
         annotations: COCO annotation files about the images below `location`: several in a list, or with commas between
             them. What they say about the same image id is joined.
-        source: "auto", or one of SOURCES to decide it oneself.
+        source: "auto", or one of SOURCES to decide it oneself, or a plug-in's name.
     Raises:
         InputError: the place does not exist, cannot be read, or holds no image.
         ConfigError: the settings contradict each other.
         StoreError: the storage cannot be reached.
     """
-    if source not in SOURCES:
-        raise ConfigError(f"There is no source {source!r}. Use one of: {', '.join(SOURCES)}.")
     files = _annotation_files(annotations)
+    if source not in SOURCES:
+        if files:
+            raise ConfigError(f"--source {source} is a plug-in, which reads no annotation file.")
+        return _not_empty(_of_plugin(location, source), location)
     if files and source not in ("auto", "coco"):
         raise ConfigError(f"An annotation file was given, which --source {source} does not read. Use --source coco.")
-    opened = _open(location, files, source)
+    return _not_empty(_open(location, files, source), location)
+
+
+def _of_plugin(location: str, name: str) -> Source:
+    make = plugins.load(plugins.SOURCES, name)
+    if make is None:
+        known = ", ".join([*SOURCES, *plugins.installed(plugins.SOURCES)])
+        raise ConfigError(f"There is no source {name!r}. Use one of: {known}.")
+    opened = make(location)
+    if not isinstance(opened, Source):
+        raise ConfigError(f"The plug-in for --source {name} gave {type(opened).__name__}, which is no Source.")
+    return opened
+
+
+def _not_empty(opened: Source, location: str) -> Source:
     if next(opened.tables(), None) is None:
         raise InputError(
             f"{location} holds no image. Name a folder with JPEG, PNG, WebP, BMP, TIFF or GIF files in it."
