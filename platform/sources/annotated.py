@@ -7,6 +7,7 @@ what would.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from math import isfinite
 from typing import Any
 
@@ -15,10 +16,13 @@ from vigc.platform.sources.addresses import is_text
 
 
 def side(value: Any) -> int | None:
-    """A width or height: a whole number, or its digits; nothing is unknown."""
+    """A width or height: a whole number, also as 640.0, or its digits; nothing is unknown."""
     if value is None or value == "":
         return None
-    if isinstance(value, str) and value.strip().isdecimal():
+    text = value.strip().removesuffix(".0") if isinstance(value, str) else ""
+    if text.isdecimal():
+        return int(text)
+    if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return value
@@ -36,15 +40,21 @@ def objects(value: Any) -> list[ObjectBox] | None:
 
 
 def captions(value: Any) -> list[str] | None:
-    """A list of texts, its JSON text, or one text; nothing is unknown."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        value = _from_json(value, "a text, or a JSON list of texts")
+    """A list of texts, or one text; nothing is unknown."""
     if value is None or value == "":
         return None
     found = [value] if isinstance(value, str) else value
     if not isinstance(found, list) or not all(isinstance(text, str) and is_text(text) for text in found):
         raise ValueError(f"{value!r} is neither a text nor a list of texts")
     return found
+
+
+def captions_of_cell(value: Any) -> list[str] | None:
+    """The same in a table of texts, where a list is written as JSON. "[Hot Item] Cup" is one caption."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        with suppress(ValueError):  # no JSON: one text that begins with a bracket
+            value = json.loads(value)
+    return captions(value)
 
 
 def _object(number: int, entry: Any) -> ObjectBox:

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from vigc.platform.records import InputError
 from vigc.platform.schema import MANIFEST
-from vigc.platform.sources import objects365
-from vigc.platform.sources.addresses import absolute, is_text, is_web, open_stream, readable
+from vigc.platform.sources import annotated, objects365, written_paths
+from vigc.platform.sources.addresses import COMPLETE, absolute, is_text, is_web, open_stream, readable, resolved
 from vigc.platform.sources.base import RECORDS_PER_TABLE, Source, first_repeated
 from vigc.platform.sources.external_sort import IMAGES_PER_GROUP, BatchFile, SortedByImage
 from vigc.platform.sources.json_stream import JsonFault, top_lists
@@ -57,6 +57,8 @@ class CocoSource(Source):
             self._join(_CocoFile(path, self._keys), number)
         names = self._images["name"].combine_chunks()
         self._names = names if is_web(self._root) else self._as_on_disk(names)
+        self._uris = resolved(self._names, self._root)
+        self._names = _as_ids(self._names, self._root)
 
     def describe(self) -> str:
         skipped = f"; {self.num_skipped} images left out that were never published" if self.num_skipped else ""
@@ -80,7 +82,7 @@ class CocoSource(Source):
             table = pa.table(
                 {
                     "image_id": names,
-                    "uri": pc.binary_join_element_wise(self._root.rstrip("/"), names, "/"),
+                    "uri": self._uris.slice(start, IMAGES_PER_GROUP),
                     "width": images["width"],
                     "height": images["height"],
                     "objects": self._objects_of(start, len(names), categories),
@@ -93,7 +95,10 @@ class CocoSource(Source):
 
     def _as_on_disk(self, names: pa.Array) -> pa.Array:
         with readable(self._root):
-            found = objects365.as_on_disk(names, open_folder(self._root))
+            folder = open_folder(self._root)
+            found = objects365.as_on_disk(names, folder)
+            if found is names:
+                found = written_paths.as_on_disk(names, folder)
         return names if found is not names and first_repeated(found) else found
 
     def _objects_of(self, start: int, num: int, categories: pa.Array) -> pa.Array:
@@ -202,6 +207,8 @@ class _Keys:
 
     def number(self, value: Any) -> int | None:
         """The id as a number; None for what is no id."""
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
         if type(value) is int and -MAX_ID < value < MAX_ID:
             return value
         if isinstance(value, int | str) and not isinstance(value, bool):
@@ -251,12 +258,15 @@ class _CocoFile:
         self._flush()
 
     def _add_image(self, index: int, image: dict[str, Any]) -> None:
-        key, name = self._keys.number(image.get("id")), image.get("file_name")
+        key, name = self._keys.number(image.get("id")), image.get("file_name") or _of_url(image.get("coco_url"))
         if key is None or not isinstance(name, str) or not name or not is_text(name):
             raise _fault(self.path, f"images[{index}]", "needs an 'id' and a 'file_name'")
-        width, height = image.get("width"), image.get("height")
-        if any(side is not None and not (isinstance(side, int) and abs(side) < MAX_ID) for side in (width, height)):
-            raise _fault(self.path, f"images[{index}]", "has a 'width' or 'height' that is not a whole number")
+        try:
+            width, height = (annotated.side(image.get(name)) for name in ("width", "height"))
+        except ValueError as error:
+            raise _fault(self.path, f"images[{index}]", f"has a width or height that cannot be: {error}") from error
+        if any(side is not None and abs(side) >= MAX_ID for side in (width, height)):
+            raise _fault(self.path, f"images[{index}]", "has a width or height beyond all images")
         self._image_rows.append((key, name, width, height))
         if len(self._image_rows) >= ROWS_PER_BATCH:
             self._flush()
@@ -265,6 +275,11 @@ class _CocoFile:
         key, name = self._keys.number(entry.get("id")), entry.get("name")
         if key is None:
             raise _fault(self.path, f"categories[{index}]", "needs an 'id'")
+        if key in self.categories:
+            first = list(self.categories).index(key)
+            raise _fault(
+                self.path, f"categories[{index}]", f"has the same id {entry.get('id')!r} as categories[{first}]"
+            )
         self.categories[key] = objects365.category_name(name) if isinstance(name, str) and is_text(name) else None
 
     def _add_annotation(self, index: int, entry: dict[str, Any]) -> None:
@@ -280,7 +295,11 @@ class _CocoFile:
             if len(self._caption_rows) >= ROWS_PER_BATCH:
                 self._flush()
             return
+        if "segments_info" in entry:
+            raise _fault(self.path, f"annotations[{index}]", "is of a panoptic file, which is not read; give instances")
         category = self._keys.number(entry.get("category_id"))
+        if category is None and entry.get("category_id") is None:
+            raise _fault(self.path, f"annotations[{index}]", "has neither a caption nor a category_id")
         if category is None:
             what = f"names category_id {entry.get('category_id')!r}, which is in no category entry"
             raise _fault(self.path, f"annotations[{index}]", what)
@@ -355,6 +374,18 @@ class _Index:
 def _columns(rows: list[Any], schema: pa.Schema) -> pa.RecordBatch:
     arrays = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=True)]
     return pa.record_batch(arrays, schema=schema)
+
+
+def _of_url(url: Any) -> str | None:
+    """A file's name in files that give addresses instead, as LVIS does: its last two parts."""
+    return "/".join(url.split("/")[-2:]) if isinstance(url, str) and is_web(url) else None
+
+
+def _as_ids(names: pa.Array, root: str) -> pa.Array:
+    """What stands below the root without it; other complete paths without their beginning."""
+    below = f"{root.rstrip('/')}/"
+    names = pc.if_else(pc.starts_with(names, below), pc.utf8_slice_codeunits(names, len(below)), names)
+    return pc.replace_substring_regex(names, COMPLETE, "")
 
 
 def _fault(path: str, place: str, what: str) -> InputError:

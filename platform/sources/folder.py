@@ -17,7 +17,11 @@ from vigc.platform.sources.addresses import absolute, is_address, suffix
 from vigc.platform.sources.base import Source, in_tables
 from vigc.platform.storage import open_folder
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+    # Images that are not decoded: each becomes a failed row that says so.
+    | {".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd"}
+)
 
 
 class FolderSource(Source):

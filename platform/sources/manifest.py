@@ -190,6 +190,7 @@ class _TextManifest(Source):
 
     name = "manifest"
     kind: str
+    readers = _READERS
 
     def __init__(self, place: str) -> None:
         self._place = absolute(place)
@@ -219,10 +220,12 @@ class _TextManifest(Source):
         image_id = row.get("image_id")
         if image_id is None or image_id == "":
             image_id = without_scheme(uri)
+        if isinstance(image_id, float) and image_id.is_integer():
+            image_id = int(image_id)
         if isinstance(image_id, bool) or not isinstance(image_id, str | int) or not is_text(str(image_id)):
             self._refuse(line, "image_id", f"{image_id!r} is neither a text nor a number")
         found: dict[str, Any] = {}
-        for column, read in _READERS.items():
+        for column, read in self.readers.items():
             try:
                 found[column] = read(row.get(column))
             except ValueError as error:
@@ -238,6 +241,7 @@ class _TextManifest(Source):
 
 class _CsvManifest(_TextManifest):
     kind = "CSV"
+    readers = _READERS | {"captions": annotated.captions_of_cell}
 
     def _rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
         csv.field_size_limit(MAX_FIELD_CHARACTERS)  # a crowded image has long objects

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import posixpath
 import re
 import tarfile
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from vigc.platform.sources.folder import SUFFIXES
 from vigc.platform.storage import LocalFolder, open_folder
 
 BUFFER_BYTES = 64 * 1024  # of one request to storage, where a header is 512 bytes
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd"}
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
@@ -90,10 +92,13 @@ class WebDatasetSource(Source):
 def _samples(address: str, opened: Any) -> Iterator[_Sample]:
     with opened as file:
         sample = _Sample("")
+        keys: set[str] = set()
+        files: dict[str, tuple[int, int]] = {}  # offset and size of each member so far, for links to it
         for member in _members(address, file):
             folder, slash, name = member.name.rpartition("/")
             stem, _, kind = name.partition(".")
-            if not stem or not member.isfile():
+            is_link = member.islnk() or member.issym()
+            if not stem or not (member.isfile() or is_link):
                 continue
             if not is_text(member.name):
                 raise _broken(address, member.offset, f"the member {member.name!r} has no name in UTF-8")
@@ -101,12 +106,30 @@ def _samples(address: str, opened: Any) -> Iterator[_Sample]:
             if key != sample.key:
                 yield sample
                 sample = _Sample(key)
+                if key in keys:
+                    raise InputError(
+                        f"{address}: at byte {member.offset}: the key {key!r} comes again behind others, so its "
+                        "members cannot be joined. Sort the shard: tar --sort=name."
+                    )
+                keys.add(key)
+            place = _linked(address, member, files) if is_link else (member.offset_data, member.size)
+            files[posixpath.normpath(member.name)] = place
             if suffix(name) in SUFFIXES:
-                sample.images.append((member.name, member.offset_data, member.size))
-            elif kind in ("txt", "json"):
-                file.seek(member.offset_data)
-                _note(sample, kind, file.read(member.size), f"{address}: {member.name} (at byte {member.offset})")
+                sample.images.append((member.name, *place))
+            elif kind.lower() in ("txt", "json"):
+                file.seek(place[0])
+                _note(sample, kind.lower(), file.read(place[1]), f"{address}: {member.name} (at byte {member.offset})")
         yield sample
+
+
+def _linked(address: str, member: tarfile.TarInfo, files: dict[str, tuple[int, int]]) -> tuple[int, int]:
+    """Where the data of a link lie. A hard link's target is a name in the archive, a symbolic one's is beside it."""
+    folder = "" if member.islnk() else posixpath.dirname(member.name)
+    target = posixpath.normpath(posixpath.join(folder, member.linkname))
+    if target not in files:
+        what = f"{member.name!r} is a link to {member.linkname!r}, which does not stand before it"
+        raise _broken(address, member.offset, what)
+    return files[target]
 
 
 def _note(sample: _Sample, kind: str, data: bytes, place: str) -> None:
@@ -135,6 +158,10 @@ def _members(address: str, file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
     `tarfile` by itself takes a damaged header for the end of the archive, so that the images behind it would vanish.
     """
     size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    begins = file.read(6)
+    if (packed := next((name for magic, name in _COMPRESSED.items() if begins.startswith(magic)), None)) is not None:
+        raise InputError(f"{address}: compressed with {packed}. Unpack it to a plain tar first.")
     file.seek(0)
     at = 0
     try:

@@ -107,7 +107,7 @@ def test_coco_is_found_by_folder_by_file_and_by_name(tmp_path):
         ({"images": 3}, "'images' is not a list"),
         ({"images": [{"id": 1}]}, r"images\[0\] needs an 'id' and a 'file_name'"),
         ({"images": [{"id": 1, "file_name": "\ud800.png"}]}, r"images\[0\] needs"),
-        ({"images": [{"id": 1, "file_name": "a", "width": "4"}]}, "not a whole number"),
+        ({"images": [{"id": 1, "file_name": "a", "width": "4 px"}]}, "not a whole number"),
         (
             {"images": [{"id": 7, "file_name": "a.png"}, {"id": 9, "file_name": "a.png"}]},
             r"images\[1\] has the same file_name 'a.png' as images\[0\]",
