@@ -6,6 +6,8 @@ becomes one line on stderr; anything else is a fault in vigc and keeps its trace
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import traceback
 from typing import Annotated, Any
@@ -126,6 +128,25 @@ ALL_VERBS |= {f"{name} {verb}": verb for name, (_, _, verbs) in GROUPS.items() f
 def main() -> None:
     """The script `vigc`."""
     interrupt_on_every_stop()
+    try:
+        _main()
+    finally:
+        _flush()
+
+
+def _flush() -> None:
+    """What was printed reaches its end, or the reason is told: a full disk is no fault of ours."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  or the interpreter fails at it once more
+        if error.errno == errno.EPIPE:
+            raise SystemExit(NOT_OK) from error
+        typer.echo(f"vigc: standard output cannot be written ({error.strerror}).", err=True)
+        raise SystemExit(WRONG_USE) from error
+
+
+def _main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         app(arguments, prog_name="vigc")
@@ -135,6 +156,9 @@ def main() -> None:
         typer.echo(f"vigc: {error}", err=True)
         sys.exit(WRONG_USE)
     except Exception as fault:
+        if isinstance(fault, OSError) and fault.errno == errno.ENOSPC and fault.filename is None:
+            typer.echo(f"vigc: {fault.strerror}, on the disk of standard output or of temporary files.", err=True)
+            sys.exit(WRONG_USE)
         typer.echo(f"{traceback.format_exc()}\nvigc: this is a fault in vigc itself; please report it.", err=True)
         raise SystemExit(FAULT) from fault
 

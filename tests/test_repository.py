@@ -56,8 +56,8 @@ def imports(file: Path) -> set[str]:
 # The rooms of each folder, the lowest first: a room imports itself and those before it, never back.
 ROOMS = {
     "platform": (
-        "records plugins settings schema vocabulary storage sources images dataset pipeline quality exports report "
-        "instructions evaluation tracking planning"
+        "records plugins text_lines settings schema vocabulary storage sources images dataset pipeline quality exports "
+        "report instructions evaluation tracking planning"
     ),
     "model": (
         "cores sentences prompts files completion network scenes embedded llava weights engines conversation training "

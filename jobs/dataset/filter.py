@@ -17,6 +17,7 @@ from vigc.platform.records import ConfigError, InputError
 from vigc.platform.report.summary import write_summary
 from vigc.platform.sources import open_source
 from vigc.platform.storage.lock import only_writer
+from vigc.platform.text_lines import read_lines
 
 BY = "filter"
 IMAGES_AT_ONCE = 64
@@ -74,7 +75,7 @@ def with_words(config: FilterConfig) -> FilterConfig:
     if file is None:
         return config
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = read_lines(file)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"{file}: the words cannot be read ({error}). One word or phrase a line, in UTF-8."

@@ -24,6 +24,7 @@ from vigc.platform.evaluation.items import Answered, Files, Item
 from vigc.platform.pipeline.hardware import Hardware, choose_hardware
 from vigc.platform.records import AnswerStyle, ConfigError, StoreError
 from vigc.platform.storage import Folder, LocalFolder, open_folder
+from vigc.platform.text_lines import read_lines
 
 MAX_SIDE = 1344  # pixels of the longer side, of images that go out whole
 EMBEDDED = "embedded"
@@ -336,7 +337,7 @@ def _judge(
 def _recorded_judge(files: list[Path]) -> str:
     """Whose judgements are recorded, where nobody says."""
     for file in files:
-        if file.is_file() and (lines := file.read_text(encoding="utf-8").splitlines()):
+        if file.is_file() and (lines := read_lines(file)):
             try:
                 return str(json.loads(lines[0])["judge"])
             except (ValueError, KeyError, TypeError) as error:

@@ -7,11 +7,15 @@ What a verb has done lies at OUT, so the same verb in another job goes on where 
 from __future__ import annotations
 
 import asyncio
+import http.client
 import os
+import re
 import shlex
 import shutil
+import socket
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +42,7 @@ READ = ("--annotations", "--exclude", "--config", "--prompts", "--images", "--da
 # Ray's words for a job whose machine, or the process that watches it there, died.
 LOST = ("JOB_SUPERVISOR_ACTOR_DIED", "JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE")
 RETRY_S = 5.0
+TRY_S = 5.0  # for an address to answer at all
 AWAY_S = 300.0  # for so long a cluster that does not answer is asked again
 
 
@@ -272,12 +277,13 @@ def _whole(value: str, flag: str) -> str:
 
 def _client(address: str | None) -> JobSubmissionClient:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    from ray.exceptions import RpcError
     from ray.job_submission import JobSubmissionClient
 
-    where = address or os.environ.get("RAY_ADDRESS") or "http://127.0.0.1:8265"
+    where = _dashboard(address or os.environ.get("RAY_ADDRESS") or "http://127.0.0.1:8265")
     try:
         return JobSubmissionClient(where)
-    except (RuntimeError, ConnectionError, ValueError, ImportError) as error:
+    except (RuntimeError, ConnectionError, ValueError, ImportError, RpcError) as error:
         if "ray[default]" in str(error):
             raise ConfigError(
                 "The client for jobs is missing here; `pip install 'vigc[cluster]'` brings it."
@@ -286,6 +292,25 @@ def _client(address: str | None) -> JobSubmissionClient:
             f"No Ray cluster answers at {where} ({_first_line(error)}). Give the address of its dashboard with "
             "--address or RAY_ADDRESS, such as http://127.0.0.1:8265."
         ) from error
+
+
+def _dashboard(where: str) -> str:
+    """HOST:PORT as Ray wants it: with http:// where a dashboard answers, as it is where a cluster's head does.
+
+    Raises:
+        RunError: nobody listens there.
+    """
+    if not (found := re.fullmatch(r"([\w.-]+):(\d+)", where)):
+        return where
+    try:
+        socket.create_connection((found[1], int(found[2])), TRY_S).close()
+    except OSError as error:
+        raise RunError(f"Nobody listens at {where} ({error}). Is the cluster up, and the address right?") from error
+    try:
+        urllib.request.urlopen(f"http://{where}/api/version", timeout=TRY_S).close()
+    except (OSError, http.client.HTTPException):
+        return where
+    return f"http://{where}"
 
 
 def _ended(found: JobDetails) -> Ended:

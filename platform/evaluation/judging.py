@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vigc.platform.records import ConfigError, InputError
+from vigc.platform.text_lines import read_lines
 
 NUM_AT_ONCE = 8
 AskJudge = Callable[[str], Awaitable[str]]
@@ -92,7 +93,7 @@ def _key(judge: str, case: Case, number: int) -> str:
 
 def _read(path: Path) -> dict[str, str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_lines(path)
     except FileNotFoundError:
         return {}
     replies = {}
@@ -109,5 +110,5 @@ def _read(path: Path) -> dict[str, str]:
 
 
 def _cut(path: Path, line: str) -> None:
-    content = path.read_text(encoding="utf-8")
-    path.write_text(content[: content.rindex(line)] if line else content, encoding="utf-8")
+    content = path.read_bytes()
+    path.write_bytes(content[: content.rindex(line.encode())] if line else content)

@@ -58,12 +58,13 @@ def _items(path: Path, files: Files) -> Iterator[tuple[str, Item]]:
         source = int(row["image"]) if row["image"].isdecimal() else index
         if source not in addresses:
             raise _fault(path, place, "has no image, and names no row that has one")
-        choices = [row[letter].strip() for letter in LETTERS[:8] if row.get(letter, "").strip() not in ("", "nan")]
-        answer = LETTERS.find(row["answer"].strip() or "?")
-        if not 0 <= answer < len(choices):
-            raise _fault(
-                path, place, f"has the answer {row['answer']!r}, but {len(choices)} options (test rows have none)"
-            )
+        # Some rows leave an option between others empty; the letters stay those of the file.
+        there = [letter for letter in LETTERS[:8] if row.get(letter, "").strip() not in ("", "nan")]
+        choices = [row[letter].strip() for letter in there]
+        if row["answer"].strip() not in there:
+            options = f"the options {', '.join(there)} (test rows have none)"
+            raise _fault(path, place, f"has the answer {row['answer']!r}, but {options}")
+        answer = there.index(row["answer"].strip())
         category = row["l2-category"].strip()
         for turn in range(1 if has_rotations else len(choices)):
             turned = choices[turn:] + choices[:turn]
@@ -87,7 +88,7 @@ def _items(path: Path, files: Files) -> Iterator[tuple[str, Item]]:
 def _rows(path: Path) -> Iterator[tuple[str, int, dict[str, str]]]:
     csv.field_size_limit(sys.maxsize)
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, delimiter="\t")
             if lacking := [name for name in _COLUMNS if name not in (reader.fieldnames or ())]:
                 raise InputError(f"{path}: has no column {', '.join(lacking)}. MMBench's files are TSV with a header.")

@@ -10,6 +10,7 @@ from typing import Any
 from vigc.platform.evaluation.items import Files, Item
 from vigc.platform.instructions.fields import Origin
 from vigc.platform.records import ConfigError, InputError
+from vigc.platform.text_lines import lines_of, read_text
 
 __all__ = ["Origin", "json_lines", "needed", "origin_of", "unique"]
 
@@ -27,7 +28,7 @@ def needed(value: str | None, flag: str, what: str) -> Path:
 def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a file, one a line, each with its place. A JSON list is read as well."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except OSError as error:
         raise InputError(f"{path}: cannot read the file ({error.strerror}). Check the path.") from error
     except UnicodeDecodeError as error:
@@ -36,7 +37,7 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from Origin(path).records(_parsed(path, "the list", text))
         return
     num = 0
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(lines_of(text), 1):
         if line.strip():
             num += 1
             place = f"line {number}"

@@ -9,9 +9,12 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import signal
+import socket
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +40,7 @@ _ENVIRONMENT = {
 MIN_CPUS = 4
 CPUS_BESIDE_ACTORS = 3
 CPUS_PER_ACTOR = 0.5
+NUM_TRIES, TRY_S = 5, 5.0  # of a connection to a cluster that is there
 NUM_STARTS = 4  # each may take half a minute
 OBJECT_STORE_BYTES = 512 * 2**20  # pixels at model size are small: 150 kB at 224 x 224
 
@@ -89,11 +93,29 @@ def _start(cpus: float) -> None:
         "_node_ip_address": "127.0.0.1",  # nobody else's business, and no network is needed
     }
     address = os.environ.get("RAY_ADDRESS")
+    if address:
+        _require_listener(address)
     try:
         init_ray(**({} if address else local), log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
         place = f"at RAY_ADDRESS={address} could not be reached" if address else "could not be started on this machine"
         raise RunError(f"Ray {place}: {error}. `vigc doctor` checks what it needs.") from error
+
+
+def _require_listener(address: str) -> None:
+    """Raises RunError where nobody listens: Ray itself would go on trying for a quarter of an hour."""
+    found = re.fullmatch(r"(?:ray://)?([\w.-]+):(\d+)", address)
+    for attempt in range(NUM_TRIES if found else 0):
+        try:
+            socket.create_connection((found[1], int(found[2])), TRY_S).close()
+            return
+        except OSError as error:
+            if attempt == NUM_TRIES - 1:
+                raise RunError(
+                    f"Ray at RAY_ADDRESS={address} could not be reached: nobody listens there ({error}). Is the "
+                    "cluster up, and the address right? Without RAY_ADDRESS a run has a Ray of its own."
+                ) from error
+            time.sleep(1)
 
 
 def init_ray(**options: Any) -> None:

@@ -14,6 +14,7 @@ import pyarrow as pa
 from vigc.platform.records import ImageRecord, InputError
 from vigc.platform.sources.addresses import absolute, is_address, open_stream, readable, split, without_scheme
 from vigc.platform.sources.base import Source, in_tables
+from vigc.platform.text_lines import lines_of
 
 SCHEMES = ("http", "https", "s3", "gs", "gcs", "file")
 
@@ -25,7 +26,7 @@ class AddressListSource(Source):
         """Raises InputError when the list cannot be read or a line is no address."""
         self._place = absolute(place)
         self._lines: list[tuple[int, str]] = []
-        for number, line in enumerate(_read(self._place).splitlines(), 1):
+        for number, line in enumerate(lines_of(_read(self._place)), 1):
             if (address := line.strip()) and not address.startswith("#"):
                 self._check(number, address)
                 self._lines.append((number, address))

@@ -7,7 +7,9 @@ as even as can be, and together they are the whole. What is chosen is found once
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -225,16 +227,17 @@ def read_ids(place: str) -> pa.Array:
 
 
 def _column(place: str) -> list[str]:
-    import pyarrow.csv as pacsv
     import pyarrow.parquet as pq
 
     with readable(place), open_stream(place) as file:
         try:
             if suffix(place) == ".csv":
-                options = pacsv.ConvertOptions(include_columns=["image_id"], column_types={"image_id": pa.string()})
-                table = pacsv.read_csv(file, convert_options=options)
-            else:
-                table = pq.read_table(file, columns=["image_id"])
+                # Not by Arrow, whose threads may outlive an error and end the process with theirs.
+                rows = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""))
+                if "image_id" not in (rows.fieldnames or ()):
+                    raise KeyError
+                return [row["image_id"] for row in rows if row["image_id"]]
+            table = pq.read_table(file, columns=["image_id"])
             return [str(one) for one in table["image_id"].to_pylist() if one is not None]
         except KeyError as error:
             raise InputError(f"{place}: no column 'image_id'. Name the column of ids so.") from error

@@ -184,3 +184,22 @@ def test_debug_shows_where_an_error_was_raised_wherever_it_stands(vigc_here, pla
         assert result.code == 2
         assert "Traceback" in result.err
         assert "StoreError" in result.err
+
+
+@pytest.mark.parametrize("words", [("--help",), ("doctor", "--json")])
+def test_a_full_disk_under_standard_output_is_one_line_and_no_fault(words):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "vigc.jobs.cli", *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 2
+    assert "No space left on device" in done.stderr
+    assert "fault in vigc" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_cluster_at_whose_address_nobody_listens_is_told_soon(vigc, scenes_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    refused = vigc("generate", scenes_dir, "--out", tmp_path / "data", timeout=60)
+    assert refused.code == 2
+    assert "nobody listens there" in refused.err

@@ -141,7 +141,7 @@ class _Run:
                     self.note(row, Rule.EVALUATION, f"{image.name} is on the list")
         for row, image in named if self.checks.num_open is not None else ():
             where = address_of(image, self.checks.folder)
-            if where is not None and "://" not in where and not Path(where.partition("#")[0]).is_file():
+            if where is not None and "://" not in where and not _is_there(where):
                 self.note(row, Rule.MISSING, f"there is no file {where}")
 
     def _lengths(self, records: list[Record]) -> None:
@@ -174,6 +174,11 @@ class _Run:
                     self.note(row, Rule.MISSING, opened.error)
             elif evaluation is not None and evaluation.like(opened.phash):
                 self.note(row, Rule.EVALUATION, "an image that is evaluated on looks like this one")
+
+
+def _is_there(path: str) -> bool:
+    """Also of a part of a file, FILE#OFFSET+SIZE."""
+    return Path(path).is_file() or Path(path.partition("#")[0]).is_file()
 
 
 class _Drawn:

@@ -197,3 +197,10 @@ def test_a_data_set_in_a_bucket_is_decided_about_like_one_on_disk(vigc_here, out
     assert there == (out / "verdicts/001.parquet").read_bytes()
     assert vigc_here("verify", s3_place).code == 0
     shutil.rmtree(out)
+
+
+def test_the_first_word_of_a_list_with_a_byte_order_mark_counts(vigc_here, out, tmp_path):
+    words = tmp_path / "words.txt"
+    words.write_bytes(b"\xef\xbb\xbfdog\r\nzebra\r\n")
+    assert vigc_here("filter", out, "--max-absent", 2, "--words", words).code == 0
+    assert kept(out) == ["im0.png", "im1.png"]

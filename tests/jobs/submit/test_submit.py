@@ -96,6 +96,7 @@ def test_only_named_variables_go_along_and_the_address_of_mlflow(monkeypatch):
         (["--follow", "a", "--stop", "b"], "--follow and --stop contradict each other"),
         (["--resume", "a", "generate"], "--resume and a verb contradict each other"),
         (["--address", "http://127.0.0.1:9", "generate"], r"No Ray cluster answers at http://127\.0\.0\.1:9 "),
+        (["--address", "127.0.0.1:9", "generate"], r"Nobody listens at 127\.0\.0\.1:9 "),
     ],
 )
 def test_what_cannot_be_submitted_is_one_line(arguments, complaint, vigc_here):

@@ -35,3 +35,17 @@ def test_judgements_are_asked_once_and_replayed_without_a_judge(tmp_path):
     with pytest.raises(InputError, match="line 1 is no judgement"):
         Judgements("j", [file], file)
     assert json.loads(whole.splitlines()[0])["judge"] == "j"
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\x85", "\x0c", "\x1e"])
+def test_whatever_a_judge_writes_can_be_read_again(tmp_path, mark):
+    file = tmp_path / "judgements.jsonl"
+
+    async def judge(prompt):
+        return f"5{mark}and more"
+
+    case = Case("one", "judge", lambda reply: True)
+    first = asyncio.run(Judgements("j", [file], file).of([case], judge))
+    whole = file.read_bytes()
+    assert asyncio.run(Judgements("j", [file], file).of([case], None)) == first == {"one": f"5{mark}and more"}
+    assert file.read_bytes() == whole

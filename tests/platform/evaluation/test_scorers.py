@@ -231,6 +231,17 @@ def test_mmbench_rows_that_are_rotations_are_grouped(tmp_path):
     assert values(rules.score([(items[0], Reply("B")), (items[1], Reply("B"))], {})) == {"circular": 0, "vanilla": 1}
 
 
+def test_mmbench_s_letters_are_those_of_the_file_where_an_option_is_missing(tmp_path):
+    gap = {"A": "cat", "B": "", "C": "dog", "D": "horse", "answer": "C", "l2-category": "coarse_perception"}
+    files, _ = mmbench_file(tmp_path, [ROW | gap, ROW | gap | {"index": 2, "B": "nan"}])
+    (tmp_path / "m.tsv").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "m.tsv").read_bytes())
+    for item in benchmark("mmbench").read(files, {}):
+        truth = json.loads(item.truth)
+        assert truth["choices"][truth["correct"]] == "dog"
+    with pytest.raises(InputError, match="row 1 has the answer 'B', but the options A, C, D"):
+        benchmark("mmbench").read(mmbench_file(tmp_path, [ROW | gap | {"answer": "B"}])[0], {})
+
+
 def test_an_mmbench_file_that_is_wrong_says_where(tmp_path):
     rules = benchmark("mmbench")
     for change, said in (

@@ -170,3 +170,22 @@ def test_a_file_of_many_rows_takes_little_memory(tmp_path):
     tracemalloc.stop()
     assert result.num_rows == 5_000
     assert peak < 10 * 2**20
+
+
+def test_a_name_may_hold_what_marks_a_part_of_a_file(tmp_path):
+    draw(tmp_path / "cat #1.png", seed=1)
+    row = LLAVA | {"image": "cat #1.png"}
+    assert found(tmp_path, row, checks=ValidateOptions(folder=str(tmp_path))).is_ok
+    gone = found(tmp_path, row | {"image": "cat #2.png"}, checks=ValidateOptions(folder=str(tmp_path)))
+    assert gone.found[Rule.MISSING].example.endswith("cat #2.png")
+
+
+def test_preference_pairs_of_llama_factory_are_compared(tmp_path):
+    asked = [{"from": "human", "value": "<image>Which?"}]
+
+    def pair(chosen, rejected):
+        answers = {name: {"from": "gpt", "value": text} for name, text in (("chosen", chosen), ("rejected", rejected))}
+        return {"conversations": asked, "images": ["a.png"], **answers}
+
+    result = found(tmp_path, pair("left", "right"), pair("same", "same"))
+    assert {rule: one.rows for rule, one in result.found.items()} == {Rule.SAME: [1]}

@@ -9,6 +9,7 @@ import pytest
 from vigc.platform.records import ConfigError, ImageRecord, InputError
 from vigc.platform.sources import Selection, Source
 from vigc.platform.sources.base import in_tables
+from vigc.platform.sources.selection import read_ids
 
 
 class Listed(Source):
@@ -134,3 +135,13 @@ def test_numbers_that_cannot_be_are_refused(wrong):
 def test_more_shards_than_images_leave_none_for_some():
     with pytest.raises(InputError, match=r"--shard 1/3: no image, of 2"):
         list(Selection(Listed(HUNDRED), limit=2, shard="1/3"))
+
+
+def test_a_table_of_ids_without_their_column_is_named_each_time(tmp_path):
+    table = tmp_path / "ids.csv"
+    table.write_bytes(b"\xef\xbb\xbfname,image_id\nx,1\ny,\n")
+    assert read_ids(str(table)).to_pylist() == ["1"]
+    table.write_text("name\nx\n")
+    for _ in range(20):
+        with pytest.raises(InputError, match="no column 'image_id'"):
+            read_ids(str(table))
