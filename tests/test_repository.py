@@ -32,6 +32,7 @@ PACKAGES = {
     "tokenizers",
     "peft",
     "deepspeed",
+    "sentencepiece",
 }
 ELSEWHERE = {  # files that run where other packages are
     "model/engines/endpoint/client.py": {"aiohttp", "vigc"},

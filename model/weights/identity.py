@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vigc.model.embedded import PATH as EMBEDDED
+from vigc.model.files.model_folder import require_parts
 from vigc.model.files.weight_files import find_weights, hash_files
 from vigc.platform.records import ModelError
 
@@ -59,7 +60,7 @@ def find_model(model: str | None) -> ModelPlace:
     """Looks for a model folder, a hub id, or (None) the embedded model.
 
     Raises:
-        ModelError: no such folder or id, or a folder without configuration.
+        ModelError: no such folder or id, or a folder that lacks a part of a model.
     """
     folder = EMBEDDED if model is None else Path(model).expanduser().absolute()
     if model is None and not folder.is_dir():
@@ -67,7 +68,10 @@ def find_model(model: str | None) -> ModelPlace:
     if not folder.exists():
         return _find_on_hub(str(model))
     name = "embedded" if folder == EMBEDDED else folder.name
-    return ModelPlace(name, str(folder), *_read(folder / "config.json"))
+    family, image_size, patch_size = _read(folder / "config.json")
+    if family is Family.INSTRUCTBLIP:
+        require_parts(folder)
+    return ModelPlace(name, str(folder), family, image_size, patch_size)
 
 
 def is_endpoint(model: str | None) -> bool:
