@@ -19,6 +19,7 @@ from vigc.model.files.model_folder import require_parts
 from vigc.model.files.weight_files import find_weights, hash_files
 from vigc.platform.records import ModelError
 
+EMBEDDED_NAME = "embedded"
 OF_ONE_SIZE = ("instructblip", "llava")  # types whose images are squares of one size, which `vigc finetune` must know
 # What transformers' InstructBlipVisionConfig assumes where config.json does not say.
 DEFAULT_SIZES = {"image_size": 224, "patch_size": 14}
@@ -67,7 +68,9 @@ def find_model(model: str | None) -> ModelPlace:
         raise ModelError(f"{folder}: the embedded model is not there. Install vigc again, or pass --model.")
     if not folder.exists():
         return _find_on_hub(str(model))
-    name = "embedded" if folder == EMBEDDED else folder.name
+    name = EMBEDDED_NAME if folder == EMBEDDED else folder.name
+    if name == EMBEDDED_NAME and folder != EMBEDDED:
+        name = f"{folder.parent.name}/{name}"  # anybody's folder of that name is another model
     family, image_size, patch_size = _read(folder / "config.json")
     if family is Family.INSTRUCTBLIP:
         require_parts(folder)
