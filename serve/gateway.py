@@ -30,6 +30,7 @@ from starlette.types import Scope
 import vigc
 from vigc.model.conversation.grounding import Grounding
 from vigc.model.conversation.policy import POLICIES
+from vigc.platform.dataset.caution import OF_A_SERVICE, is_embedded
 from vigc.platform.records import Kind
 from vigc.serve import jsonl
 from vigc.serve.chat import ChatService
@@ -155,6 +156,7 @@ def _add_models(
             "max_upload_bytes": settings.max_upload_bytes,
             "max_question_chars": settings.max_question_chars,
             "fetches_images": bool(settings.allow_hosts),
+            "caution": OF_A_SERVICE if is_embedded(name) else None,  # about all images but rendered scenes
             "vigc": vigc.__version__,
         }
         return VigcModel(id=name, created=created, object="model", owned_by="vigc", vigc=about)

@@ -32,6 +32,7 @@ PACKAGES = {
     "tokenizers",
     "peft",
     "deepspeed",
+    "sentencepiece",
 }
 SHARED = ("records", "plugins")  # of the platform, that the model may import
 ELSEWHERE = {  # files that run where other packages are

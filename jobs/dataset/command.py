@@ -145,11 +145,13 @@ def export(config: ExportConfig) -> None:
         done = run_export(config, on_progress=counting.report)
     if config.json_:
         about = {"num_examples": done.num_examples, "left_out": done.left_out, "image_folder": done.image_folder}
-        print_json({"file": done.place, **about, "checked": config.check})
+        print_json({"file": done.place, **about, "checked": config.check, "caution": done.caution})
         return
     typer.echo(f"{done.num_examples} examples in {done.place}{', checked' if config.check else ''}")
     for why, num in done.left_out.items():
         typer.echo(f"left out: {num} {why}")
+    if done.caution:
+        typer.echo(f"caution: {done.caution}")
     if done.image_folder and config.format in ("llava", "sharegpt"):
         typer.echo(f"images below {done.image_folder}")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from vigc.jobs.dataset.config import ExportConfig
+from vigc.platform.dataset.caution import caution
 from vigc.platform.dataset.store import Store
 from vigc.platform.exports import Options, Per, export, find_format
 from vigc.platform.exports.validate import NOTES, ValidateOptions, validate
@@ -23,6 +24,7 @@ class ExportResult:
     num_examples: int
     left_out: dict[str, int]
     image_folder: str | None  # what the file's image paths are relative to
+    caution: str | None  # what a reader of the data must know before anything else
 
 
 def run_export(config: ExportConfig, on_progress: Callable[[int], None] | None = None) -> ExportResult:
@@ -43,7 +45,7 @@ def run_export(config: ExportConfig, on_progress: Callable[[int], None] | None =
     image_folder = _image_folder(store)
     if config.check and done.num_examples:
         _check(target, image_folder)
-    return ExportResult(target, done.num_examples, done.left_out, image_folder)
+    return ExportResult(target, done.num_examples, done.left_out, image_folder, caution(store.existing_passes()))
 
 
 def _check(target: str, image_folder: str | None) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vigc.jobs.dataset.tables import hallucination_tables, table_of_kinds, verdict_tables
-from vigc.jobs.generate.terminal import counts_of_kinds, counts_of_rows
+from vigc.jobs.generate.terminal import counts_of_kinds, counts_of_rows, say_caution
 from vigc.platform.dataset.store import Store
 from vigc.platform.dataset.verdicts import NEEDED
 from vigc.platform.quality.hallucination import COLUMNS, Hallucination
@@ -42,6 +42,7 @@ def run_summary(out: str, by: str | None = None) -> dict[str, Any]:
 
 
 def say_summary(console: Console, found: dict[str, Any]) -> None:
+    say_caution(console, found["caution"])
     console.print(counts_of_kinds(found))
     for part in (*hallucination_tables(found["hallucination"]), *verdict_tables(found["verdicts"])):
         console.print()

@@ -21,6 +21,7 @@ from vigc.jobs.dataset.show import render_row
 from vigc.jobs.dataset.tables import hallucination_tables
 from vigc.jobs.generate.plan import Plan
 from vigc.jobs.generate.run import Outcome
+from vigc.platform.dataset.caution import caution
 from vigc.platform.dataset.passes import Pass
 from vigc.platform.dataset.store import Store
 from vigc.platform.pipeline.run import Progress
@@ -115,6 +116,7 @@ def say_plan(console: Console, plan: Plan, pass_: Pass) -> None:
         ("objects", _objects(plan)),
         ("asked for", f"{', '.join(config.kinds)}; policy {plan.conversations.policy.name}, seed {config.seed}"),
     )
+    say_caution(console, caution([pass_]))
     console.print()
 
 
@@ -181,6 +183,7 @@ def say_outcome(console: Console, outcome: Outcome) -> None:
     out = shlex.quote(str(outcome.out))
     if outcome.note:
         _say(console, ("note", outcome.note))
+    say_caution(console, outcome.summary["caution"])
     _say(
         console,
         ("files", f"{outcome.out}/passes/{outcome.number}/rows/*.parquet"),
@@ -265,6 +268,12 @@ def _reasons(numbers: Mapping[str, int]) -> str:
 def _say(console: Console, *lines: tuple[str, str]) -> None:
     for name, value in lines:
         console.print(Text.assemble((f"{name:<10}", "dim"), value), soft_wrap=True)
+
+
+def say_caution(console: Console, text: str | None) -> None:
+    """What a reader must know before anything else; None: nothing."""
+    if text is not None:
+        console.print(Text.assemble((f"{'caution':<10}", "bold red"), (text, "bold")), soft_wrap=True)
 
 
 def outcome_as_json(outcome: Outcome) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from vigc.platform.schema import MANIFEST
 from vigc.platform.sources import UNFINISHED, Selection, Source, open_source
 from vigc.platform.sources.addresses import absolute
 from vigc.platform.sources.base import first_repeated
+from vigc.platform.sources.manifest import SCENES_MARK
 from vigc.platform.storage import Folder, open_folder
 from vigc.platform.storage.files import explained
 
@@ -146,6 +147,8 @@ def _write(source: Source, folder: Folder, report: Callable[[int], None]) -> tup
     report(0)
     for tables in _files_of(source, report):
         table = pa.concat_tables(tables)
+        if source.are_scenes():
+            table = table.replace_schema_metadata(SCENES_MARK)
         ids += table["image_id"].chunks
         with tempfile.TemporaryDirectory(prefix="vigc-") as scratch, explained(scratch):
             path = Path(scratch) / "part.parquet"

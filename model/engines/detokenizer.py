@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from itertools import groupby
+
 from transformers import PreTrainedTokenizerBase
 
 from vigc.model.completion import Completion, Request
@@ -12,11 +15,16 @@ _STOP = {Unit.PARAGRAPH: Stop.PARAGRAPH, Unit.SENTENCE: Stop.SENTENCE, Unit.REFE
 _PARTLY = "\ufffd"  # stands for the bytes of a character that is not complete
 
 
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # how SentencePiece writes a token that is one byte
+
+
 class Pieces:
     """What each token of a vocabulary adds to a text, found when it is first asked for.
 
     Tokens add the same text wherever they stand, save those that hold a part of a character. All is decoded behind an
-    ordinary token, because some tokenizers drop a leading blank.
+    ordinary token, because some tokenizers drop a leading blank. SentencePiece spells a character that is no token in
+    tokens of one byte each. A row of those is put together here, as SentencePiece does it: the tokenizers library gives
+    up the whole row, its complete characters too, where one byte of it fits nowhere.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -24,18 +32,36 @@ class Pieces:
         self._before = list(tokenizer("a", add_special_tokens=False).input_ids)
         self._skipped = len(self._decode(self._before))
         self._found: dict[int, str] = {}
+        bytes_ = {
+            token: int(byte[1], 16) for word, token in tokenizer.get_vocab().items() if (byte := _BYTE.match(word))
+        }
+        self._bytes = bytes_ if len(bytes_) == 256 else {}
 
     def join(self, ids: list[int]) -> str:
         """The text of tokens that follow others."""
         if len(ids) != 1:
-            return self._decode([*self._before, *ids])[self._skipped :]
+            return self._join(ids)
         piece = self._found.get(ids[0])
         if piece is None:
-            piece = self._found[ids[0]] = self._decode([*self._before, *ids])[self._skipped :]
+            piece = self._found[ids[0]] = self._join(ids)
         return piece
+
+    def _join(self, ids: list[int]) -> str:
+        parts = [(are_bytes, list(part)) for are_bytes, part in groupby(ids, self._bytes.__contains__)]
+        return "".join(
+            _characters(bytes(self._bytes[token] for token in part))
+            if are_bytes
+            else self._decode([*self._before, *part])[self._skipped :]
+            for are_bytes, part in parts
+        )
 
     def _decode(self, ids: list[int]) -> str:
         return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def _characters(spelt: bytes) -> str:
+    """Each byte that is part of no whole character is marked."""
+    return re.sub("[\udc80-\udcff]", _PARTLY, spelt.decode(errors="surrogateescape"))
 
 
 class Transcript:

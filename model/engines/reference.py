@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vigc.model.completion import Completion, Request, ScoredToken, seeds_of
 from vigc.model.engines.base import WAKE_UP, Encode, EngineJob, ImageHandle, ThreadedEngine, pixels_of
+from vigc.model.engines.detokenizer import Pieces
 from vigc.model.engines.interface import Blank
 from vigc.model.engines.scoring import ScoreRequest, read, score
 from vigc.model.engines.tokenized import banned_sequences
@@ -35,6 +36,7 @@ class ReferenceEngine(ThreadedEngine):
     def __init__(self, network: Network, *, batch_size: int = 1, num_threads: int | None = None) -> None:
         self.gaps: dict[tuple[int, Request], list[float]] | None = None  # see tests/helpers/exactness.py
         self.num_decoded = 0  # tokens of all beams, those behind an end mark included
+        self._pieces = Pieces(network.tokenizer)
         super().__init__(network, num_slots=batch_size, num_threads=num_threads)
 
     def _run(self) -> None:
@@ -125,7 +127,7 @@ class ReferenceEngine(ThreadedEngine):
             ids = out.sequences[row]  # embeddings only: nothing but new tokens
             ended = (ids == network.eos_id).nonzero()
             length = int(ended[0]) + 1 if len(ended) else len(ids)
-            text = self._decoded(prompts[row][-4:], ids[: length - 1 if len(ended) else length].tolist())
+            text = self._pieces.join(ids[: length - 1 if len(ended) else length].tolist())
             mean = float(scores[row, :length].mean()) if length else None
             made.append(Completion(text, Stop.END if len(ended) else Stop.LENGTH, length, mean))
             if self.gaps is not None:
@@ -144,15 +146,6 @@ class ReferenceEngine(ThreadedEngine):
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=network.device)
         places = torch.arange(visual.shape[1] + longest, device=network.device)
         return torch.stack(rows), (places >= (longest - lengths)[:, None]).long()
-
-    def _decoded(self, before: list[int], new: list[int]) -> str:
-        """The text of new tokens; some tokenizers drop a leading blank where nothing is in front."""
-
-        def decode(ids: list[int]) -> str:
-            text = self.network.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            return str(text)
-
-        return decode([*before, *new])[len(decode(before)) :]
 
 
 def _manner(request: Request) -> Request:

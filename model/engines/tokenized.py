@@ -66,10 +66,15 @@ def require_room(network: Network, prompt: list[int], max_tokens: int, length: i
 
 
 def banned_sequences(tokenizer: PreTrainedTokenizerBase, words: tuple[str, ...]) -> list[list[int]]:
-    """Token sequences of words that must not be said, with and without a blank in front."""
-    forms = [form for word in words for form in (word, f" {word}")]
-    sequences = [list(tokenizer(form, add_special_tokens=False).input_ids) for form in forms]
-    return [s for s in sequences if s]
+    """Token sequences of words that must not be said: as first words, behind a blank, and behind anything else."""
+
+    def ids(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+    # SentencePiece puts a blank in front of every text, so a word without one is only found behind something.
+    line = ids("\n")
+    forms = [form for word in words for form in (ids(word), ids(f" {word}"), ids(f"\n{word}")[len(line) :])]
+    return [list(form) for form in dict.fromkeys(map(tuple, forms)) if form]
 
 
 def banned_tokens(sequences: list[list[int]], so_far: list[int]) -> list[int]:

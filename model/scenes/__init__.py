@@ -13,6 +13,7 @@ from typing import Any
 
 from vigc.model.scenes.drawing import render
 from vigc.model.scenes.world import CATEGORIES, VERSION, Scene, Split, make_scene
+from vigc.platform.records import RENDERED_SCENES
 
 
 def write_scenes(
@@ -50,7 +51,7 @@ def write_scenes(
         boxes.extend(_annotation(len(boxes) + k, index, scene, k, size) for k in range(len(scene.objects)))
     document = {
         "info": {
-            "description": "rendered scenes",
+            "description": RENDERED_SCENES,
             "seed": seed,
             "split": split.value,
             "num": num,

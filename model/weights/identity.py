@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from vigc.model.embedded import PATH as EMBEDDED
+from vigc.model.files.model_folder import require_parts
 from vigc.model.files.weight_files import find_weights, hash_files
 from vigc.platform.records import ModelError
 
+EMBEDDED_NAME = "embedded"
 OF_ONE_SIZE = ("instructblip", "llava")  # types whose images are squares of one size, which `vigc finetune` must know
 # What transformers' InstructBlipVisionConfig assumes where config.json does not say.
 DEFAULT_SIZES = {"image_size": 224, "patch_size": 14}
@@ -59,15 +61,20 @@ def find_model(model: str | None) -> ModelPlace:
     """Looks for a model folder, a hub id, or (None) the embedded model.
 
     Raises:
-        ModelError: no such folder or id, or a folder without configuration.
+        ModelError: no such folder or id, or a folder that lacks a part of a model.
     """
     folder = EMBEDDED if model is None else Path(model).expanduser().absolute()
     if model is None and not folder.is_dir():
         raise ModelError(f"{folder}: the embedded model is not there. Install vigc again, or pass --model.")
     if not folder.exists():
         return _find_on_hub(str(model))
-    name = "embedded" if folder == EMBEDDED else folder.name
-    return ModelPlace(name, str(folder), *_read(folder / "config.json"))
+    name = EMBEDDED_NAME if folder == EMBEDDED else folder.name
+    if name == EMBEDDED_NAME and folder != EMBEDDED:
+        name = f"{folder.parent.name}/{name}"  # anybody's folder of that name is another model
+    family, image_size, patch_size = _read(folder / "config.json")
+    if family is Family.INSTRUCTBLIP:
+        require_parts(folder)
+    return ModelPlace(name, str(folder), family, image_size, patch_size)
 
 
 def is_endpoint(model: str | None) -> bool:

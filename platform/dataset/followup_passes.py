@@ -61,6 +61,9 @@ class FailedImages(Source):
     def num_images(self) -> int | None:
         return None if self.unfinished is not None else len(self._chosen[1])
 
+    def are_scenes(self) -> bool:
+        return all(one.are_scenes for one in self.passes)
+
     def tables(self) -> Iterator[pa.Table]:
         yield from _distinct(self.passes, self._chosen[1])
 
@@ -109,6 +112,9 @@ class SameImages(Source):
 
     def describe(self) -> str:
         return _MORE + _numbers(self.passes)
+
+    def are_scenes(self) -> bool:
+        return all(one.are_scenes for one in self.passes)
 
     def tables(self) -> Iterator[pa.Table]:
         if len(self.passes) > 1:

@@ -42,6 +42,7 @@ class Layout:
     rows_per_shard: int
     rows_per_block: int
     created: str  # tells this pass from another that stood in the same place before
+    are_scenes: bool = False  # all images are known to be scenes of `vigc scenes`
 
     @property
     def num_shards(self) -> int:

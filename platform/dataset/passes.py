@@ -58,6 +58,11 @@ class Pass:
     def num_requested(self) -> int:
         return self.layout.num_images
 
+    @property
+    def are_scenes(self) -> bool:
+        """Whether all its images were known to be scenes of `vigc scenes` when it was begun."""
+        return self.layout.are_scenes
+
     def vocabulary(self) -> Vocabulary | None:
         """The vocabulary that its rows' objects are named in; None where they are not named."""
         try:
@@ -187,7 +192,7 @@ def write_pass(
             f"The image_id {image_id!r} comes twice: {source.place(first)} and {source.place(second)}. "
             "Rename one, or leave it out with --exclude."
         )
-    layout = Layout(num_images, ROWS_PER_SHARD, block_rows, secrets.token_hex(8))
+    layout = Layout(num_images, ROWS_PER_SHARD, block_rows, secrets.token_hex(8), source.are_scenes())
     write_json(folder, LAYOUT_FILE, asdict(layout))
     if vocabulary is not None:
         write_json(folder, VOCABULARY_FILE, vocabulary.as_json())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from vigc.platform.dataset.caution import caution
 from vigc.platform.dataset.store import Store
 from vigc.platform.exports.huggingface import Columns
 
@@ -30,6 +31,7 @@ def card(store: Store, columns: Columns, num_examples: int, left_out: Mapping[st
     asked = [one.request.get("model") for one in store.existing_passes()]
     return _template().render(
         title="Preference pairs from VIG and VIC" if pairs else "Instruction data from VIG and VIC",
+        caution=caution(store.existing_passes()),
         pairs=pairs,
         num_examples=num_examples,
         size_category=_SIZE_NAMES[bisect_right(_SIZES, num_examples)],

@@ -75,6 +75,7 @@ def render(store: Store, summary: Mapping[str, Any], found: Gathered) -> str:
             style=_asset("report.css"),
             script=script,
             script_hash=Markup(f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"),
+            caution=summary["caution"],
             tiles=charts.tiles(summary),
             passes=[_facts(one) for one in passes],
             funnel=charts.funnel(summary),

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vigc.platform.dataset.caution import caution
 from vigc.platform.dataset.layout import SUMMARY_FILE
 from vigc.platform.dataset.passes import write_json
 from vigc.platform.dataset.store import Pass, Store
@@ -51,6 +52,7 @@ def summarise(store: Store) -> dict[str, Any]:
             kinds.setdefault(kind, _Tally()).add(spoken.filter(pc.equal(spoken["kind"], kind)))
     by_kind = {kind: tally.counts() for kind, tally in sorted(kinds.items())}
     return {
+        "caution": caution(passes),  # what a reader must know before anything else; null: nothing
         "num_passes": len(passes),
         "num_requested": sum(one.num_requested for one in passes),  # an image counts in each pass that was asked of it
         "num_rows": rows.total(),

@@ -41,6 +41,10 @@ class Source(ABC):
         """The categories that its annotations use; None where it has no annotations."""
         return None
 
+    def are_scenes(self) -> bool:
+        """Whether all its images are known to be scenes of `vigc scenes`."""
+        return False
+
     def __iter__(self) -> Iterator[ImageRecord]:
         for table in self.tables():
             yield from (from_dict(ImageRecord, values) for values in table.to_pylist())

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from vigc.platform.records import InputError
+from vigc.platform.records import RENDERED_SCENES, InputError
 from vigc.platform.schema import MANIFEST
 from vigc.platform.sources import annotated, objects365, written_paths
 from vigc.platform.sources.addresses import COMPLETE, absolute, is_text, is_web, open_stream, readable, resolved
@@ -52,6 +52,7 @@ class CocoSource(Source):
         self._images = _IMAGES.empty_table()
         self._has_objects: NDArray[np.bool_] = np.zeros(0, bool)
         self._categories: dict[str, int] = {}
+        self._are_scenes = True
         self._boxes, self._captions = SortedByImage(BOXES), SortedByImage(CAPTIONS)
         for number, path in enumerate(self._paths):
             self._join(_CocoFile(path, self._keys), number)
@@ -69,6 +70,9 @@ class CocoSource(Source):
 
     def categories(self) -> list[str] | None:
         return list(self._categories) if self._has_objects.any() else None
+
+    def are_scenes(self) -> bool:
+        return self._are_scenes
 
     def place(self, index: int) -> str:
         image = self._images.slice(index, 1)
@@ -128,6 +132,7 @@ class CocoSource(Source):
         known = self._same_images(images) if len(self._images) else np.full(num, -1)
         new = published.to_numpy(zero_copy_only=False) & (known < 0)
         positions = np.where(new, len(self._images) + np.cumsum(new) - 1, known)
+        self._are_scenes &= file.are_scenes or not new.any()
         self.num_skipped += num - int(pc.sum(published).as_py() or 0)
         images = images if new.all() else images.filter(pa.array(new))
         self._images = pa.concat_tables([self._images, images.cast(_IMAGES)]).combine_chunks()
@@ -225,6 +230,7 @@ class _CocoFile:
     def __init__(self, path: str, keys: _Keys) -> None:
         self.path = path
         self.categories: dict[int, str | None] = {}
+        self.are_scenes = False
         self.boxes, self.captions = BatchFile(BOXES), BatchFile(CAPTIONS)
         self._keys = keys
         self._batches: list[pa.RecordBatch] = []
@@ -242,6 +248,8 @@ class _CocoFile:
         try:
             with readable(self.path), open_stream(self.path) as file:
                 for name, index, entry in top_lists(file):
+                    if name == "info" and isinstance(entry, dict):
+                        self.are_scenes = entry.get("description") == RENDERED_SCENES
                     if name not in add:
                         continue
                     seen.add(name)

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vigc.platform.records import ImageRecord, InputError
+from vigc.platform.records import RENDERED_SCENES, ImageRecord, InputError
 from vigc.platform.schema import MANIFEST
 from vigc.platform.sources import annotated
 from vigc.platform.sources.addresses import (
@@ -37,6 +37,7 @@ from vigc.platform.sources.base import RECORDS_PER_TABLE, Source, categories_of,
 from vigc.platform.sources.parquet_files import ParquetFiles
 
 TEXT_SUFFIXES = (".csv", ".jsonl", ".jsonlines", ".ndjson")
+SCENES_MARK = {b"vigc.images": RENDERED_SCENES.encode()}  # metadata of Parquet files that `vigc ingest` made of scenes
 MAX_FIELD_CHARACTERS = 64 * 2**20
 
 _READERS: dict[str, Callable[[Any], Any]] = {
@@ -86,6 +87,9 @@ class ParquetManifest(Source):
                 found.update(pc.unique(pc.struct_field(objects.flatten(), "category")).drop_null().to_pylist())
                 first += batch.num_rows
         return sorted(found) if is_annotated else None
+
+    def are_scenes(self) -> bool:
+        return all(self._files.schema(name).metadata == SCENES_MARK for name in self._files.names)
 
     def tables(self) -> Iterator[pa.Table]:
         for name in self._files.names:

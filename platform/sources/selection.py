@@ -99,6 +99,9 @@ class Selection(Source):
     def categories(self) -> list[str] | None:
         return self._source.categories()
 
+    def are_scenes(self) -> bool:
+        return self._source.are_scenes()
+
     def tables(self) -> Iterator[pa.Table]:
         positions, first = self._chosen.positions, 0
         for table in self._source.tables():

@@ -55,7 +55,16 @@ function pick(next) {
   byId("start").focus({ preventScroll: true });
 }
 
+/** What is to be known of answers, where the image to be asked about or the one on the page is no scene. */
+function showCaution() {
+  const isNeeded = [image, shown?.image].some((one) => one && !one.isScene);
+  const text = isNeeded ? about?.caution : null;
+  byId("caution").hidden = !text;
+  byId("caution").textContent = text ?? "";
+}
+
 function update() {
+  showCaution();
   byId("start").disabled = !about || !image || Boolean(running);
   byId("start").textContent = running ? "Looking …" : "Look at it";
   byId("cancel").hidden = !running;
@@ -116,6 +125,7 @@ function show(visit) {
   byId("cards").replaceChildren(...[...cards.values()].map((card) => card.root));
   byId("welcome").hidden = visit !== null;
   byId("toolbar").hidden = visit === null;
+  showCaution();
   history.draw(shown);
   draw();
 }

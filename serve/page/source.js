@@ -76,7 +76,7 @@ export function showSamples(samples, onPick) {
       const button = element("button", { type: "button", className: "thumb", aria: { label: `Sample ${number + 1}` } }, image);
       button.addEventListener("click", async () => {
         const blob = await fetchBlob(sample.image);
-        onPick({ blob, url: URL.createObjectURL(blob), name: `${sample.id}.jpg`, objects: sample.objects,
+        onPick({ blob, url: URL.createObjectURL(blob), name: `${sample.id}.jpg`, objects: sample.objects, isScene: true,
           width: sample.width, height: sample.height });
       });
       return element("li", {}, button);

@@ -90,6 +90,16 @@ def texts(locator):
     return [" ".join(text.split()) for text in locator.all_inner_texts()]
 
 
+def test_of_an_upload_the_page_says_that_the_embedded_model_is_wrong_and_of_a_sample_it_does_not(page, jpeg):
+    caution = page.get_by_role("note")
+    expect(caution).to_have_count(0)
+    page.set_input_files("#file", files=[{"name": "mine.jpg", "mimeType": "image/jpeg", "buffer": jpeg}])
+    expect(caution).to_contain_text("what it says of any other image is fluent and wrong")
+    expect(caution).to_contain_text("--model")
+    sample(page, 1)
+    expect(caution).to_have_count(0)
+
+
 def test_sentences_of_an_upload_arrive_one_by_one_and_its_record_is_the_exporters(page, jpeg):
     page.set_input_files("#file", files=[{"name": "mine.jpg", "mimeType": "image/jpeg", "buffer": jpeg}])
     expect(page.locator("#look img")).to_have_js_property("naturalWidth", 448)

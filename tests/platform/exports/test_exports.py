@@ -187,6 +187,7 @@ def test_the_summary_counts_rows_reasons_lengths_and_changes(tmp_path):
     found = summarise(store)
     by_kind = found.pop("kinds")
     assert found == {
+        "caution": None,
         "num_passes": 1,
         "num_requested": 6,
         "num_rows": 6,
