@@ -7,6 +7,7 @@ gives one for each image, with all its kinds one after the other.
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import tempfile
 from collections import Counter
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vigc.platform.dataset.store import Store
-from vigc.platform.records import Kind, RowStatus, Verdict
+from vigc.platform.records import ConfigError, Kind, RowStatus, Verdict
 
 IMAGE_TOKEN = "<image>"
 COLUMNS = ("image_id", "uri", "width", "height", "objects", "captions", "status", "conversations")
@@ -46,6 +47,30 @@ class Example:
     def turns(self) -> list[tuple[str, str]]:
         """Questions and answers, without the image token: trainers put the image wherever it stands."""
         return [(clean(question_of(one)), clean(one["answer"])) for one in self.conversations]
+
+
+_PART_OF_FILE = re.compile(r"#(\d+\+\d+|row=\d+&column=.*)$")
+
+
+def path_of(example: Example) -> str:
+    """What a trainer opens: the path below the folder of the images, or else the whole path or address.
+
+    Raises:
+        ConfigError: the image lies inside a tar or a table, where no path leads.
+    """
+    if example.uri.endswith(f"/{example.image_id}"):
+        return example.image_id
+    if is_part_of_file(example.uri):
+        raise ConfigError(
+            f"The image {example.image_id} lies inside {example.uri.partition('#')[0]}, where no path leads. Export "
+            "with --format webdataset or huggingface, which bring the images, or with --format openai --embed."
+        )
+    return example.uri
+
+
+def is_part_of_file(uri: str) -> bool:
+    """Whether it names bytes of a tar, or a cell of a table."""
+    return _PART_OF_FILE.search(uri) is not None
 
 
 def clean(text: str) -> str:

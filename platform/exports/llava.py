@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from vigc.platform.exports.examples import IMAGE_TOKEN, Example
+from vigc.platform.exports.examples import IMAGE_TOKEN, Example, path_of
 
 SPEAKERS = ("human", "gpt")
 
 
 def record(example: Example) -> dict[str, Any]:
-    return {"id": example.id, "image": example.image_id, "conversations": turns(example)}
+    return {"id": example.id, "image": path_of(example), "conversations": turns(example)}
 
 
 def turns(example: Example) -> list[dict[str, str]]:

@@ -10,12 +10,14 @@ import base64
 from pathlib import Path
 from typing import Any
 
-from vigc.platform.exports.examples import Example
+from vigc.platform.exports.examples import Example, path_of
 from vigc.platform.exports.images import ImageFile
 from vigc.platform.images.refused import scheme_of
 
 
 def record(example: Example, image_url: str | None = None) -> dict[str, Any]:
+    if image_url is None:
+        path_of(example)  # refuses what lies inside another file
     url = image_url or address(example.uri)
     messages: list[dict[str, Any]] = []
     for number, (question, answer) in enumerate(example.turns):

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from vigc.platform.exports import llava
-from vigc.platform.exports.examples import Example
+from vigc.platform.exports.examples import Example, path_of
 
 
 def record(example: Example) -> dict[str, Any]:
-    return {"id": example.id, "conversations": llava.turns(example), "images": [example.image_id]}
+    return {"id": example.id, "conversations": llava.turns(example), "images": [path_of(example)]}

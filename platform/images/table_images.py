@@ -1,8 +1,8 @@
 """Single cells of tables that hold images: Arrow streams and files (as `datasets` saves them) and Parquet.
 
-An image's cell is binary, or a struct with a binary field `bytes`. The tables opened last stay open, each with the
-batch that was read last, so that reading row after row costs one pass and one batch of memory; an Arrow file that is
-mapped is not even copied.
+An image's cell is binary, a struct with a binary field `bytes`, or a list of one such struct. The tables opened last
+stay open, each with the batch that was read last, so that reading row after row costs one pass and one batch of memory;
+an Arrow file that is mapped is not even copied.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
+
+from vigc.platform.sources.parquet_files import leaf_of
 
 MAX_OPEN = 4
 MAX_BATCH_BYTES = 64 * 2**20  # of a Parquet file, decompressed; Arrow's batches are as large as they were written
@@ -83,8 +85,9 @@ class _Table:
         metadata, schema, first = self._parquet.metadata, self._parquet.schema_arrow, 0
         if self._column not in schema.names:
             raise _no_column(self._column, schema)
-        is_struct = pa.types.is_struct(schema.field(self._column).type)
-        wanted = f"{self._column}.bytes" if is_struct else self._column
+        kind = schema.field(self._column).type
+        kind = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
+        wanted = leaf_of(self._parquet, f"{self._column}.bytes") if pa.types.is_struct(kind) else self._column
         for number in range(metadata.num_row_groups):
             group = metadata.row_group(number)
             if row < first + group.num_rows:
@@ -101,6 +104,10 @@ def _bytes_of(batch: pa.RecordBatch, row: int, column: str) -> pa.Buffer:
     if column not in batch.schema.names:
         raise _no_column(column, batch.schema)
     cell: Any = batch.column(column)[row]
+    if isinstance(cell, pa.ListScalar | pa.LargeListScalar) and cell.is_valid:
+        if len(cell) != 1:
+            raise LookupError(f"the cell in column {column!r} holds {len(cell)} images; a row is made of one")
+        cell = cell[0]
     if pa.types.is_struct(cell.type) and cell.is_valid:
         if "bytes" not in (field.name for field in cell.type):
             raise TypeError(f"column {column!r} is a struct without a field `bytes`")

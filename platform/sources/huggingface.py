@@ -1,9 +1,10 @@
 """Data sets in the forms of Hugging Face, read with pyarrow alone: a `save_to_disk` folder (Arrow streams), or a
 repository of Parquet files, on disk or on the hub (hf://datasets/OWNER/NAME).
 
-The image column is the one whose feature is Image, or a struct of `bytes` and `path`. Images stay where they are: the
-uri is `FILE#row=ROW&column=NAME`, rows counted from 0 in each file. The image_id is the struct's `path` where all are
-there and different, else the file's name, a slash, and the row.
+The image column is the one whose feature is Image, a struct of `bytes` and `path`, a list of one such struct, or bytes
+under an image's name. Images stay where they are: the uri is `FILE#row=ROW&column=NAME`, rows counted from 0 in each
+file, or the struct's `path` where no row has bytes. The image_id is the struct's `path` where all are there and
+different, else the file's name, a slash, and the row.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ import pyarrow.compute as pc
 
 from vigc.platform.records import InputError
 from vigc.platform.schema import MANIFEST
-from vigc.platform.sources.addresses import absolute, is_folder, open_stream, readable
+from vigc.platform.sources.addresses import absolute, is_folder, open_stream, readable, resolved, split
 from vigc.platform.sources.base import RECORDS_PER_TABLE, Source, first_repeated
 from vigc.platform.sources.hub import HUB
 from vigc.platform.sources.parquet_files import ParquetFiles
 from vigc.platform.storage import LocalFolder, open_folder
 
 CAPTION_COLUMNS = ("caption", "captions", "text")
+STRUCT, LIST, BYTES = "struct", "list", "bytes"
+BYTES_COLUMNS = ("image", "images", "img", "jpg", "jpeg", "png", "image_bytes")  # names of columns of plain bytes
 
 
 def open_huggingface(place: str) -> Source:
@@ -43,15 +46,27 @@ def image_column(schema: pa.Schema) -> str | None:
     except (ValueError, KeyError, TypeError):
         features = {}
     for name, feature in features.items():
-        if isinstance(feature, dict) and feature.get("_type") == "Image" and _is_struct(schema, name):
+        one = feature[0] if isinstance(feature, list) and feature else feature  # a list of images, in either notation
+        one = one.get("feature", one) if isinstance(one, dict) else one
+        if isinstance(one, dict) and one.get("_type") == "Image" and _form(schema, name) in (STRUCT, LIST):
             return str(name)
-    return next((name for name in schema.names if _is_struct(schema, name)), None)
+    found = {name: form for name in schema.names if (form := _form(schema, name)) is not None}
+    structs = [name for name, form in found.items() if form != BYTES]
+    return next((name for name in (*structs, *found) if found[name] != BYTES or name in BYTES_COLUMNS), None)
 
 
-def _is_struct(schema: pa.Schema, name: str) -> bool:
-    if schema.get_field_index(name) < 0 or not pa.types.is_struct(kind := schema.field(name).type):
-        return False
-    return {"bytes", "path"} <= {field.name for field in kind}
+def _form(schema: pa.Schema, name: str) -> str | None:
+    """How a column holds images: STRUCT, LIST or BYTES; None: it holds none."""
+    if schema.get_field_index(name) < 0:
+        return None
+    kind, form = schema.field(name).type, STRUCT
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return BYTES
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind, form = kind.value_type, LIST
+    if not pa.types.is_struct(kind) or not {"bytes", "path"} <= {field.name for field in kind}:
+        return None
+    return form
 
 
 class _Files(ABC):
@@ -73,6 +88,15 @@ class _Files(ABC):
     def num_rows(self) -> int | None:
         return None
 
+    def all_null(self, name: str, column: str) -> bool:
+        """Whether a part of a column, as `image.bytes`, has no value in any row."""
+        found = (pc.struct_field(one, column.partition(".")[2]) for one in self._chunks(name, column))
+        return all(values.null_count == len(values) for values in found)
+
+    def _chunks(self, name: str, column: str) -> Iterator[pa.Array]:
+        for table in self.tables(name, [column]):
+            yield from table[column.partition(".")[0]].chunks
+
 
 class _RepositoryFiles(_Files):
     def __init__(self, place: str) -> None:
@@ -92,6 +116,9 @@ class _RepositoryFiles(_Files):
 
     def num_rows(self) -> int:
         return self._parquet.num_rows
+
+    def all_null(self, name: str, column: str) -> bool:
+        return self._parquet.all_null(name, column)
 
     def _require_same_columns(self) -> None:
         for name in self.names:
@@ -160,7 +187,10 @@ class HuggingFaceSource(Source):
                 f"{files.address(files.names[0])}: no column of images among {', '.join(schema.names)}. "
                 "A data set of paths or addresses is a manifest: --source manifest."
             )
-        self._column = column
+        self._column, self._form = column, _form(schema, column)
+        self._is_of_paths = self._form == STRUCT and all(
+            files.all_null(name, f"{column}.bytes") for name in files.names
+        )
         self._texts = next((name for name in CAPTION_COLUMNS if name in schema.names and _is_text(schema, name)), None)
         self._sides = [
             name
@@ -185,8 +215,8 @@ class HuggingFaceSource(Source):
         return super().place(index)
 
     def tables(self) -> Iterator[pa.Table]:
-        path = f"{self._column}.path"
-        columns = [path, *([self._texts] if self._texts else []), *self._sides]
+        path = [] if self._form == BYTES else [f"{self._column}.path"]
+        columns = [*path, *([self._texts] if self._texts else []), *self._sides]
         for name in self._files.names:
             first = 0
             for found in self._files.tables(name, columns):
@@ -198,6 +228,8 @@ class HuggingFaceSource(Source):
     def _manifest(self, name: str, first: int, table: pa.Table) -> pa.Table:
         rows = pa.array(np.arange(first, first + len(table))).cast(pa.string())
         uris = pc.binary_join_element_wise(f"{self._files.address(name)}#row=", rows, f"&column={self._column}", "")
+        if self._is_of_paths:
+            uris = resolved(_paths(table, self._column).combine_chunks(), split(self._files.address(name))[0])
         columns: dict[str, Any] = {field.name: pa.nulls(len(table), field.type) for field in MANIFEST}
         columns |= {
             "image_id": _paths(table, self._column)
@@ -213,6 +245,8 @@ class HuggingFaceSource(Source):
     @cached_property
     def _have_paths(self) -> bool:
         """Whether the structs' paths can be the ids."""
+        if self._form != STRUCT:
+            return False
         found: list[pa.Array] = []
         for name in self._files.names:
             for table in self._files.tables(name, [f"{self._column}.path"]):
@@ -254,5 +288,7 @@ def _parts(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.Table:
     for column in columns:
         name, _, part = column.partition(".")
         values = batch[name]
-        found[name] = pa.StructArray.from_arrays([pc.struct_field(values, part)], [part]) if part else values
+        if part and pa.types.is_struct(values.type):
+            values = pa.StructArray.from_arrays([pc.struct_field(values, part)], [part])
+        found[name] = values
     return pa.table(found)

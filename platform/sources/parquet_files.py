@@ -44,13 +44,35 @@ class ParquetFiles:
         return f"{self.address(self.names[number])}: row {index - first}"
 
     def batches(self, name: str, columns: Sequence[str], num_rows: int) -> Iterator[pa.RecordBatch]:
-        """`columns` may name a part of one, as `image.path`."""
+        """`columns` may name a part of one, as `image.path`, also where the column is a list of such structs."""
         with readable(self.address(name)), self._files.arrow.open_input_file(name) as file:
-            yield from pq.ParquetFile(file).iter_batches(num_rows, columns=list(columns))
+            parquet = pq.ParquetFile(file)
+            yield from parquet.iter_batches(num_rows, columns=[leaf_of(parquet, column) for column in columns])
+
+    def all_null(self, name: str, column: str) -> bool:
+        """Whether a part of a column, as `image.bytes`, has no value in any row, by what the file says of itself."""
+        with readable(self.address(name)), self._files.arrow.open_input_file(name) as file:
+            parquet = pq.ParquetFile(file)
+            leaf, found = leaf_of(parquet, column), parquet.metadata
+            for number in range(found.num_row_groups):
+                group = found.row_group(number)
+                chunks = (group.column(index) for index in range(group.num_columns))
+                chunk = next(chunk for chunk in chunks if chunk.path_in_schema == leaf)
+                if chunk.statistics is None or chunk.statistics.null_count != chunk.num_values:
+                    return False
+            return True
 
     def _footer(self, name: str) -> pq.FileMetaData:
         with readable(self.address(name)), self._files.arrow.open_input_file(name) as file:
             return pq.read_metadata(file)
+
+
+def leaf_of(parquet: pq.ParquetFile, column: str) -> str:
+    """How the file calls a part of a column: `images.path` may be `images.list.element.path` there."""
+    name, _, part = column.partition(".")
+    paths = (parquet.schema.column(index).path for index in range(len(parquet.schema)))
+    found = (path for path in paths if path.startswith(f"{name}.") and path.endswith(f".{part}"))
+    return next(found, column) if part else column
 
 
 def _opened(folder: str) -> Folder | HubFolder:

@@ -210,3 +210,36 @@ def test_the_summary_counts_rows_reasons_lengths_and_changes(tmp_path):
         "num_tokens": 60,
     }
     assert write_summary(store)["kinds"] == json.loads(store.folder.read("summary.json"))["kinds"] == by_kind
+
+
+def with_place(folder, image_id: str, uri: str) -> Store:
+    """A data set of one image, at a place that its id does not tell."""
+    store = Store(folder / "out")
+    record = replace(records(1)[0], image_id=image_id, uri=uri)
+    commit(store.create_pass(REQUEST, Records([record], "made for a test")), [row(record)], 0)
+    return store
+
+
+@pytest.mark.parametrize(
+    ("image_id", "uri", "path"),
+    [
+        ("a/b.jpg", "/photos/a/b.jpg", "a/b.jpg"),
+        ("1", "/photos/a.jpg", "/photos/a.jpg"),
+        ("1", "/photos/cat #1.jpg", "/photos/cat #1.jpg"),
+        ("7", "https://host/b.jpg?x=1", "https://host/b.jpg?x=1"),
+    ],
+)
+def test_a_trainer_is_told_a_path_that_leads_to_the_image(tmp_path, image_id, uri, path):
+    store = with_place(tmp_path, image_id, uri)
+    export(store, "llava", tmp_path / "x.json")
+    export(store, "sharegpt", tmp_path / "y.json")
+    assert {example["image"] for example in json.loads((tmp_path / "x.json").read_text())} == {path}
+    assert [example["images"] for example in json.loads((tmp_path / "y.json").read_text())] == [[path]] * 2
+
+
+@pytest.mark.parametrize("uri", ["/data/s.tar#512+677", "/data/x.parquet#row=3&column=image"])
+@pytest.mark.parametrize("format", ["llava", "sharegpt", "openai"])
+def test_an_image_that_lies_inside_another_file_is_not_named_as_if_it_had_a_path(tmp_path, uri, format):
+    with pytest.raises(ConfigError, match="where no path leads. Export with --format webdataset or huggingface"):
+        export(with_place(tmp_path, "s.tar/0.jpg", uri), format, tmp_path / "x.json")
+    assert not (tmp_path / "x.json").exists()

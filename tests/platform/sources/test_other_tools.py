@@ -8,9 +8,13 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from vigc.platform.images.fetch import fetch
+from vigc.platform.images.refused import Refused
 from vigc.platform.records import ImageRecord, InputError
 from vigc.platform.sources import open_source
 
@@ -188,3 +192,35 @@ def test_every_file_that_is_named_like_an_image_is_listed(tmp_path: Path) -> Non
         (tmp_path / name).write_bytes(jpeg())
     (tmp_path / "notes.txt").write_text("no image")
     assert [one.image_id for one in records(str(tmp_path))] == names
+
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def parquet(path: Path, column: str, values: list[Any], kind: pa.DataType) -> str:
+    pq.write_table(pa.table({column: pa.array(values, kind), "text": ["a"] * len(values)}), path)
+    return str(path)
+
+
+def test_lists_of_one_image_are_read_and_others_say_how_many_they_are(tmp_path: Path) -> None:
+    one = {"bytes": jpeg(), "path": None}
+    place = parquet(tmp_path / "list.parquet", "images", [[one], [one, one], []], pa.list_(IMAGE))
+    found = records(place)
+    assert [record.uri for record in found] == [f"{place}#row={row}&column=images" for row in range(3)]
+    assert bytes(fetch(found[0].uri)) == jpeg()
+    for record, num in zip(found[1:], (2, 0), strict=True):
+        with pytest.raises(Refused, match=f"holds {num} images; a row is made of one"):
+            fetch(record.uri)
+
+
+def test_plain_bytes_under_an_image_s_name_are_read(tmp_path: Path) -> None:
+    (found,) = records(parquet(tmp_path / "bytes.parquet", "image", [jpeg()], pa.binary()))
+    assert bytes(fetch(found.uri)) == jpeg()
+    assert found.captions == ["a"]
+
+
+def test_paths_in_the_place_of_bytes_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    values = [{"bytes": None, "path": str(tmp_path / "a.jpg")}, {"bytes": None, "path": "a.jpg"}]
+    found = records(parquet(tmp_path / "paths.parquet", "image", values, IMAGE))
+    assert [record.uri for record in found] == [str(tmp_path / "a.jpg")] * 2
