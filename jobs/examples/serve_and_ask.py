@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 PORT = 8077
 URL = f"http://127.0.0.1:{PORT}"
@@ -25,7 +26,7 @@ def wait_until_ready(service: subprocess.Popen[bytes]) -> None:
     raise SystemExit("the service ended before it was ready")
 
 
-def ask(image: bytes, kind: str) -> dict:
+def ask(image: bytes, kind: str) -> dict[str, Any]:
     """The row that `vigc generate` would make."""
     mark = "a-line-that-is-in-no-image"
     head = f'--{mark}\r\nContent-Disposition: form-data; name="image"; filename="image"\r\n\r\n'
@@ -33,7 +34,8 @@ def ask(image: bytes, kind: str) -> dict:
     asked = urllib.request.Request(f"{URL}/v1/vigc", data=head.encode() + image + tail.encode())
     asked.add_header("Content-Type", f"multipart/form-data; boundary={mark}")
     with urllib.request.urlopen(asked) as answer:
-        return json.load(answer)
+        row: dict[str, Any] = json.load(answer)
+    return row
 
 
 if __name__ == "__main__":

@@ -105,7 +105,9 @@ def _start(cpus: float) -> None:
 def _require_listener(address: str) -> None:
     """Raises RunError where nobody listens: Ray itself would go on trying for a quarter of an hour."""
     found = re.fullmatch(r"(?:ray://)?([\w.-]+):(\d+)", address)
-    for attempt in range(NUM_TRIES if found else 0):
+    if found is None:  # "auto" and the like
+        return
+    for attempt in range(NUM_TRIES):
         try:
             socket.create_connection((found[1], int(found[2])), TRY_S).close()
             return

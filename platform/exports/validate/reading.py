@@ -149,8 +149,8 @@ def _record(row: int, values: Any) -> Record:
             turns = _turns(values[name], name)
             if isinstance(values.get("chosen"), Mapping) and isinstance(values.get("rejected"), Mapping):
                 # LLaMA-Factory's preference data: the answers stand beside the conversation.
-                chosen, rejected = (_turn(values[answer], answer) for answer in ("chosen", "rejected"))
-                return Record(row, id_, [*images, *_inline(values[name])], [*turns, chosen], [rejected])
+                better, worse = (_turn(values[answer], answer) for answer in ("chosen", "rejected"))
+                return Record(row, id_, [*images, *_inline(values[name])], [*turns, better], [worse])
             system = values.get("system")
             if isinstance(system, str) and system.strip():
                 turns.insert(0, Turn(SYSTEM, system, 0))
