@@ -133,7 +133,6 @@ def test_actors_are_a_number_or_a_range(actors, between, yaml_file):
         ({"sample": 0}, "--sample: should be greater than or equal to 1, not 0"),
         ({"limit": -1}, "--limit: should be greater than or equal to 1, not -1"),
         ({"max-pixels": 0}, "--max-pixels: should be greater than or equal to 1, not 0"),
-        ({"source": "zip"}, "--source: there is no 'zip'; use auto, folder, coco, manifest, webdataset or huggingface"),
     ],
 )
 def test_a_selection_or_a_number_of_actors_that_cannot_be_is_refused(flags, complaint):

@@ -240,6 +240,6 @@ def test_a_model_that_cannot_be_loaded_is_one_line_and_leaves_nothing(vigc_joine
     result = vigc_joined("generate", pictures, "--out", tmp_path / "data", "--model", model)
 
     assert result.code == 2
-    assert result.err.startswith(f"vigc: {model}: the Q-Former tokenizer could not be loaded")
+    assert result.err.startswith(f"vigc: {model}: the model lacks the Q-Former's tokenizer")
     assert result.err.count("\n") == 1
     assert not (tmp_path / "data").exists()
